@@ -1,0 +1,150 @@
+"""The operations that every backend provides: signatures, meaning, and the canonical scores.
+
+Native targets and the Numba module implement exactly this. Arguments are validated by the callers (functional API,
+representations); a backend may assume what is written here. Rules common to all operations:
+
+* Arrays are used in place. Matrices of rows may have any row stride; their last axis is contiguous.
+  Queries, tables, codes of queries and outputs are C-contiguous.
+* Every method releases the GIL while it works, starts no thread, and may be called from several threads at once.
+* A *scan* is a filter: it may score rows in any order of summation, but what it returns is decided by the canonical
+  score, to the bit, with ties by id (``ids`` of the rows object, else the row number). See ``docs/architecture.md``.
+
+Canonical scores (the same bits on every backend)
+-------------------------------------------------
+Dense, float queries: every element is widened to float32 (exact). Sixteen virtual lanes start at +0; lane ``i % 16`` takes
+element ``i`` (``i`` counts over all pieces) in rising order, one float32 multiply then one float32 add, never fused;
+lanes are then summed as a tree: 0..7 += 8..15, 0..3 += 4..7, 0..1 += 2..3, 0 += 1. An element beyond the width adds nothing.
+  ip: sum of q*x.   l2: sum of (q-x)*(q-x).   cosine: ip(u, x) / norm(x) in float32, 0 if norm(x) == 0, where
+  u = float32(q / norm64(q)) (the zero query stays zero).
+norm: norm64(x) = sqrt of the sum of x*x in float64 with the same sixteen lanes and tree; norm(x) = float32(norm64(x)).
+Integer, int8 queries ``c`` on int8 rows ``x``: ``dot`` is the exact integer sum of c*x.
+  ip: offset + factor*float32(dot), each step rounded to float32 (multiply, then add).
+  l2: (offset + norms2[row]) + factor*float32(dot), each step rounded; ``norms2`` given with the rows.
+  "l2_exact": float32 of the exact integer sum of (c-x)**2.
+Hamming: number of differing bits among the first ``bits``.
+PQ: float32 sum of tables[m, code[m]] for m = 0, 1, ... in rising order, starting with the m = 0 entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ..types import F32, I8, I32, I64, U8, Array, Bool, Kind, Metric
+
+IntegerMetric = Literal["ip", "l2", "l2_exact"]
+
+
+@dataclass(frozen=True)
+class DenseChunk:
+    """Consecutive rows whose dims are cut into up to 8 pieces.
+
+    ``pieces[j]`` has shape (n, width_j): float32, float16, uint16 (bfloat16 bits) or int8. ``norms``, when known, holds per row
+    the canonical norm over all pieces (float32, (n,)); rows with known norms are known to be finite. For rows of
+    ``integer_scan`` with metric "l2", ``norms`` holds ``norms2`` instead.
+    """
+
+    pieces: tuple[Array, ...]
+    norms: F32 | None = None
+
+
+class Rows(Protocol):
+    """Rows prepared for a backend (opaque; keeps the arrays alive). ``len()`` is the number of rows over all chunks.
+
+    A block *visit* covers at most 4,096 rows; ``visits`` counts them. Visit order is a fixed scattered permutation.
+    """
+
+    @property
+    def visits(self) -> int: ...
+    def __len__(self) -> int: ...
+
+
+class Scan(Protocol):
+    """A top-k in progress: packed queries and, per query, a threshold and candidates. Not thread-safe; fork one per thread."""
+
+    @property
+    def bad_row(self) -> int:
+        """Smallest row number met so far that holds NaN or infinity, -1 if none (only rows without known norms)."""
+
+    def run(self, first: int, last: int) -> None:
+        """Visit blocks ``first <= v < last`` of the visit order. Every visit must be made exactly once over all forks."""
+
+    def fork(self) -> Scan:
+        """A fresh state that shares the packed queries and the rows."""
+
+    def merge(self, other: Scan) -> None:
+        """Take over the candidates of ``other`` (a fork of the same scan)."""
+
+    def finish(self) -> tuple[F32, I64]:
+        """Scores (Q, k) float32 and row numbers (Q, k) int64, best first; row -1 and score NaN beyond the rows there are."""
+
+
+class Backend(Protocol):
+    """One implementation of all operations. Q queries, N rows, D dims, M subspaces, K codewords, C candidates."""
+
+    @property
+    def name(self) -> str: ...
+
+    # --- dense -------------------------------------------------------------------------------------------------------
+    def dense_rows(self, kind: Kind, chunks: Sequence[DenseChunk], ids: I64 | None = None) -> Rows: ...
+
+    def dense_scan(self, rows: Rows, queries: F32, k: int, metric: Metric, allowed: Bool | None = None) -> Scan:
+        """``queries`` (Q, D) float32, finite. ``allowed`` (N,) or (Q, N). For l2 scores are distances, smallest first."""
+
+    def dense_rescore(self, rows: Rows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
+        """Canonical top-k of candidate lists (Q, C): -1 is none, a row named twice counts once. Third value: see ``bad_row``."""
+
+    def dense_dot(self, rows: Rows, queries: F32, out: F32, first: int, last: int) -> int:
+        """Plain products of rows ``first <= i < last`` into ``out[:, first:last]`` (Q, N), within the error bound. Returns bad_row."""
+
+    def dense_norms(self, kind: Kind, pieces: Sequence[Array], out: F32, upward: bool = False) -> None:
+        """Canonical norms over the pieces; ``upward`` rounds to the next float32 not below norm64 (times 1 + 2**-40)."""
+
+    def dense_unit(self, queries: F32, out: F32) -> None:
+        """The unit queries u of the canonical cosine, (Q, D)."""
+
+    # --- int8 codes with integer queries -------------------------------------------------------------------------------
+    def integer_scan(
+        self, rows: Rows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None = None
+    ) -> Scan:
+        """``codes`` (Q, D) int8 (faster when all in -64..63), ``factors`` and ``offsets`` (Q,); ip: larger is better, l2: smaller."""
+
+    def integer_rescore(
+        self, rows: Rows, codes: I8, factors: F32, offsets: F32, candidates: I64, k: int, metric: IntegerMetric
+    ) -> tuple[F32, I64]: ...
+
+    # --- packed binary codes -------------------------------------------------------------------------------------------
+    def bit_rows(self, chunks: Sequence[U8], bits: int, ids: I64 | None = None) -> Rows:
+        """Chunks (n, >= ceil(bits/8)) uint8 in np.packbits order; bits beyond ``bits`` are ignored."""
+
+    def hamming_scan(self, rows: Rows, codes: U8, k: int, allowed: Bool | None = None) -> Scan: ...
+
+    def hamming_rescore(self, rows: Rows, codes: U8, candidates: I64, k: int) -> tuple[F32, I64]: ...
+
+    def hamming_distances(self, rows: Rows, codes: U8, out: I32, first: int, last: int) -> None:
+        """Distances of rows ``first <= i < last`` into ``out[:, first:last]`` (Q, N) int32."""
+
+    # --- product quantization ------------------------------------------------------------------------------------------
+    def pq_rows(self, chunks: Sequence[tuple[U8, int]], subspaces: int, bits: int, ids: I64 | None = None) -> Rows:
+        """Chunks of (packed codes, number of rows). Packed: (ceil(n/64), M, 64) for 8 bits; (ceil(n/64), ceil(M/2), 64) for 4 bits, the
+        low nibble being the even subspace; padding rows and the missing odd subspace are zero. All chunks but the last hold a multiple of 64 rows."""
+
+    def pq_scan(self, rows: Rows, tables: F32, k: int, largest: bool, allowed: Bool | None = None) -> Scan:
+        """``tables`` (Q, M, 2**bits) float32, finite. ``largest``: larger sums are better (ip, cosine), else smaller (l2)."""
+
+    def pq_rescore(self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]: ...
+
+    def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
+        """``codebooks`` (M, K, S), queries (Q, D) with D <= M*S (missing dims count as 0); out (Q, M, K).
+
+        Entry: sum over s in rising order from +0 of q*c, or of (q-c)*(q-c) if ``squared``; multiply, then add, float32."""
+
+    def pq_assign(self, vectors: F32, codebooks: F32, out: I32) -> None:
+        """Nearest codeword per subspace into out (n, M): least canonical sum of (x-c)*(x-c) (order as in ``pq_tables``), lowest index on ties."""
+
+    def pq_pack(self, codes: U8, bits: int, out: U8) -> None:
+        """Row-major codes (n, code_bytes) to the packed layout. Row-major 4-bit codes hold the even subspace in the low nibble too."""
+
+    def pq_unpack(self, packed: U8, bits: int, out: U8) -> None:
+        """The inverse of ``pq_pack``; out (n, code_bytes)."""
