@@ -36,7 +36,7 @@ QUERY_GROUP = 256
 
 @app.command()
 def demo(
-    data: Annotated[Path, typer.Option(metavar="DIR", help="The demo's data; it comes with the source repository.")] = Path("examples/data"),
+    data: Annotated[Path, typer.Option(metavar="DIR", help="The data; a part of the source repository.")] = Path("examples/data"),
 ) -> None:
     """Search 10,225 real sentences, then compare cascades on every backend of this machine."""
     from .demo import run

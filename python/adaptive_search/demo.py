@@ -75,7 +75,9 @@ def run(directory: Path, console: Console) -> None:
 def load(directory: Path) -> DemoData:
     """Read the demo's five files."""
     if not (directory / "sentences.f16.npy").is_file():
-        raise FileNotFoundError(f"no demo data in {directory}: run this in a checkout of the source repository, or name its examples/data with --data")
+        raise FileNotFoundError(
+            f"no demo data in {directory}: run this in a checkout of the source repository, or name its examples/data with --data"
+        )
     return DemoData(
         sentences=_read_lines(directory / "sentences.txt.gz"),
         vectors=np.load(directory / "sentences.f16.npy"),
