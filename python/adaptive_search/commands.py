@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import PQ, Binary, Cascade, Full, Index, Int8, Neighbors, Prefix, backend, backends
-from .backends import unavailable
+from . import PQ, Binary, Cascade, Full, Index, Int8, Neighbors, Prefix, backend
+from .backends import PREFERENCE, _missing
 from .types import Array
 
 app = typer.Typer(
@@ -145,10 +145,9 @@ def info(
 def show_backends() -> None:
     """List the backends: which one is in use, and why others cannot run here."""
     table = Table("backend", "state", box=None, pad_edge=False)
-    for name in backends():
-        table.add_row(name, "in use" if name == backend() else "available")
-    for name, reason in unavailable().items():
-        table.add_row(name, f"not available: {reason}")
+    for name in PREFERENCE:
+        reason = _missing(name)
+        table.add_row(name, f"not available: {reason}" if reason else "in use" if name == backend() else "available")
     Console(highlight=False).print(table)
 
 
