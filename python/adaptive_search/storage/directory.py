@@ -35,9 +35,10 @@ def open_regular(path: Path) -> Iterator[io.BufferedReader]:
         if error.errno == errno.ELOOP:
             raise IndexFormatError(f"{path} is a symbolic link; an index consists of regular files") from None
         raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IndexFormatError(f"{path} is not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise IndexFormatError(f"{path} is not a regular file")
         yield file
 
 
@@ -50,7 +51,7 @@ def make_directory(path: Path) -> None:
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         with suppress(FileExistsError):  # made by another process meanwhile
-            os.mkdir(folder)
+            folder.mkdir()
         sync_directory(folder.parent)
 
 
@@ -78,14 +79,18 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace(source: Path, target: Path) -> None:
-    os.replace(source, target)
+def replace_file(path: Path, content: bytes, temporary: Path) -> None:
+    """Give a file new content at once, by way of a temporary file beside it; every file written before is then on the disk by name."""
+    write_file(temporary, [content])
+    sync_directory(path.parent)  # the new name must not become durable before the names that it relies on
+    temporary.replace(path)
+    sync_directory(path.parent)
 
 
 def remove(path: Path) -> None:
     """Delete a file, or leave it to a later save (it may be mapped, which Windows does not allow to be deleted)."""
     with suppress(OSError):
-        os.unlink(path)
+        path.unlink()
 
 
 @contextmanager

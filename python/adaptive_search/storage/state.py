@@ -144,11 +144,7 @@ def write_state(
                 tuple(segment.entry for segment in stored[:count]), {name: segment.entry for name, segment in files.items()}, meta or {}
             )
             raw = manifest.encode(content)
-            temporary = folder / f"manifest-{secrets.token_hex(16)}.tmp"
-            directory.write_file(temporary, [raw])
-            directory.sync_directory(folder)
-            directory.replace(temporary, folder / _MANIFEST)
-            directory.sync_directory(folder)
+            directory.replace_file(folder / _MANIFEST, raw, folder / f"manifest-{secrets.token_hex(16)}.tmp")
         finally:
             _remove_unnamed(folder)
     return State(tuple(stored[:count]), MappingProxyType(files), manifest.decode(raw).meta)
@@ -230,7 +226,7 @@ def _manifest_bytes(folder: Path) -> bytes:
 
 def _present_files(folder: Path) -> set[FileEntry]:
     """Files of the index in this directory that are there in full size; or the reason not to save here."""
-    names = os.listdir(folder)
+    names = [file.name for file in folder.iterdir()]
     if _MANIFEST not in names:
         strange = [name for name in names if not _OURS.fullmatch(name)]
         if strange:
@@ -250,7 +246,7 @@ def _present_files(folder: Path) -> set[FileEntry]:
 def _remove_unnamed(folder: Path) -> None:
     """Delete what no longer or never belonged to the state on disk: superseded files, and those of saves cut short."""
     try:
-        names = os.listdir(folder)
+        names = [file.name for file in folder.iterdir()]
         named = {entry.file for entry in manifest.decode(_manifest_bytes(folder)).entries} if _MANIFEST in names else set()
     except (IndexFormatError, OSError):
         return  # nothing is deleted unless it is known what to keep

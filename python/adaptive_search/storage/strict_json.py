@@ -24,7 +24,7 @@ def parse(raw: bytes, what: str, *, max_depth: int) -> Any:
     IndexFormatError
         Naming ``what``.
     """
-    if _depth(raw) > max_depth:
+    if _is_deeper(raw, max_depth):
         raise IndexFormatError(f"{what} is nested deeper than {max_depth} levels")
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_refuse_constant)
@@ -32,16 +32,16 @@ def parse(raw: bytes, what: str, *, max_depth: int) -> Any:
         raise IndexFormatError(f"{what} is not valid JSON: {error}") from None
 
 
-def _depth(raw: bytes) -> int:
-    depth = deepest = 0
+def _is_deeper(raw: bytes, limit: int) -> bool:
+    depth = 0
     for match in _STRING_OR_BRACKET.finditer(raw):
-        token = match[0]
-        if token in b"[{":
+        if match[0] in b"[{":
             depth += 1
-            deepest = max(deepest, depth)
-        elif token in b"]}":
+            if depth > limit:
+                return True
+        elif match[0] in b"]}":
             depth -= 1
-    return deepest
+    return False
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
