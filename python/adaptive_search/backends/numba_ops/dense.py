@@ -1,0 +1,415 @@
+"""Dense rows: scans, rescoring, products, norms.
+
+Few queries are scored canonically at once: reading the rows is what it costs. For more, tiles of products are compared with the cut
+of every query, and only what is not clearly worse is scored canonically. Bounds: see ``docs/architecture.md``; here they are
+
+    |tile key - canonical key| <= slack * query_slack * row_slack (+ slack * (|q|**2 + |x|**2) in l2),   slack = (2 * D + 64) * 2**-24,
+
+with norms raised by 1e-15, which outweighs all underflow (at most 2**-150 for each of up to 32,768 products).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ...types import F32, I64, METRICS, Array, Bool, Metric
+from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, permitted
+from .chunks import BASE, COUNT, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
+from .emit import LANES
+from .jit import address, at, kernel
+from .lanes import dot, squared_distance, squares64
+from .memory import FLOAT32, INT8, load_f32, store_f32, widen
+from .tiles import TILE_ROWS, WIDE, not_below, pack_tiles, padded, padded_queries, tile_16, tile_32
+
+IP, COSINE, L2 = (METRICS.index(name) for name in ("ip", "cosine", "l2"))
+
+FEW = 3
+"""Up to so many queries are scored one by one."""
+
+PART_BYTES = 256 * 1024
+"""Rows that all queries meet before the next ones are read: they stay in the second-level cache."""
+
+RAISE = np.float32(1e-15)
+
+TINY_NORM, HUGE_NORM = np.float32(1e-30), np.float32(1e18)
+"""Outside these, underflow of a cosine or overflow of a partial sum may spoil a tile key: such rows are always scored canonically."""
+
+
+class Layout(NamedTuple):
+    """Dense rows as kernels take them."""
+
+    table: I64
+    kind: int
+    pieces: int
+    width: int
+
+
+class Part(NamedTuple):
+    """Workspace: rows of one block that are scored together."""
+
+    addresses: I64
+    """Where canonical sums and tiles read each row."""
+    locals: I64
+    """Its number within the chunk."""
+    norms: F32
+    factors: F32
+    bases: F32
+    slacks: F32
+    """Its tile key is factor * product + base, its slack is added to with the query's."""
+    products: F32
+    """(2, TILE_ROWS, 16)"""
+    copies: F32
+    """Rows that cannot be read in place."""
+
+
+class Packed(NamedTuple):
+    """Queries as kernels take them."""
+
+    metric: int
+    rows: F32
+    """(Q, padded D): canonical sums read these; unit queries for cosine."""
+    tiles: F32
+    """(groups, D, 16); no group if the queries are few."""
+    shifts: Array
+    """(groups * 16,) float64: what is added to a query's cut before tile keys are compared with it."""
+    slacks: F32
+    """(groups * 16,)"""
+
+
+@kernel
+def in_place(rows: Layout) -> bool:
+    """Whether canonical sums can read the rows where they are."""
+    return rows.kind == FLOAT32 and rows.pieces == 1 and rows.width % LANES == 0
+
+
+@kernel
+def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
+    """One row as float32, its pieces joined, zeros up to a whole number of lanes."""
+    place = PIECES
+    end = target + 4 * padded(rows.width)
+    for _ in range(rows.pieces):
+        count = rows.table[chunk, place + WIDTH]
+        widen(rows.kind, rows.table[chunk, place + BASE] + local * rows.table[chunk, place + STRIDE], count, target)
+        place += PIECE_COLUMNS
+        target += 4 * count
+    while target < end:
+        store_f32(target, np.float32(0))
+        target += 4
+
+
+@kernel
+def _row(rows: Layout, chunk: int, local: int, buffer: int) -> int:
+    """Address of a row ready for canonical sums; ``buffer`` takes it if it cannot be read in place."""
+    if in_place(rows):
+        return rows.table[chunk, PIECES + BASE] + local * rows.table[chunk, PIECES + STRIDE]
+    _gather(rows, chunk, local, buffer)
+    return buffer
+
+
+@kernel
+def _norm(norms: int, local: int, row: int, width: int) -> float:
+    return load_f32(norms + 4 * local) if norms != 0 else np.float32(np.sqrt(squares64(row, width)))
+
+
+@kernel
+def _key(metric: int, query: int, row: int, width: int, norm: float) -> float:
+    """Canonical score, larger is better; ``width`` is padded, ``norm`` is used by cosine only."""
+    if metric == L2:
+        return -squared_distance(query, row, width)
+    product = dot(query, row, width)
+    if metric == COSINE:
+        return product / norm if norm != 0 else np.float32(0)
+    return product
+
+
+@kernel
+def _finite(row: int, width: int) -> bool:
+    """A square of a float32 cannot overflow in float64."""
+    return bool(np.isfinite(squares64(row, width)))
+
+
+@kernel
+def _list_part(rows: Layout, chunk: int, first: int, last: int, allowed: Allowed, part: Part) -> int:
+    """Fill ``part`` with the rows that a shared mask allows; how many. Addresses are repeated up to a whole tile."""
+    copies, row_bytes = at(part.copies), 4 * padded(rows.width)
+    n = 0
+    for local in range(first, last):
+        if allowed.shared and not permitted(allowed, 0, rows.table[chunk, START] + local):
+            continue
+        part.addresses[n] = _row(rows, chunk, local, copies + n * row_bytes)
+        part.locals[n] = local
+        n += 1
+    if n:
+        for i in range(n, n + -n % TILE_ROWS):
+            part.addresses[i] = part.addresses[n - 1]
+    return n
+
+
+@kernel
+def _measure(rows: Layout, chunk: int, n: int, metric: int, tiled: bool, part: Part) -> None:
+    """What keys and tiles need to know of each row."""
+    norms, width = rows.table[chunk, NORMS], padded(rows.width)
+    slack = np.float32((2 * rows.width + 64) * 2.0**-24)
+    for i in range(n):
+        row = part.addresses[i]
+        if metric == COSINE:
+            norm = _norm(norms, part.locals[i], row, width)
+            part.norms[i] = norm
+            part.factors[i] = np.float32(1) / norm if norm != 0 else np.float32(0)
+            part.bases[i] = np.float32(0)
+            part.slacks[i] = slack if norm == 0 or TINY_NORM <= norm <= HUGE_NORM else np.float32(np.inf)
+        elif tiled:
+            # Any norm within a few units of the last place will do here, so a float32 sum is enough.
+            norm = load_f32(norms + 4 * part.locals[i]) if norms != 0 else np.sqrt(dot(row, row, width))
+            raised = norm + RAISE
+            part.slacks[i] = slack * raised if norm <= HUGE_NORM else np.float32(np.inf)
+            if metric == L2:
+                part.factors[i] = np.float32(2)
+                part.bases[i] = slack * (raised * raised) - norm * norm
+            else:
+                part.factors[i] = np.float32(1)
+                part.bases[i] = np.float32(0)
+
+
+@kernel
+def _limit(cut: float, shift: float) -> float:
+    """``cut + shift`` rounded downwards."""
+    if shift == 0:
+        return np.float32(cut)
+    exact = np.float64(cut) + shift
+    return np.float32(exact - abs(exact) * 2.0**-22 - 1e-44)
+
+
+@kernel
+def _consider(rows: Layout, chunk: int, part: Part, i: int, queries: Packed, query: int, allowed: Allowed, held: Reservoirs, bad: int) -> int:
+    """Score a row of the part canonically and keep it if it is good enough; smallest bad row so far."""
+    row = rows.table[chunk, START] + part.locals[i]
+    if not allowed.shared and not permitted(allowed, query, row):
+        return bad
+    width = padded(rows.width)
+    start = part.addresses[i]
+    key = _key(queries.metric, at(queries.rows) + 4 * width * query, start, width, part.norms[i])
+    # A NaN or infinite element makes every sum NaN or infinite; so does overflow, hence the closer look.
+    if not np.isfinite(key) and rows.kind != INT8 and rows.table[chunk, NORMS] == 0 and not _finite(start, width):
+        return row if bad < 0 else min(bad, row)
+    offer(held, query, key, row)
+    return bad
+
+
+@kernel
+def _tile(group: int, groups: int, part: Part, i: int, tiles: F32) -> None:
+    """Products of six rows with one or two groups of queries."""
+    group_bytes = 4 * LANES * tiles.shape[1]
+    start = at(tiles) + group * group_bytes
+    if groups == 2:
+        tile_32(at(part.addresses) + 8 * i, start, group_bytes, tiles.shape[1], at(part.products))
+    else:
+        tile_16(at(part.addresses) + 8 * i, start, group_bytes, tiles.shape[1], at(part.products))
+
+
+@kernel
+def _scan_tiles(rows: Layout, chunk: int, n: int, part: Part, queries: Packed, limits: F32, allowed: Allowed, held: Reservoirs, bad: int) -> int:
+    n_queries, n_groups = len(queries.rows), len(queries.tiles)
+    group = 0
+    while group < n_groups:
+        groups = 2 if WIDE and group + 2 <= n_groups else 1
+        for first in range(0, n, TILE_ROWS):
+            _tile(group, groups, part, first, queries.tiles)
+            for g in range(group, group + groups):
+                start = g * LANES
+                valid = (1 << min(LANES, n_queries - start)) - 1
+                for i in range(first, min(first + TILE_ROWS, n)):
+                    products = at(part.products) + 4 * LANES * ((g - group) * TILE_ROWS + i - first)
+                    passed = valid & not_below(
+                        products, part.factors[i], part.bases[i], part.slacks[i], at(queries.slacks) + 4 * start, at(limits) + 4 * start
+                    )
+                    query = start
+                    while passed:
+                        if passed & 1:
+                            bad = _consider(rows, chunk, part, i, queries, query, allowed, held, bad)
+                            limits[query] = _limit(held.cut_keys[query], queries.shifts[query])
+                        passed >>= 1
+                        query += 1
+        group += groups
+    return bad
+
+
+@kernel
+def _scan(rows: Layout, blocks: I64, queries: Packed, limits: F32, allowed: Allowed, part: Part, held: Reservoirs) -> int:
+    tiled = len(queries.tiles) > 0
+    step = len(part.norms)
+    bad = -1
+    for query in range(len(queries.rows)):
+        limits[query] = _limit(held.cut_keys[query], queries.shifts[query])
+    for b in range(len(blocks)):
+        chunk = blocks[b, 0]
+        end = blocks[b, 1] + blocks[b, 2]
+        for first in range(blocks[b, 1], end, step):
+            n = _list_part(rows, chunk, first, min(first + step, end), allowed, part)
+            _measure(rows, chunk, n, queries.metric, tiled, part)
+            if tiled:
+                bad = _scan_tiles(rows, chunk, n, part, queries, limits, allowed, held, bad)
+            for query in range(min(len(queries.tiles) * LANES, len(queries.rows)), len(queries.rows)):
+                for i in range(n):
+                    bad = _consider(rows, chunk, part, i, queries, query, allowed, held, bad)
+    return bad
+
+
+@kernel
+def _rescore(rows: Layout, ids: int, metric: int, queries: F32, candidates: I64, sign: float, keys: F32, numbers: I64, copy: F32, scores: F32, found: I64) -> int:
+    width = padded(rows.width)
+    bad = -1
+    for query in range(len(queries)):
+        n = 0
+        for c in range(candidates.shape[1]):
+            number = candidates[query, c]
+            if number < 0:
+                continue
+            chunk = find_chunk(rows.table, number)
+            local = number - rows.table[chunk, START]
+            norms = rows.table[chunk, NORMS]
+            row = _row(rows, chunk, local, at(copy))
+            norm = _norm(norms, local, row, width) if metric == COSINE else np.float32(0)
+            keys[n] = _key(metric, at(queries) + 4 * width * query, row, width, norm)
+            numbers[n] = number
+            if not np.isfinite(keys[n]) and rows.kind != INT8 and norms == 0 and not _finite(row, width):
+                bad = number if bad < 0 else min(bad, number)
+                continue
+            n += 1
+        keep_best(keys, numbers, n, ids, sign, scores[query], found[query])
+    return bad
+
+
+@kernel
+def _dot(rows: Layout, queries: Packed, first: int, last: int, part: Part, everything: Allowed, out: int, query_stride: int) -> int:
+    width = padded(rows.width)
+    n_queries = len(queries.rows)
+    step = len(part.norms)
+    bad = -1
+    for chunk in range(len(rows.table)):
+        start = rows.table[chunk, START]
+        low, high = max(first - start, 0), min(last - start, rows.table[chunk, COUNT])
+        for begin in range(low, high, step):
+            n = _list_part(rows, chunk, begin, min(begin + step, high), everything, part)
+            for group in range(len(queries.tiles)):
+                for i in range(0, n, TILE_ROWS):
+                    _tile(group, 1, part, i, queries.tiles)
+                    for q in range(min(LANES, n_queries - group * LANES)):
+                        target = out + (group * LANES + q) * query_stride + 4 * (start + begin + i)
+                        for j in range(min(TILE_ROWS, n - i)):
+                            store_f32(target + 4 * j, part.products[0, j, q])
+            for query in range(min(len(queries.tiles) * LANES, n_queries), n_queries):
+                for i in range(n):
+                    product = dot(at(queries.rows) + 4 * width * query, part.addresses[i], width)
+                    store_f32(out + query * query_stride + 4 * (start + begin + i), product)
+            if rows.kind == INT8 or rows.table[chunk, NORMS] != 0 or n_queries == 0:
+                continue
+            for i in range(n):
+                # The first query's product tells: a bad element makes it NaN or infinite.
+                product = load_f32(out + 4 * (start + begin + i))
+                if not np.isfinite(product) and not _finite(part.addresses[i], width):
+                    bad = start + begin + i if bad < 0 else bad
+                    break
+    return bad
+
+
+@kernel
+def _norms(rows: Layout, copy: F32, upward: bool, out: F32) -> None:
+    width = padded(rows.width)
+    for local in range(len(out)):
+        norm = np.sqrt(squares64(_row(rows, 0, local, at(copy)), width))
+        if upward:
+            norm *= 1 + 2.0**-40
+        rounded = np.float32(norm)
+        if upward and np.float64(rounded) < norm:
+            rounded = np.nextafter(rounded, np.float32(np.inf))
+        out[local] = rounded
+
+
+@kernel
+def _unit(queries: F32, out: F32) -> None:
+    for query in range(len(out)):
+        norm = np.sqrt(squares64(at(queries) + 4 * queries.shape[1] * query, queries.shape[1]))
+        for i in range(out.shape[1]):
+            out[query, i] = np.float32(queries[query, i] / norm) if norm != 0 else np.float32(0)
+
+
+def _layout(rows: NumbaRows) -> Layout:
+    return Layout(rows.table, rows.kind, rows.pieces, rows.width)
+
+
+def _part(rows: NumbaRows) -> Part:
+    width = -(-rows.width // LANES) * LANES
+    count = min(max(PART_BYTES // (4 * width) // TILE_ROWS, 1) * TILE_ROWS, 4096 // TILE_ROWS * TILE_ROWS)
+    return Part(
+        addresses=np.empty(count, np.int64),
+        locals=np.empty(count, np.int64),
+        norms=np.empty(count, np.float32),
+        factors=np.empty(count, np.float32),
+        bases=np.empty(count, np.float32),
+        slacks=np.empty(count, np.float32),
+        products=np.empty((2, TILE_ROWS, LANES), np.float32),
+        copies=np.empty((0 if in_place(_layout(rows)) else count, width), np.float32),
+    )
+
+
+def _pack(queries: F32, metric: int) -> Packed:
+    """Canonical queries, and tiles for all but a last few."""
+    if metric == COSINE:
+        queries = unit_queries(queries)
+    count, width = queries.shape
+    rest = count % LANES
+    tiled = count - rest if rest <= FEW else count
+    tiles = pack_tiles(queries[:tiled])
+    norms = np.zeros(len(tiles) * LANES)
+    norms[:tiled] = np.sqrt(np.square(queries[:tiled], dtype=np.float64).sum(axis=1))
+    raised = norms + float(RAISE)
+    shifts = np.zeros(max(len(norms), count))
+    if metric == COSINE:
+        slacks = np.ones_like(norms)
+    elif metric == IP:
+        slacks = raised
+    else:
+        slacks = 2 * raised
+        shifts[: len(norms)] = norms**2 - (2 * width + 64) * 2.0**-24 * raised**2
+    slacks[norms > HUGE_NORM] = np.inf
+    return Packed(metric, padded_queries(queries), tiles, shifts, np.nextafter(slacks.astype(np.float32), np.float32(np.inf)))
+
+
+class DenseScan(NumbaScan):
+    def __init__(self, rows: NumbaRows, queries: F32, k: int, metric: Metric, allowed: Bool | None) -> None:
+        super().__init__(rows, len(queries), k, allowed, largest=metric != "l2")
+        self._packed = _pack(queries, METRICS.index(metric))
+
+    def _visit(self, blocks: I64) -> int:
+        limits = np.empty(len(self._packed.shifts), np.float32)
+        return _scan(_layout(self._rows), blocks, self._packed, limits, self._allowed, _part(self._rows), self._held)
+
+
+def rescore(rows: NumbaRows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
+    """See ``Backend.dense_rescore``."""
+    code, sign = METRICS.index(metric), -1.0 if metric == "l2" else 1.0
+    ready = padded_queries(unit_queries(queries) if metric == "cosine" else queries)
+    scores, found = empty_results(len(queries), k)
+    keys, numbers = empty_results(1, candidates.shape[1])
+    copy = np.empty(ready.shape[1], np.float32)
+    bad = _rescore(_layout(rows), rows.ids, code, ready, candidates, sign, keys[0], numbers[0], copy, scores, found)
+    return scores, found, bad
+
+
+def products(rows: NumbaRows, queries: F32, out: F32, first: int, last: int) -> int:
+    return _dot(_layout(rows), _pack(queries, IP), first, last, _part(rows), allowed_rows(None), address(out), out.strides[0])
+
+
+def norms(kind: int, pieces: Sequence[Array], out: F32, upward: bool) -> None:
+    rows = NumbaRows(kind, [(len(out), pieces, None)], None)
+    _norms(_layout(rows), np.empty(-(-rows.width // LANES) * LANES, np.float32), upward, out)
+
+
+def unit_queries(queries: F32) -> F32:
+    out = np.empty(queries.shape, np.float32)
+    _unit(padded_queries(queries), out)
+    return out

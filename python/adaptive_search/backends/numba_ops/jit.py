@@ -1,0 +1,37 @@
+"""How functions of this package are compiled: without the GIL, lazily, one specialisation each, cached on disk where possible.
+
+Kernels take addresses (int64), counts, scalars and arrays that this package made itself. A caller's array reaches them as an address
+with strides, so that read-only, strided, unaligned and memory-mapped arrays share one specialisation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+from ...types import Array
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def kernel(function: F) -> F:
+    """Compile on first use; release the GIL; never reorder floats."""
+    try:
+        compiled: F = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # no directory is writable: neither the package's, nor the user's cache, nor NUMBA_CACHE_DIR
+        compiled = numba.njit(nogil=True)(function)
+    return compiled
+
+
+def address(array: Array | None) -> int:
+    """Address of the first element; 0 for None. The caller keeps the array alive."""
+    return 0 if array is None else int(array.__array_interface__["data"][0])
+
+
+@kernel
+def at(array: Array) -> int:
+    """Address of an array inside a kernel. The array must be an argument: Numba frees its own arrays after their last use by name."""
+    return np.int64(array.ctypes.data)
