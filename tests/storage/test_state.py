@@ -126,10 +126,15 @@ def test_a_copy_does_not_give_damaged_bytes_a_new_checksum(tmp_path: Path) -> No
     assert len(files(tmp_path / "two")) == 2
 
 
-def test_a_stored_segment_whose_file_has_gone_is_written_again(tmp_path: Path) -> None:
-    state = save_example(tmp_path)
-    (tmp_path / state.segments[0].entry.file).unlink()
-    with pytest.raises(IndexFormatError, match="missing"):
+@pytest.mark.parametrize("damage", ["missing", "bytes"])
+def test_a_stored_segment_whose_file_has_gone_or_shrunk_is_written_again(tmp_path: Path, damage: str) -> None:
+    save_example(tmp_path)
+    state = read_state(tmp_path, mmap=False)
+    file = tmp_path / state.segments[0].entry.file
+    file.unlink()
+    if damage == "bytes":
+        file.write_bytes(b"short")
+    with pytest.raises(IndexFormatError, match=damage):
         read_state(tmp_path)
     write_state(tmp_path, state.segments)
     assert ids(read_state(tmp_path, mmap=False)) == [[0, 1, 2, 3, 4], [5, 6]]

@@ -222,6 +222,13 @@ def test_hostile_header_lengths_are_refused(forge: Forge, length: int) -> None:
         read_state(folder)
 
 
+def test_a_header_beyond_the_limit_is_not_parsed(forge: Forge) -> None:
+    text = json.dumps({"a": entry()}).encode()
+    assert read_state(forge(text.ljust(1 << 20), bytes(8))).segments[0].arrays["a"].shape == (8,)
+    with pytest.raises(IndexFormatError, match="header length"):
+        read_state(forge(text.ljust((1 << 20) + 1), bytes(8)))
+
+
 def test_booleans_other_than_0_and_1_are_refused(forge: Forge) -> None:
     for mmap in (True, False):
         with pytest.raises(IndexFormatError, match="booleans"):

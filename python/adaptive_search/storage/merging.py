@@ -27,6 +27,7 @@ def segments_to_merge(row_counts: Sequence[int], live_counts: Sequence[int]) -> 
 
     Examples
     --------
+    >>> from adaptive_search.storage import segments_to_merge
     >>> segments_to_merge([1_000_000, 100, 80, 10], [1_000_000, 100, 80, 10])
     [range(1, 3)]
     >>> segments_to_merge([1_000_000, 1_000_000], [400_000, 1_000_000])

@@ -113,6 +113,8 @@ def write_state(
     Examples
     --------
     >>> import tempfile
+    >>> import numpy as np
+    >>> from adaptive_search.storage import NewSegment, read_state, write_state
     >>> folder = tempfile.mkdtemp()
     >>> state = write_state(folder, [NewSegment({"ids": np.arange(3)}, rows=3)])
     >>> state = write_state(folder, [*state.segments, NewSegment({"ids": np.arange(3, 5)}, rows=2)], meta={"dim": 8})

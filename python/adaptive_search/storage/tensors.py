@@ -90,7 +90,7 @@ class Columns:
         self.header = len(text).to_bytes(8, "little") + text
 
     def pieces(self) -> Iterator[bytes | memoryview]:
-        """The bytes of the file in order. No array is copied whole, whatever its strides."""
+        """The bytes of the file in order. Strided arrays are copied slice by slice, contiguous ones not at all."""
         yield self.header
         for dtype, parts in self._parts:
             written = 0
@@ -122,15 +122,11 @@ def _parts_of(name: str, value: Array | Sequence[Array]) -> tuple[np.dtype[Any],
 
 
 def _runs(array: Array) -> Iterator[Array]:
-    """Views of about SLICE bytes that make up the array in row-major order."""
+    """Views of about SLICE bytes, at least one row, that make up the array in row-major order."""
     if array.flags.c_contiguous:
         array = array.reshape(-1)
-    row_bytes = math.prod(array.shape[1:]) * array.itemsize
-    if row_bytes > SLICE and array.ndim > 1:
-        for row in array:
-            yield from _runs(row)
-    elif array.size:
-        step = max(SLICE // row_bytes, 1)
+    if array.size:
+        step = max(SLICE // (array.nbytes // len(array)), 1)
         for first in range(0, len(array), step):
             yield array[first : first + step]
 
