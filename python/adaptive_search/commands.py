@@ -72,11 +72,11 @@ def build(
         index = Index.build(rows, labels, metric, recall, k, progress=True)
     else:
         index = Index(rows.shape[1], metric, dtype=index_dtype(rows), cascade=chosen)
-        index.add(rows, labels)
+        index.add(rows, labels, progress=True)
     index.save(output)
     console = Console()
     console.print(f"{len(index):,} rows of {index.dim} dims in {time.perf_counter() - start:.1f} s, saved in {output}", highlight=False)
-    console.print(f"plan: {index.plan.stages}, {index.plan.bytes_per_row:,} bytes a row", highlight=False)
+    console.print(f"{stages_text(index)}, {index.plan.bytes_per_row:,} bytes a row", highlight=False)
 
 
 @app.command()
@@ -131,7 +131,8 @@ def info(
         ("rows", f"{len(index):,}"),
         ("dims", f"{index.dim}"),
         ("metric", index.metric),
-        ("stages", f"{plan.stages}"),
+        ("dtype", index.dtype),
+        ("stages", stages_text(index)),
         ("bytes a row", f"{plan.bytes_per_row:,}"),
         ("recall certified", "yes" if plan.certified else f"no: {plan.why}"),
         ("on disk", f"{sum(path.stat().st_size for path in files) / 1e6:,.1f} MB in {len(files)} files"),
@@ -214,6 +215,11 @@ def read_matrix(path: Path) -> Array:
 def index_dtype(rows: Array) -> str:
     """The index's dtype for rows as given: 16-bit floats and int8 are kept, everything else is float32."""
     return str(rows.dtype) if rows.dtype in (np.float16, np.int8) else "float32"
+
+
+def stages_text(index: Index) -> str:
+    """What a search goes through, cheap to dear."""
+    return " → ".join(map(repr, index.plan.stages))
 
 
 def join(parts: list[Neighbors]) -> Neighbors:
