@@ -1,0 +1,139 @@
+"""Exact top-k over rows of any family: selective masks, blocks of converted rows, merging. What differs per family is a `Family`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+from .arrays import ranges
+from .backends.protocol import Rows, Scan
+from .execution import run_ranges, run_scan
+from .types import F32, I64, Bool, Neighbors
+
+SELECTIVE = 32
+"""From one allowed row in this many on downwards, allowed rows are scored one by one instead of scanning all."""
+
+CANDIDATE_ENTRIES = 1 << 20
+"""Most entries of the candidate lists that a mask is turned into at a time."""
+
+
+class Family(Protocol):
+    """A batch of queries and the rows to be searched, bound to one family of operations.
+
+    Row numbers of `open`ed blocks count from the block's first row.
+    """
+
+    @property
+    def queries(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def largest(self) -> bool:
+        """Whether larger scores are better."""
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        """Ranges of rows that are searched one after another, so that only one at a time is held in converted form."""
+
+    def open(self, first: int, last: int) -> Rows: ...
+    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
+        """A scan for queries first..last."""
+
+    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
+        """The best of candidate lists for queries first..last; the third value is a bad row or -1."""
+
+    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
+        """Raise if a row in first..last, among the allowed ones, holds NaN or infinity. Called when a bad row was met."""
+
+
+def top_k(family: Family, k: int, allowed: Bool | None = None, threads: int | None = None) -> Neighbors:
+    """The k best allowed rows of every query: shape (Q, min(k, m)), m the largest number of rows allowed to any query."""
+    counts = family.rows if allowed is None else np.count_nonzero(allowed, axis=-1)
+    k = min(k, int(np.max(counts, initial=0)))
+    if not k or not family.queries:
+        return Neighbors(np.empty((family.queries, k), np.int64), np.empty((family.queries, k), np.float32))
+    best: Neighbors | None = None
+    for first, last in family.blocks():
+        part = None if allowed is None else allowed[..., first:last]
+        most = last - first if part is None else int(np.count_nonzero(part, axis=-1).max())
+        if most:
+            found = _block(family, first, last, min(k, most), part, most, threads)
+            best = found if best is None else merged(best, found, k, family.largest)
+    if best is None:
+        raise RuntimeError("no block holds an allowed row")
+    return best
+
+
+def _block(family: Family, first: int, last: int, k: int, allowed: Bool | None, most: int, threads: int | None) -> Neighbors:
+    rows = family.open(first, last)
+
+    def bad_row(_: int) -> None:
+        anyone = allowed if allowed is None or allowed.ndim == 1 else np.logical_or.reduce(allowed, axis=0)
+        family.check_rows(first, last, anyone)
+
+    if allowed is not None and most * SELECTIVE <= last - first:
+        found = _allowed_only(family, rows, k, allowed, most, threads, bad_row)
+    else:
+
+        def make(start: int, stop: int) -> Scan:
+            # A slice of columns is not contiguous; only one group of queries is copied at a time.
+            mask = allowed if allowed is None or allowed.ndim == 1 else np.ascontiguousarray(allowed[start:stop])
+            return family.scan(rows, start, stop, k, mask)
+
+        scores, ids = run_scan(rows, make, family.queries, k, threads=threads, bad_row=bad_row)
+        found = Neighbors(ids, scores)
+    if first:
+        found.ids[found.ids >= 0] += first
+    return found
+
+
+def _allowed_only(
+    family: Family, rows: Rows, k: int, allowed: Bool, most: int, threads: int | None, bad_row: Callable[[int], None]
+) -> Neighbors:
+    """Score the allowed rows (at most ``most`` per query) one by one."""
+    scores = np.full((family.queries, k), np.nan, np.float32)
+    ids = np.full((family.queries, k), -1, np.int64)
+    bad: list[int] = []
+
+    def work(start: int, stop: int) -> None:
+        for first, last in ranges(stop - start, max(1, CANDIDATE_ENTRIES // most)):
+            some(start + first, start + last)
+
+    def some(start: int, stop: int) -> None:
+        lists = _row_lists(allowed if allowed.ndim == 1 else allowed[start:stop], stop - start, most)
+        best: Neighbors | None = None
+        # In parts, so that Ctrl-C is seen in between.
+        for first, last in ranges(most, CANDIDATE_ENTRIES // 4):
+            part = np.ascontiguousarray(lists[:, first:last])
+            found_scores, found, met = family.rescore(rows, start, stop, part, min(k, last - first))
+            bad.append(met)
+            one = Neighbors(found, found_scores)
+            best = one if best is None else merged(best, one, k, family.largest)
+        if best is not None:
+            ids[start:stop], scores[start:stop] = best
+
+    run_ranges(work, family.queries, threads=threads)
+    met = [row for row in bad if row >= 0]
+    if met:
+        bad_row(min(met))
+    return Neighbors(ids, scores)
+
+
+def _row_lists(allowed: Bool, queries: int, most: int) -> I64:
+    """The allowed rows of every query in rising order, -1 padded: (queries, most)."""
+    if allowed.ndim == 1:
+        return np.broadcast_to(np.flatnonzero(allowed), (queries, most))
+    lists = np.full((queries, most), -1, np.int64)
+    owners, rows = np.nonzero(allowed)
+    begins = np.searchsorted(owners, np.arange(queries))
+    lists[owners, np.arange(len(owners)) - begins[owners]] = rows
+    return lists
+
+
+def merged(one: Neighbors, other: Neighbors, k: int, largest: bool) -> Neighbors:
+    """The k best of two results for the same queries over different rows, ties by id, -1 last."""
+    ids = np.concatenate([one.ids, other.ids], axis=1)
+    scores = np.concatenate([one.scores, other.scores], axis=1)
+    order = np.lexsort((ids, -scores if largest else scores, ids < 0), axis=1)[:, :k]
+    return Neighbors(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))

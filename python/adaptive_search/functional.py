@@ -1,0 +1,463 @@
+"""Stateless search over numpy arrays: products, distances, exact top-k and rescoring.
+
+Rows of float32, float16, bfloat16 and int8 are used where they are, row-strided views, read-only and memory-mapped arrays included.
+Scores of `top_k`, `hamming_top_k` and `rescore` are the same to the bit on every backend, in every batch and on any number of threads;
+ties go to the smaller row number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import flat
+from .arrays import Matrix, block_rows, ranges
+from .backends import current
+from .backends.protocol import Backend, DenseChunk, IntegerMetric, Rows, Scan
+from .execution import MAX_GROUP, run_ranges
+from .types import F32, I8, I32, I64, U8, Array, Bool, Metric, Neighbors
+from .validation import (
+    as_batch,
+    as_bits,
+    as_candidates,
+    as_codes,
+    as_dims,
+    as_float32,
+    as_k,
+    as_mask,
+    as_metric,
+    as_rows,
+    as_threads,
+)
+
+VISIT_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class DenseFamily:
+    """Float queries against dense rows of any kind."""
+
+    backend: Backend
+    matrix: Matrix
+    batch: F32
+    metric: Metric
+
+    @property
+    def queries(self) -> int:
+        return len(self.batch)
+
+    @property
+    def rows(self) -> int:
+        return len(self.matrix)
+
+    @property
+    def largest(self) -> bool:
+        return self.metric != "l2"
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        return self.matrix.blocks()
+
+    def open(self, first: int, last: int) -> Rows:
+        return self.bind(self.matrix.part(first, last))
+
+    def bind(self, part: Array) -> Rows:
+        return self.backend.dense_rows(self.matrix.kind, [DenseChunk((part,))])
+
+    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
+        return self.backend.dense_scan(rows, self.batch[first:last], k, self.metric, allowed)
+
+    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
+        return self.backend.dense_rescore(rows, self.batch[first:last], candidates, k, self.metric)
+
+    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
+        row = self.matrix.first_bad(first, last, allowed)
+        if row >= 0:
+            raise self.matrix.bad_row_error(row)
+
+
+@dataclass(frozen=True)
+class IntegerFamily:
+    """int8 queries against int8 rows; scores are factor * (integer) + offset, see `Backend.integer_scan`."""
+
+    backend: Backend
+    matrix: Matrix
+    batch: I8
+    factors: F32
+    offsets: F32
+    metric: IntegerMetric
+    norms2: F32 | None = None
+
+    @property
+    def queries(self) -> int:
+        return len(self.batch)
+
+    @property
+    def rows(self) -> int:
+        return len(self.matrix)
+
+    @property
+    def largest(self) -> bool:
+        return self.metric == "ip"
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        return self.matrix.blocks()
+
+    def open(self, first: int, last: int) -> Rows:
+        return self.bind(self.matrix.part(first, last), None if self.norms2 is None else self.norms2[first:last])
+
+    def bind(self, part: Array, norms2: F32 | None = None) -> Rows:
+        return self.backend.dense_rows("int8", [DenseChunk((part,), norms2)])
+
+    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
+        part = slice(first, last)
+        return self.backend.integer_scan(rows, self.batch[part], self.factors[part], self.offsets[part], k, self.metric, allowed)
+
+    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
+        part = slice(first, last)
+        found = self.backend.integer_rescore(rows, self.batch[part], self.factors[part], self.offsets[part], candidates, k, self.metric)
+        return *found, -1
+
+    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
+        """Integers are finite."""
+
+
+@dataclass(frozen=True)
+class HammingFamily:
+    """Packed binary queries against packed binary rows."""
+
+    backend: Backend
+    codes: U8
+    batch: U8
+    bits: int
+
+    @property
+    def queries(self) -> int:
+        return len(self.batch)
+
+    @property
+    def rows(self) -> int:
+        return len(self.codes)
+
+    @property
+    def largest(self) -> bool:
+        return False
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        count, width = self.codes.shape
+        return ranges(count, count or 1 if self.codes.strides[1] == 1 else block_rows(width))
+
+    def open(self, first: int, last: int) -> Rows:
+        part = self.codes[first:last]
+        return self.backend.bit_rows([part if part.strides[1] == 1 else np.ascontiguousarray(part)], self.bits)
+
+    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
+        return self.backend.hamming_scan(rows, self.batch[first:last], k, allowed)
+
+    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
+        return *self.backend.hamming_rescore(rows, self.batch[first:last], candidates, k), -1
+
+    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
+        """Bits are always good."""
+
+
+def _dense_family(queries: Any, rows: Any, dims: Any, metric: Metric) -> tuple[DenseFamily | IntegerFamily, bool]:
+    batch, single = as_batch(queries)
+    matrix = as_rows(rows)
+    width = as_dims(dims, batch.shape[1], matrix.dim)
+    batch, matrix = batch[:, :width], matrix.prefix(width)
+    if batch.dtype == np.int8 and matrix.kind == "int8" and metric != "cosine":
+        ones = np.ones(len(batch), np.float32)
+        codes = np.ascontiguousarray(batch)
+        exact: IntegerMetric = "l2_exact" if metric == "l2" else "ip"
+        return IntegerFamily(current(), matrix, codes, ones, np.zeros_like(ones), exact), single
+    return DenseFamily(current(), matrix, as_float32(batch), metric), single
+
+
+def _hamming_family(queries: Any, codes: Any, bits: Any) -> tuple[HammingFamily, bool]:
+    single = np.ndim(queries) == 1
+    batch = as_codes(np.asarray(queries)[np.newaxis] if single else queries, "queries")
+    rows = as_codes(codes, "codes")
+    count = as_bits(bits, batch.shape[1], rows.shape[1])
+    width = -(-count // 8)
+    return HammingFamily(current(), rows[:, :width], np.ascontiguousarray(batch[:, :width]), count), single
+
+
+def squeezed(found: Neighbors, single: bool) -> Neighbors:
+    """(k,) arrays for a single query."""
+    return Neighbors(found.ids[0], found.scores[0]) if single else found
+
+
+def dot(queries: Any, rows: Any, *, dims: int | None = None, threads: int | None = None) -> F32:
+    """Inner products of all queries with all rows.
+
+    Parameters
+    ----------
+    queries : array_like, shape (Q, D) or (D,)
+        Floats, or int8.
+    rows : array_like, shape (N, D)
+        float32, float16, bfloat16 or int8, used in place; other floats are converted block by block.
+    dims : int, optional
+        Compare only the first ``dims`` dims of both.
+    threads : int, optional
+        At most this many threads; by default see `set_threads`.
+
+    Returns
+    -------
+    ndarray of float32, shape (Q, N) or (N,)
+        Each within ``2 (D + 8) 2**-24 |q| |x|`` of the exact product (2**-8 instead of 2**-24 where a backend rounds
+        queries to bfloat16). Unlike the scores of `top_k`, the last bits depend on the backend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of another type or shape, or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptive_search as asx
+    >>> asx.dot(np.float32([[1, 2]]), np.float32([[3, 4], [5, 6]]))
+    array([[11., 17.]], dtype=float32)
+    """
+    batch, single = as_batch(queries)
+    matrix = as_rows(rows)
+    width = as_dims(dims, batch.shape[1], matrix.dim)
+    family = DenseFamily(current(), matrix.prefix(width), as_float32(batch[:, :width]), "ip")
+    threads = as_threads(threads)
+    out = np.empty((len(batch), len(matrix)), np.float32)
+    for first, last in family.blocks():
+        block = family.open(first, last)
+        whole = last - first == len(matrix)
+        for start, stop in ranges(len(batch), MAX_GROUP):
+            part = out[start:stop] if whole else np.empty((stop - start, last - first), np.float32)
+            _fill_products(family, block, part, start, stop, first, last, threads)
+            if not whole:
+                out[start:stop, first:last] = part
+    return out[0] if single else out
+
+
+def _fill_products(family: DenseFamily, block: Rows, out: F32, start: int, stop: int, first: int, last: int, threads: int | None) -> None:
+    bad: list[int] = []
+    batch = family.batch[start:stop]
+
+    def work(begin: int, end: int) -> None:
+        bad.append(family.backend.dense_dot(block, batch, out, begin, end))
+
+    run_ranges(work, last - first, threads=threads, grain=VISIT_ROWS)
+    if max(bad, default=-1) >= 0:
+        family.check_rows(first, last, None)
+
+
+def hamming(queries: Any, codes: Any, *, bits: int | None = None, threads: int | None = None) -> I32:
+    """Hamming distances of all packed queries to all packed rows.
+
+    Parameters
+    ----------
+    queries : array_like of uint8, shape (Q, B) or (B,)
+        Bits packed as by ``np.packbits(bits, axis=1)``.
+    codes : array_like of uint8, shape (N, B)
+        Used in place.
+    bits : int, optional
+        Compare only the first ``bits`` bits; by default all of the bytes.
+    threads : int, optional
+        At most this many threads; by default see `set_threads`.
+
+    Returns
+    -------
+    ndarray of int32, shape (Q, N) or (N,)
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of another type or shape.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptive_search as asx
+    >>> asx.hamming(np.uint8([0b1111_0000]), np.uint8([[0b1111_0000], [0b1010_0001]]))
+    array([0, 3], dtype=int32)
+    """
+    family, single = _hamming_family(queries, codes, bits)
+    threads = as_threads(threads)
+    out = np.empty((family.queries, family.rows), np.int32)
+    for first, last in family.blocks():
+        block = family.open(first, last)
+        whole = last - first == family.rows
+        for start, stop in ranges(family.queries, MAX_GROUP):
+            part = out[start:stop] if whole else np.empty((stop - start, last - first), np.int32)
+            _fill_distances(family, block, part, start, stop, last - first, threads)
+            if not whole:
+                out[start:stop, first:last] = part
+    return out[0] if single else out
+
+
+def _fill_distances(family: HammingFamily, block: Rows, out: I32, start: int, stop: int, rows: int, threads: int | None) -> None:
+    batch = family.batch[start:stop]
+
+    def work(begin: int, end: int) -> None:
+        family.backend.hamming_distances(block, batch, out, begin, end)
+
+    run_ranges(work, rows, threads=threads, grain=VISIT_ROWS)
+
+
+def top_k(
+    queries: Any, rows: Any, k: int, *, metric: Metric = "ip", dims: int | None = None, mask: Any = None, threads: int | None = None
+) -> Neighbors:
+    """The k best rows of every query, exactly.
+
+    Parameters
+    ----------
+    queries : array_like, shape (Q, D) or (D,)
+        Floats, or int8. int8 queries against int8 rows score as exact integers (ip, l2).
+    rows : array_like, shape (N, D)
+        float32, float16, bfloat16 or int8, used in place; other floats are converted block by block.
+    k : int
+        At least 1; may exceed the number of rows.
+    metric : {"ip", "cosine", "l2"}
+        Inner product, cosine (0 with a zero vector), or squared Euclidean distance.
+    dims : int, optional
+        Compare only the first ``dims`` dims of both; their cosine is that of the truncated vectors.
+    mask : array_like of bool, shape (N,) or (Q, N), optional
+        Which rows may be found. Rows that no query may find are not checked for NaN and infinity.
+    threads : int, optional
+        At most this many threads; by default see `set_threads`.
+
+    Returns
+    -------
+    Neighbors
+        Row numbers and scores, best first, ties by row number: (Q, min(k, m)) where m is the largest number of rows that a
+        query may find; (min(k, m),) for a single query. A query with fewer ends in id -1 and score NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of another type or shape, out of range, or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptive_search as asx
+    >>> rows = np.float32([[1, 0], [0, 1], [0.6, 0.8]])
+    >>> asx.top_k(np.float32([1, 0]), rows, k=2)
+    Neighbors(ids=array([0, 2]), scores=array([1. , 0.6], dtype=float32))
+    """
+    family, single = _dense_family(queries, rows, dims, as_metric(metric))
+    k = as_k(k)
+    allowed = as_mask(mask, family.queries, family.rows)
+    return squeezed(flat.top_k(family, k, allowed, as_threads(threads)), single)
+
+
+def hamming_top_k(queries: Any, codes: Any, k: int, *, bits: int | None = None, mask: Any = None, threads: int | None = None) -> Neighbors:
+    """The k packed rows nearest to every packed query by Hamming distance.
+
+    Parameters
+    ----------
+    queries : array_like of uint8, shape (Q, B) or (B,)
+        Bits packed as by ``np.packbits(bits, axis=1)``.
+    codes : array_like of uint8, shape (N, B)
+        Used in place.
+    k : int
+        At least 1; may exceed the number of rows.
+    bits : int, optional
+        Compare only the first ``bits`` bits; by default all of the bytes.
+    mask : array_like of bool, shape (N,) or (Q, N), optional
+        Which rows may be found.
+    threads : int, optional
+        At most this many threads; by default see `set_threads`.
+
+    Returns
+    -------
+    Neighbors
+        As for `top_k`; scores are distances, smallest first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of another type or shape, or out of range.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptive_search as asx
+    >>> asx.hamming_top_k(np.uint8([0]), np.uint8([[7], [1], [2]]), k=2)
+    Neighbors(ids=array([1, 2]), scores=array([1., 1.], dtype=float32))
+    """
+    family, single = _hamming_family(queries, codes, bits)
+    k = as_k(k)
+    allowed = as_mask(mask, family.queries, family.rows)
+    return squeezed(flat.top_k(family, k, allowed, as_threads(threads)), single)
+
+
+def rescore(
+    queries: Any, rows: Any, candidates: Any, k: int, *, metric: Metric = "ip", dims: int | None = None, threads: int | None = None
+) -> Neighbors:
+    """The k best among given candidates of every query, with exact scores.
+
+    Parameters
+    ----------
+    queries : array_like, shape (Q, D) or (D,)
+        As for `top_k`.
+    rows : array_like, shape (N, D)
+        As for `top_k`; only candidates are read.
+    candidates : array_like of int64, shape (Q, C) or (C,)
+        Row numbers; -1 is none, and a row that is named twice counts once.
+    k : int
+        At least 1; may exceed the number of candidates.
+    metric, dims, threads
+        As for `top_k`.
+
+    Returns
+    -------
+    Neighbors
+        As for `top_k`, m being the largest number of candidates that a query has.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of another type or shape, out of range, or holds NaN or infinity.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptive_search as asx
+    >>> rows = np.float32([[1, 0], [0, 1], [0.6, 0.8]])
+    >>> asx.rescore(np.float32([1, 0]), rows, [2, -1, 1, 2], k=3)
+    Neighbors(ids=array([2, 1]), scores=array([0.6, 0. ], dtype=float32))
+    """
+    family, single = _dense_family(queries, rows, dims, as_metric(metric))
+    k = as_k(k)
+    lists = as_candidates(candidates, family.queries, family.rows, single)
+    ids = np.full((family.queries, min(k, lists.shape[1])), -1, np.int64)
+    scores = np.full(ids.shape, np.nan, np.float32)
+    whole = family.open(0, family.rows) if family.matrix.in_place else None
+
+    def work(first: int, last: int) -> None:
+        found = _rescored(family, whole, first, last, lists[first:last], ids.shape[1])
+        ids[first:last], scores[first:last] = found
+
+    if ids.size:
+        run_ranges(work, family.queries, threads=as_threads(threads))
+    width = int((ids >= 0).sum(axis=1).max(initial=0))
+    return squeezed(Neighbors(ids[:, :width], scores[:, :width]), single)
+
+
+def _rescored(family: DenseFamily | IntegerFamily, whole: Rows | None, first: int, last: int, lists: I64, k: int) -> Neighbors:
+    """Candidate lists of queries first..last scored on the rows in place, or on converted copies of those rows alone."""
+    if whole is not None:
+        scores, ids, bad = family.rescore(whole, first, last, lists, k)
+        if bad >= 0 and isinstance(family, DenseFamily):
+            raise family.matrix.bad_row_error(bad)
+        return Neighbors(ids, scores)
+    named = np.unique(lists)
+    named = named[named >= 0]
+    best = Neighbors(np.full((last - first, k), -1, np.int64), np.full((last - first, k), np.nan, np.float32))
+    for start, stop in ranges(len(named), block_rows(4 * family.matrix.dim)):
+        part = named[start:stop]
+        # Numbers within the part rise with the row numbers, so ties stay as they are.
+        local = np.searchsorted(part, lists)
+        local[part[np.minimum(local, len(part) - 1)] != lists] = -1
+        scores, ids, bad = family.rescore(family.bind(family.matrix.convert(family.matrix.array[part])), first, last, local, k)
+        if bad >= 0:
+            raise family.matrix.bad_row_error(int(part[bad]))
+        ids = np.where(ids >= 0, part[ids], -1)
+        best = flat.merged(best, Neighbors(ids, scores), k, family.largest)
+    return best

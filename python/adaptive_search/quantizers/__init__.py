@@ -1,0 +1,8 @@
+"""Learned codes for rows: fit, encode, decode, and top-k estimated from codes."""
+
+from .base import Quantizer
+from .binary import BinaryQuantizer
+from .int8 import Int8Quantizer, IntegerQueries
+from .product import PackedCodes, ProductQuantizer
+
+__all__ = ["BinaryQuantizer", "Int8Quantizer", "IntegerQueries", "PackedCodes", "ProductQuantizer", "Quantizer"]

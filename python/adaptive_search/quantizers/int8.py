@@ -1,0 +1,187 @@
+"""Scalar quantization to signed bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from .. import flat
+from ..arrays import Matrix, block_rows, ranges
+from ..backends import current
+from ..backends.protocol import IntegerMetric
+from ..functional import IntegerFamily, squeezed
+from ..types import F32, I8, Array, Bool, Metric, Neighbors
+from ..validation import as_k, as_mask, as_threads
+from .base import Quantizer, taken
+
+QUERY_LIMIT = 63
+"""Largest query code: 7 bits, so that sums of pairs of products fit into 16 bits on every machine."""
+
+
+class IntegerQueries(NamedTuple):
+    """Queries as `Backend.integer_scan` takes them: codes (Q, D), factors (Q,), offsets (Q,)."""
+
+    codes: I8
+    factors: F32
+    offsets: F32
+
+
+class Int8Quantizer(Quantizer):
+    """One signed byte per dim, scaled symmetrically so that the largest absolute value seen by `fit` becomes 127.
+
+    The scales are folded into the query, which is then rounded to 7 bits, so that a score is an integer product and two float operations.
+    Scores estimate the metric with the error of both roundings; an l2 estimate can be slightly negative.
+
+    Parameters
+    ----------
+    metric : {"ip", "cosine", "l2"}
+        What scores estimate.
+
+    Attributes
+    ----------
+    limits : ndarray of float32, shape (D,)
+        Largest absolute value of every dim.
+    scales : ndarray of float32, shape (D,)
+        What a code is multiplied with: ``limits / 127``.
+    clipped : int
+        How many values beyond the limits `encode` has clipped since `fit`.
+
+    Examples
+    --------
+    >>> import numpy as np, adaptive_search as asx
+    >>> rows = np.float32([[1, 0.5], [-1, 2], [0.25, -2]])
+    >>> quantizer = asx.Int8Quantizer().fit(rows)
+    >>> quantizer.encode(rows)
+    array([[ 127,   32],
+           [-127,  127],
+           [  32, -127]], dtype=int8)
+    >>> quantizer.top_k([1.0, 0.0], quantizer.encode(rows), k=2).ids
+    array([0, 2])
+    """
+
+    def __init__(self, metric: Metric = "ip") -> None:
+        super().__init__(metric)
+        self.clipped = 0
+        self.limits: F32 = np.empty(0, np.float32)
+        self.scales: F32 = np.empty(0, np.float32)
+
+    def __repr__(self) -> str:
+        return f"Int8Quantizer(metric={self.metric!r})"
+
+    @property
+    def code_bytes(self) -> int:
+        return self.dim
+
+    def fit(self, X: Any, *, progress: bool = False) -> Self:
+        """Learn the limits from rows (n, D)."""
+        matrix = self._sample(X)
+        limits = np.zeros(matrix.dim, np.float32)
+        for _, _, vectors in self._blocks(matrix, progress, "Fitting"):
+            np.maximum(limits, np.abs(vectors).max(axis=0), out=limits)
+        self._install(limits)
+        return self
+
+    def _install(self, limits: F32) -> None:
+        self.limits = limits
+        self.scales = limits / np.float32(127)
+        self.clipped = 0
+        self.dim = len(limits)
+
+    def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> I8:
+        """Codes (N, D) int8, from -127 to 127. Values beyond the limits are clipped, and counted in `clipped`."""
+        matrix = self._rows(X)
+        out = np.empty(matrix.array.shape, np.int8)
+        clipped = 0
+        for first, last, vectors in self._blocks(matrix, progress, "Encoding"):
+            out[first:last], beyond = self._round(vectors)
+            clipped += beyond
+        self.clipped += clipped
+        return out
+
+    def _round(self, vectors: F32) -> tuple[I8, int]:
+        beyond = np.abs(vectors) > self.limits
+        # A dim without a scale has nothing but code 0; what does not fit the limits may overflow, and is clipped.
+        with np.errstate(over="ignore"):
+            steps = np.divide(vectors, self.scales, out=np.zeros_like(vectors), where=self.scales > 0)
+        codes: I8 = np.clip(np.rint(steps), -127, 127).astype(np.int8)
+        return codes, int(np.count_nonzero(beyond))
+
+    def decode(self, codes: Any) -> F32:
+        """Rows (N, D): codes times scales."""
+        return self._codes(codes).array.astype(np.float32) * self.scales
+
+    def _codes(self, codes: Any) -> Matrix:
+        self._check_fitted()
+        array = np.asarray(codes)
+        if array.dtype != np.int8:
+            raise TypeError(f"codes: expected int8, got {array.dtype}")
+        if array.ndim != 2 or array.shape[1] != self.dim:
+            raise ValueError(f"codes: expected shape (n, {self.dim}), got {array.shape}")
+        return Matrix.of(array, "codes")
+
+    def norms2(self, codes: Any) -> F32:
+        """Squared norms (N,) of decoded rows, which l2 scores need."""
+        matrix = self._codes(codes)
+        out = np.empty(len(matrix), np.float32)
+        for first, last in ranges(len(matrix), block_rows(4 * self.dim)):
+            decoded = matrix.array[first:last].astype(np.float32) * self.scales
+            current().dense_norms("float32", [decoded], out[first:last])
+        return out * out
+
+    def prepare(self, queries: F32) -> IntegerQueries:
+        """Checked float32 queries (Q, D), of unit length for cosine, as integers.
+
+        ip and cosine: score = factor * (codes . row). l2: score = (offset + norms2[row]) + factor * (codes . row).
+        """
+        folded = queries.astype(np.float64) * self.scales
+        largest = np.abs(folded).max(axis=1, keepdims=True)
+        steps = largest / QUERY_LIMIT
+        codes = np.rint(np.divide(folded, steps, out=np.zeros_like(folded), where=steps > 0))
+        codes = np.clip(codes, -QUERY_LIMIT, QUERY_LIMIT).astype(np.int8)
+        with np.errstate(over="ignore"):
+            factors = steps[:, 0].astype(np.float32)
+        offsets = np.zeros(len(queries), np.float32)
+        if self.metric == "l2":
+            current().dense_norms("float32", [queries], offsets)
+            with np.errstate(over="ignore"):
+                offsets *= offsets
+            factors *= np.float32(-2)
+        finite: Bool = np.isfinite(factors) & np.isfinite(offsets)
+        if not finite.all():
+            raise ValueError(f"queries: scores of row {int((~finite).argmax())} are too large for float32")
+        return IntegerQueries(codes, factors, offsets)
+
+    def top_k(self, queries: Any, codes: Any, k: int, *, mask: Any = None, threads: int | None = None) -> Neighbors:
+        """The k rows with the best estimated score for every query, ties by row number.
+
+        Parameters
+        ----------
+        queries : array_like, shape (Q, D) or (D,)
+            Floats.
+        codes : array_like of int8, shape (N, D)
+            What `encode` gave; used in place.
+        k, mask, threads
+            As for `adaptive_search.top_k`.
+        """
+        batch, single = self._queries(queries)
+        matrix = self._codes(codes)
+        allowed = as_mask(mask, len(batch), len(matrix))
+        k, threads = as_k(k), as_threads(threads)
+        norms2 = self.norms2(matrix.array) if self.metric == "l2" else None
+        metric: IntegerMetric = "l2" if self.metric == "l2" else "ip"
+        family = IntegerFamily(current(), matrix, *self.prepare(batch), metric, norms2)
+        return squeezed(flat.top_k(family, k, allowed, threads), single)
+
+    def state(self) -> dict[str, Array]:
+        return {"limits": self.limits} if self.fitted else {}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Array], metric: Metric) -> Self:
+        limits = taken(state, "limits", np.float32, 1)
+        if not len(limits) or not np.isfinite(limits).all() or (limits < 0).any():
+            raise ValueError("state: expected 'limits' to be finite, not negative, one per dim")
+        quantizer = cls(metric)
+        quantizer._install(limits.copy())
+        return quantizer
