@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from . import PQ, Binary, Cascade, Full, Index, Int8, Neighbors, Prefix, backend
-from .backends import PREFERENCE, _missing
+from .backends import PREFERENCE, missing
 from .types import Array
 
 app = typer.Typer(
@@ -147,7 +147,7 @@ def show_backends() -> None:
     """List the backends: which one is in use, and why others cannot run here."""
     table = Table("backend", "state", box=None, pad_edge=False)
     for name in PREFERENCE:
-        reason = _missing(name)
+        reason = missing(name)
         table.add_row(name, f"not available: {reason}" if reason else "in use" if name == backend() else "available")
     Console(highlight=False).print(table)
 
