@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from ..types import F32, I64, KINDS, Array, Bool, Kind, Metric
-from .numba_ops import dense
+from ..types import F32, I8, I32, I64, KINDS, U8, Array, Bool, Kind, Metric
+from .numba_ops import dense, hamming, integer, pq
 from .numba_ops.chunks import NumbaRows
-from .protocol import DenseChunk
+from .protocol import DenseChunk, IntegerMetric
 
 
 class NumbaBackend:
@@ -35,3 +33,49 @@ class NumbaBackend:
 
     def dense_unit(self, queries: F32, out: F32) -> None:
         out[:] = dense.unit_queries(queries)
+
+    # --- int8 codes with integer queries -------------------------------------------------------------------------------
+    def integer_scan(
+        self, rows: NumbaRows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None = None
+    ) -> integer.IntegerScan:
+        return integer.IntegerScan(rows, codes, factors, offsets, k, metric, allowed)
+
+    def integer_rescore(
+        self, rows: NumbaRows, codes: I8, factors: F32, offsets: F32, candidates: I64, k: int, metric: IntegerMetric
+    ) -> tuple[F32, I64]:
+        return integer.rescore(rows, codes, factors, offsets, candidates, k, metric)
+
+    # --- packed binary codes -------------------------------------------------------------------------------------------
+    def bit_rows(self, chunks: Sequence[U8], bits: int, ids: I64 | None = None) -> hamming.BitRows:
+        return hamming.BitRows(chunks, bits, ids)
+
+    def hamming_scan(self, rows: hamming.BitRows, codes: U8, k: int, allowed: Bool | None = None) -> hamming.HammingScan:
+        return hamming.HammingScan(rows, codes, k, allowed)
+
+    def hamming_rescore(self, rows: hamming.BitRows, codes: U8, candidates: I64, k: int) -> tuple[F32, I64]:
+        return hamming.rescore(rows, codes, candidates, k)
+
+    def hamming_distances(self, rows: hamming.BitRows, codes: U8, out: I32, first: int, last: int) -> None:
+        hamming.distances(rows, codes, out, first, last)
+
+    # --- product quantization ------------------------------------------------------------------------------------------
+    def pq_rows(self, chunks: Sequence[tuple[U8, int]], subspaces: int, bits: int, ids: I64 | None = None) -> pq.CodeRows:
+        return pq.CodeRows(chunks, subspaces, bits, ids)
+
+    def pq_scan(self, rows: pq.CodeRows, tables: F32, k: int, largest: bool, allowed: Bool | None = None) -> pq.CodeScan:
+        return pq.CodeScan(rows, tables, k, largest, allowed)
+
+    def pq_rescore(self, rows: pq.CodeRows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
+        return pq.rescore(rows, tables, candidates, k, largest)
+
+    def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
+        pq.tables(queries, codebooks, squared, out)
+
+    def pq_assign(self, vectors: F32, codebooks: F32, out: I32) -> None:
+        pq.assign(vectors, codebooks, out)
+
+    def pq_pack(self, codes: U8, bits: int, out: U8) -> None:
+        pq.pack(codes, out)
+
+    def pq_unpack(self, packed: U8, bits: int, out: U8) -> None:
+        pq.unpack(packed, out)

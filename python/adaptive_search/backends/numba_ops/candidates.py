@@ -269,5 +269,3 @@ def keep_best(keys: F32, rows: I64, count: int, ids: int, sign: float, scores: F
 
 def empty_results(queries: int, k: int) -> tuple[F32, I64]:
     return np.empty((queries, k), np.float32), np.empty((queries, k), np.int64)
-
-

@@ -22,15 +22,13 @@ from .emit import LANES
 from .jit import address, at, kernel
 from .lanes import dot, squared_distance, squares64
 from .memory import FLOAT32, INT8, load_f32, store_f32, widen
+from .parts import fill_tile, list_rows, part_rows
 from .tiles import TILE_ROWS, WIDE, not_below, pack_tiles, padded, padded_queries, tile_16, tile_32
 
 IP, COSINE, L2 = (METRICS.index(name) for name in ("ip", "cosine", "l2"))
 
 FEW = 3
 """Up to so many queries are scored one by one."""
-
-PART_BYTES = 256 * 1024
-"""Rows that all queries meet before the next ones are read: they stay in the second-level cache."""
 
 RAISE = np.float32(1e-15)
 
@@ -133,18 +131,13 @@ def _finite(row: int, width: int) -> bool:
 
 @kernel
 def _list_part(rows: Layout, chunk: int, first: int, last: int, allowed: Allowed, part: Part) -> int:
-    """Fill ``part`` with the rows that a shared mask allows; how many. Addresses are repeated up to a whole tile."""
-    copies, row_bytes = at(part.copies), 4 * padded(rows.width)
-    n = 0
-    for local in range(first, last):
-        if allowed.shared and not permitted(allowed, 0, rows.table[chunk, START] + local):
-            continue
-        part.addresses[n] = _row(rows, chunk, local, copies + n * row_bytes)
-        part.locals[n] = local
-        n += 1
-    if n:
-        for i in range(n, n + -n % TILE_ROWS):
-            part.addresses[i] = part.addresses[n - 1]
+    """Fill ``part`` with the rows that a shared mask allows; how many."""
+    n = list_rows(rows.table, chunk, first, last, allowed, part.addresses, part.locals)
+    if not in_place(rows):
+        for i in range(n):
+            part.addresses[i] = at(part.copies) + 4 * part.copies.shape[1] * i
+            _gather(rows, chunk, part.locals[i], part.addresses[i])
+    fill_tile(part.addresses, n, TILE_ROWS)
     return n
 
 
@@ -184,7 +177,9 @@ def _limit(cut: float, shift: float) -> float:
 
 
 @kernel
-def _consider(rows: Layout, chunk: int, part: Part, i: int, queries: Packed, query: int, allowed: Allowed, held: Reservoirs, bad: int) -> int:
+def _consider(
+    rows: Layout, chunk: int, part: Part, i: int, queries: Packed, query: int, allowed: Allowed, held: Reservoirs, bad: int
+) -> int:
     """Score a row of the part canonically and keep it if it is good enough; smallest bad row so far."""
     row = rows.table[chunk, START] + part.locals[i]
     if not allowed.shared and not permitted(allowed, query, row):
@@ -211,7 +206,9 @@ def _tile(group: int, groups: int, part: Part, i: int, tiles: F32) -> None:
 
 
 @kernel
-def _scan_tiles(rows: Layout, chunk: int, n: int, part: Part, queries: Packed, limits: F32, allowed: Allowed, held: Reservoirs, bad: int) -> int:
+def _scan_tiles(
+    rows: Layout, chunk: int, n: int, part: Part, queries: Packed, limits: F32, allowed: Allowed, held: Reservoirs, bad: int
+) -> int:
     n_queries, n_groups = len(queries.rows), len(queries.tiles)
     group = 0
     while group < n_groups:
@@ -259,7 +256,19 @@ def _scan(rows: Layout, blocks: I64, queries: Packed, limits: F32, allowed: Allo
 
 
 @kernel
-def _rescore(rows: Layout, ids: int, metric: int, queries: F32, candidates: I64, sign: float, keys: F32, numbers: I64, copy: F32, scores: F32, found: I64) -> int:
+def _rescore(
+    rows: Layout,
+    ids: int,
+    metric: int,
+    queries: F32,
+    candidates: I64,
+    sign: float,
+    keys: F32,
+    numbers: I64,
+    copy: F32,
+    scores: F32,
+    found: I64,
+) -> int:
     width = padded(rows.width)
     bad = -1
     for query in range(len(queries)):
@@ -343,7 +352,7 @@ def _layout(rows: NumbaRows) -> Layout:
 
 def _part(rows: NumbaRows) -> Part:
     width = -(-rows.width // LANES) * LANES
-    count = min(max(PART_BYTES // (4 * width) // TILE_ROWS, 1) * TILE_ROWS, 4096 // TILE_ROWS * TILE_ROWS)
+    count = part_rows(4 * width, TILE_ROWS)
     return Part(
         addresses=np.empty(count, np.int64),
         locals=np.empty(count, np.int64),

@@ -101,19 +101,22 @@ def tree(b: ir.IRBuilder, value: Value, add: Callable[[Value, Value], Value]) ->
     return b.extract_element(value, I32(0))
 
 
-def intrinsic_call(b: ir.IRBuilder, name: str, value: Value) -> Value:
-    """An LLVM intrinsic from one value to one of the same type, such as ``llvm.ctpop``."""
-    return b.call(b.module.declare_intrinsic(name, [value.type]), [value])
+def count_ones(b: ir.IRBuilder, value: Value) -> Value:
+    """Set bits of an integer, or of each lane."""
+    type_ = value.type
+    suffix = f"v{type_.count}i{type_.element.width}" if isinstance(type_, ir.VectorType) else f"i{type_.width}"
+    function = cgutils.get_or_insert_function(b.module, ir.FunctionType(type_, [type_]), f"llvm.ctpop.{suffix}")
+    return b.call(function, [value])
 
 
 class Sums:
     """Accumulators that live in registers across a loop."""
 
-    def __init__(self, b: ir.IRBuilder, type_: ir.Type, count: int) -> None:
+    def __init__(self, b: ir.IRBuilder, type_: ir.Type, count: int, start: float = 0) -> None:
         self._b = b
         self._slots = [cgutils.alloca_once(b, type_) for _ in range(count)]
         for slot in self._slots:
-            b.store(constant(type_, 0), slot)
+            b.store(constant(type_, start), slot)
 
     def __getitem__(self, i: int) -> Value:
         return self._b.load(self._slots[i])

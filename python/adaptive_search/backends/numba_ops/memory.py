@@ -21,8 +21,8 @@ def load_i64(b: ir.IRBuilder, address: Value) -> Value:
 
 
 @emitted("none", "i64", "i64")
-def store_i64(b: ir.IRBuilder, address: Value, value: Value) -> None:
-    store(b, value, address)
+def store_i32(b: ir.IRBuilder, address: Value, value: Value) -> None:
+    store(b, b.trunc(value, I32), address)
 
 
 @emitted("i64", "i64")
@@ -48,8 +48,6 @@ def store_f32(b: ir.IRBuilder, address: Value, value: Value) -> None:
 def _like(element: ir.Type, value: Value) -> ir.Type:
     """``element``, as a vector if ``value`` is one."""
     return vector(element, value.type.count) if isinstance(value.type, ir.VectorType) else element
-
-
 
 
 def _from_bfloat16(b: ir.IRBuilder, bits: Value) -> Value:
@@ -124,5 +122,3 @@ def widen(kind: int, source: int, count: int, target: int) -> None:
             copy_16_i8(source + i, target + 4 * i)
         for i in range(whole, count):
             copy_1_i8(source + i, target + 4 * i)
-
-

@@ -85,5 +85,3 @@ def pack_tiles(queries: F32) -> F32:
         part = queries[group * LANES : (group + 1) * LANES]
         made[group, :, : len(part)] = part.T
     return made
-
-

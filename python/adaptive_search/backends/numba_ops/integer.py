@@ -1,0 +1,246 @@
+"""int8 rows with int8 queries: exact integer products, then one float32 formula.
+
+Queries are packed as int16, so that a product of two int16 pairs is one instruction (pmaddwd) where there is one. Widths are whole
+numbers of 32; narrower rows and rows of several pieces are copied and padded with zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir
+
+from ...types import F32, I8, I64, Array, Bool
+from ..protocol import IntegerMetric
+from .candidates import Allowed, NumbaScan, Reservoirs, empty_results, keep_best, offer, permitted
+from .chunks import BASE, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
+from .emit import I8 as BYTE
+from .emit import I16, I32
+from .emit import I64 as INT
+from .emit import Sums, Value, emitted, load, loop, pick, store, tree, vector
+from .jit import at, kernel
+from .memory import copy_bytes, load_f32, store_u8
+from .parts import fill_tile, list_rows, part_rows
+
+IP, L2, L2_EXACT = range(3)
+_CODES: dict[IntegerMetric, int] = {"ip": IP, "l2": L2, "l2_exact": L2_EXACT}
+
+STEP = 32
+TILE_ROWS, TILE_QUERIES = 2, 4
+
+
+def _pairs(b: ir.IRBuilder, x: Value, y: Value) -> Value:
+    """Sixteen sums of two int16 products; in int32 they cannot overflow, nor can 1024 of them (32,768 dims)."""
+    wide = vector(I32)
+    even, odd = range(0, STEP, 2), range(1, STEP, 2)
+    products = [b.mul(b.sext(pick(b, x, half), wide), b.sext(pick(b, y, half), wide)) for half in (even, odd)]
+    return b.add(*products)
+
+
+def _products(rows: int, queries: int) -> Callable[..., Any]:
+    @emitted("none", "i64", "i64", "i64", "i64", "i64")
+    def products(b: ir.IRBuilder, addresses: Value, packed: Value, query_bytes: Value, width: Value, out: Value) -> None:
+        row_at = [load(b, INT, addresses, 8 * i) for i in range(rows)]
+        query_at = [b.add(packed, b.mul(query_bytes, INT(j))) for j in range(queries)]
+        sums = Sums(b, vector(I32), rows * queries)
+        with loop(b, width, STEP) as dim:
+            x = [b.sext(load(b, vector(BYTE, STEP), address, dim), vector(I16, STEP)) for address in row_at]
+            for j, address in enumerate(query_at):
+                q = load(b, vector(I16, STEP), address, b.shl(dim, INT(1)))
+                for i in range(rows):
+                    sums[i * queries + j] = b.add(sums[i * queries + j], _pairs(b, x[i], q))
+        for place in range(rows * queries):
+            store(b, b.sext(tree(b, sums[place], b.add), INT), out, 8 * place)
+
+    return products
+
+
+products_1 = _products(1, 1)
+products_tile = _products(TILE_ROWS, TILE_QUERIES)
+"""(addresses of rows, packed queries, bytes of a packed query, width, out): out[rows, queries] = exact products."""
+
+
+@emitted("i64", "i64", "i64")
+def squares(b: ir.IRBuilder, row: Value, width: Value) -> Value:
+    sums = Sums(b, vector(I32), 1)
+    with loop(b, width, STEP) as dim:
+        x = b.sext(load(b, vector(BYTE, STEP), row, dim), vector(I16, STEP))
+        sums[0] = b.add(sums[0], _pairs(b, x, x))
+    return b.sext(tree(b, sums[0], b.add), INT)
+
+
+class Layout(NamedTuple):
+    """int8 rows as kernels take them."""
+
+    table: I64
+    pieces: int
+    width: int
+
+
+class Part(NamedTuple):
+    """Workspace: rows of one block that are scored together."""
+
+    addresses: I64
+    locals: I64
+    squares: I64
+    products: I64
+    """(TILE_ROWS, TILE_QUERIES)"""
+    copies: I8
+
+
+class Packed(NamedTuple):
+    """Queries as kernels take them."""
+
+    metric: int
+    rows: Array
+    """(Q, padded D) int16"""
+    factors: F32
+    offsets: F32
+    squares: I64
+
+
+@kernel
+def padded(width: int) -> int:
+    return (width + STEP - 1) // STEP * STEP
+
+
+@kernel
+def in_place(rows: Layout) -> bool:
+    return rows.pieces == 1 and rows.width % STEP == 0
+
+
+@kernel
+def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
+    place = PIECES
+    end = target + padded(rows.width)
+    for _ in range(rows.pieces):
+        count = rows.table[chunk, place + WIDTH]
+        copy_bytes(rows.table[chunk, place + BASE] + local * rows.table[chunk, place + STRIDE], target, count)
+        place += PIECE_COLUMNS
+        target += count
+    while target < end:
+        store_u8(target, 0)
+        target += 1
+
+
+@kernel
+def _key(queries: Packed, query: int, product: int, row_squares: int, norms: int, local: int) -> float:
+    """The canonical score, larger is better. Every step rounds to float32."""
+    if queries.metric == L2_EXACT:
+        return -np.float32(queries.squares[query] + row_squares - 2 * product)
+    scaled = queries.factors[query] * np.float32(product)
+    if queries.metric == L2:
+        return -((queries.offsets[query] + load_f32(norms + 4 * local)) + scaled)
+    return queries.offsets[query] + scaled
+
+
+@kernel
+def _consider(
+    rows: Layout, chunk: int, part: Part, i: int, queries: Packed, query: int, product: int, allowed: Allowed, held: Reservoirs
+) -> None:
+    row = rows.table[chunk, START] + part.locals[i]
+    if allowed.shared or permitted(allowed, query, row):
+        key = _key(queries, query, product, part.squares[i], rows.table[chunk, NORMS], part.locals[i])
+        offer(held, query, key, row)
+
+
+@kernel
+def _scan(rows: Layout, blocks: I64, queries: Packed, allowed: Allowed, part: Part, held: Reservoirs) -> None:
+    step = len(part.locals)
+    width = padded(rows.width)
+    n_queries = len(queries.rows)
+    packed, query_bytes, products = at(queries.rows), 2 * width, at(part.products)
+    for b in range(len(blocks)):
+        chunk, end = blocks[b, 0], blocks[b, 1] + blocks[b, 2]
+        for first in range(blocks[b, 1], end, step):
+            n = list_rows(rows.table, chunk, first, min(first + step, end), allowed, part.addresses, part.locals)
+            if not in_place(rows):
+                for i in range(n):
+                    part.addresses[i] = at(part.copies) + width * i
+                    _gather(rows, chunk, part.locals[i], part.addresses[i])
+            fill_tile(part.addresses, n, TILE_ROWS)
+            if queries.metric == L2_EXACT:
+                for i in range(n):
+                    part.squares[i] = squares(part.addresses[i], width)
+            query = 0
+            while query + TILE_QUERIES <= n_queries:
+                for i in range(0, n, TILE_ROWS):
+                    products_tile(at(part.addresses) + 8 * i, packed + query * query_bytes, query_bytes, width, products)
+                    for j in range(min(TILE_ROWS, n - i)):
+                        for q in range(TILE_QUERIES):
+                            _consider(rows, chunk, part, i + j, queries, query + q, part.products[j, q], allowed, held)
+                query += TILE_QUERIES
+            while query < n_queries:
+                for i in range(n):
+                    products_1(at(part.addresses) + 8 * i, packed + query * query_bytes, query_bytes, width, products)
+                    _consider(rows, chunk, part, i, queries, query, part.products[0, 0], allowed, held)
+                query += 1
+
+
+@kernel
+def _rescore(
+    rows: Layout, ids: int, queries: Packed, candidates: I64, sign: float, part: Part, keys: F32, numbers: I64, scores: F32, found: I64
+) -> None:
+    width = padded(rows.width)
+    for query in range(len(queries.rows)):
+        n = 0
+        for c in range(candidates.shape[1]):
+            number = candidates[query, c]
+            if number < 0:
+                continue
+            chunk = find_chunk(rows.table, number)
+            local = number - rows.table[chunk, START]
+            part.addresses[0] = rows.table[chunk, PIECES + BASE] + local * rows.table[chunk, PIECES + STRIDE]
+            if not in_place(rows):
+                part.addresses[0] = at(part.copies)
+                _gather(rows, chunk, local, part.addresses[0])
+            products_1(at(part.addresses), at(queries.rows) + 2 * width * query, 2 * width, width, at(part.products))
+            row_squares = squares(part.addresses[0], width) if queries.metric == L2_EXACT else 0
+            keys[n] = _key(queries, query, part.products[0, 0], row_squares, rows.table[chunk, NORMS], local)
+            numbers[n] = number
+            n += 1
+        keep_best(keys, numbers, n, ids, sign, scores[query], found[query])
+
+
+def _layout(rows: NumbaRows) -> Layout:
+    return Layout(rows.table, rows.pieces, rows.width)
+
+
+def _part(rows: NumbaRows, most: int) -> Part:
+    width = -(-rows.width // STEP) * STEP
+    count = min(part_rows(width, TILE_ROWS), most)
+    return Part(
+        addresses=np.empty(count + TILE_ROWS, np.int64),
+        locals=np.empty(count, np.int64),
+        squares=np.zeros(count, np.int64),
+        products=np.empty((TILE_ROWS, TILE_QUERIES), np.int64),
+        copies=np.empty((0 if in_place(_layout(rows)) else count, width), np.int8),
+    )
+
+
+def _pack(codes: I8, factors: F32, offsets: F32, metric: IntegerMetric) -> Packed:
+    count, width = codes.shape
+    rows = np.zeros((count, -(-width // STEP) * STEP), np.int16)
+    rows[:, :width] = codes
+    return Packed(_CODES[metric], rows, np.array(factors), np.array(offsets), np.square(codes, dtype=np.int64).sum(axis=1))
+
+
+class IntegerScan(NumbaScan):
+    def __init__(self, rows: NumbaRows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None) -> None:
+        super().__init__(rows, len(codes), k, allowed, largest=metric == "ip")
+        self._packed = _pack(codes, factors, offsets, metric)
+
+    def _visit(self, blocks: I64) -> int:
+        _scan(_layout(self._rows), blocks, self._packed, self._allowed, _part(self._rows, most=4096), self._held)
+        return -1
+
+
+def rescore(rows: NumbaRows, codes: I8, factors: F32, offsets: F32, candidates: I64, k: int, metric: IntegerMetric) -> tuple[F32, I64]:
+    """See ``Backend.integer_rescore``."""
+    scores, found = empty_results(len(codes), k)
+    keys, numbers = empty_results(1, candidates.shape[1])
+    packed, sign = _pack(codes, factors, offsets, metric), 1.0 if metric == "ip" else -1.0
+    _rescore(_layout(rows), rows.ids, packed, candidates, sign, _part(rows, most=1), keys[0], numbers[0], scores, found)
+    return scores, found
