@@ -1,0 +1,157 @@
+#include "bindings/rows.h"
+
+#include "ops/codes.h"
+
+namespace asx {
+
+namespace {
+
+const int64_t* ids_pointer(const py::object& ids) { return ids.is_none() ? nullptr : contiguous<int64_t>(ids.cast<py::array>(), 1, "ids"); }
+
+Piece piece_of(const py::array& a, py::ssize_t item_bytes) {
+    require(a.ndim() == 2 && a.itemsize() == item_bytes, "pieces: expected matrices of the kind's element type");
+    require(a.shape(1) <= 1 || a.strides(1) == item_bytes, "pieces: expected a contiguous last axis");
+    return {static_cast<const uint8_t*>(a.data()), a.strides(0), a.shape(1)};
+}
+
+PyRows finished(Rows rows, const py::sequence& chunks, const py::object& ids) {
+    require(ids.is_none() || ids.cast<py::array>().size() == rows.size(), "ids: expected one per row");
+    return {std::make_shared<const Rows>(std::move(rows)), py::make_tuple(chunks, ids)};
+}
+
+}  // namespace
+
+Kind kind_of(const std::string& name) {
+    if (name == "float32") return kFloat32;
+    if (name == "float16") return kFloat16;
+    if (name == "bfloat16") return kBFloat16;
+    require(name == "int8", "kind: expected float32, float16, bfloat16 or int8");
+    return kInt8;
+}
+
+Metric metric_of(const std::string& name) {
+    if (name == "ip") return kIp;
+    if (name == "cosine") return kCosine;
+    require(name == "l2", "metric: expected ip, cosine or l2");
+    return kL2;
+}
+
+PyRows dense_rows(const std::string& kind_name, const py::sequence& chunks, const py::object& ids) {
+    const Kind kind = kind_of(kind_name);
+    const py::ssize_t item_bytes = kind == kFloat32 ? 4 : kind == kInt8 ? 1 : 2;
+    std::vector<Chunk> out;
+    std::vector<int64_t> widths;
+    for (const py::handle& item : chunks) {
+        Chunk chunk;
+        std::vector<int64_t> own;
+        for (const py::handle& piece : item.attr("pieces")) {
+            const auto a = py::reinterpret_borrow<py::array>(piece);
+            chunk.pieces.push_back(piece_of(a, item_bytes));
+            own.push_back(a.shape(1));
+            require(chunk.pieces.size() == 1 || chunk.rows == a.shape(0), "pieces: expected the same number of rows in all");
+            chunk.rows = a.shape(0);
+        }
+        require(!own.empty() && own.size() <= kMaxPieces, "pieces: expected 1 to 8 of them");
+        require(widths.empty() || widths == own, "chunks: expected the same widths in all");
+        widths = own;
+        const py::object norms = item.attr("norms");
+        if (!norms.is_none()) {
+            const auto a = norms.cast<py::array>();
+            chunk.norms = contiguous<float>(a, 1, "norms");
+            require(a.size() == chunk.rows, "norms: expected one per row");
+        }
+        out.push_back(std::move(chunk));
+    }
+    require(!widths.empty(), "chunks: expected at least one, if need be with no rows");
+    return finished(Rows(kind, widths, std::move(out), ids_pointer(ids)), chunks, ids);
+}
+
+PyRows bit_rows(const py::sequence& chunks, int64_t bits, const py::object& ids) {
+    const int64_t width = (bits + 7) / 8;
+    require(bits >= 1, "bits: expected at least 1");
+    std::vector<Chunk> out;
+    for (const py::handle& item : chunks) {
+        const auto a = py::reinterpret_borrow<py::array>(item);
+        Chunk chunk;
+        chunk.pieces.push_back(piece_of(a, 1));
+        require(a.shape(1) >= width, "codes: expected rows of at least `bits` bits");
+        chunk.pieces[0].width = width;
+        chunk.rows = a.shape(0);
+        out.push_back(std::move(chunk));
+    }
+    Rows rows(kInt8, {width}, std::move(out), ids_pointer(ids));
+    rows.last_word = last_word_mask(bits);
+    return finished(std::move(rows), chunks, ids);
+}
+
+PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids) {
+    require(bits == 4 || bits == 8, "bits: expected 4 or 8");
+    require(subspaces >= 1 && subspaces <= 65535, "subspaces: expected 1 to 65,535");
+    const int64_t code_bytes = bits == 8 ? subspaces : (subspaces + 1) / 2;
+    std::vector<Chunk> out;
+    for (const py::handle& item : chunks) {
+        const auto pair = py::reinterpret_borrow<py::tuple>(item);
+        const auto a = pair[0].cast<py::array>();
+        Chunk chunk;
+        chunk.rows = pair[1].cast<int64_t>();
+        const uint8_t* base = contiguous<uint8_t>(a, 3, "packed codes");
+        require(a.shape(1) == code_bytes && a.shape(2) == kPqBlock && a.shape(0) >= (chunk.rows + kPqBlock - 1) / kPqBlock,
+                "packed codes: expected shape (blocks of 64 rows, code bytes, 64)");
+        chunk.pieces.push_back({base, code_bytes * kPqBlock, subspaces});
+        out.push_back(std::move(chunk));
+    }
+    PyRows result = finished(Rows(kInt8, {subspaces}, std::move(out), ids_pointer(ids)), chunks, ids);
+    result.subspaces = subspaces;
+    result.bits = bits;
+    return result;
+}
+
+PyScan PyScan::make(std::shared_ptr<const Problem> problem, int64_t k, const py::object& allowed, py::object owners) {
+    require(k >= 0, "k: expected a number of rows");
+    Allowed map;
+    if (!allowed.is_none()) {
+        const auto a = allowed.cast<py::array>();
+        const int axes = a.ndim() == 2 ? 2 : 1;
+        map.bytes = reinterpret_cast<const uint8_t*>(contiguous<bool>(a, axes, "allowed"));
+        require(a.shape(axes - 1) == problem->rows().size() && (axes == 1 || a.shape(0) == problem->queries()), "allowed: expected shape (N,) or (Q, N)");
+        map.stride = axes == 2 ? a.shape(1) : 0;
+    }
+    return {std::make_unique<Scan>(std::move(problem), k, map), py::make_tuple(std::move(owners), allowed)};
+}
+
+void register_rows(py::module_& m) {
+    py::class_<PyRows>(m, "Rows", "Rows prepared for native kernels; keeps the arrays alive.")
+        .def("__len__", [](const PyRows& self) { return self.rows->size(); })
+        .def_property_readonly("visits", [](const PyRows& self) { return self.rows->visits(); });
+
+    py::class_<PyScan>(m, "Scan", "A top-k in progress.")
+        .def_property_readonly("bad_row", [](const PyScan& self) { return self.scan->bad_row(); })
+        .def(
+            "run",
+            [](PyScan& self, int64_t first, int64_t last) {
+                const py::gil_scoped_release free;
+                self.scan->run(first, last);
+            },
+            py::arg("first"), py::arg("last"))
+        .def("fork", [](const PyScan& self) { return PyScan{self.scan->fork(), self.owners}; })
+        .def(
+            "merge",
+            [](PyScan& self, const PyScan& other) {
+                const py::gil_scoped_release free;
+                self.scan->merge(*other.scan);
+            },
+            py::arg("other"))
+        .def("finish", [](PyScan& self) {
+            py::array_t<float> scores({self.scan->queries(), self.scan->k()});
+            py::array_t<int64_t> rows({self.scan->queries(), self.scan->k()});
+            float* s = scores.mutable_data();
+            int64_t* r = rows.mutable_data();
+            {
+                const py::gil_scoped_release free;
+                self.scan->finish(s, r);
+            }
+            return py::make_tuple(scores, rows);
+        });
+}
+
+}  // namespace asx

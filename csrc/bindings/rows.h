@@ -1,0 +1,38 @@
+// Rows and scans as Python holds them: the native object and the arrays that it points into.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "bindings/arrays.h"
+#include "ops/problem.h"
+#include "ops/rows.h"
+#include "ops/scan.h"
+
+namespace asx {
+
+struct PyRows {
+    std::shared_ptr<const Rows> rows;
+    py::object owners;          // of the memory behind the pieces
+    int64_t subspaces = 0;      // product quantization
+    int bits = 0;
+};
+
+struct PyScan {
+    std::unique_ptr<Scan> scan;
+    py::object owners;
+
+    static PyScan make(std::shared_ptr<const Problem> problem, int64_t k, const py::object& allowed, py::object owners);
+};
+
+Kind kind_of(const std::string& name);
+Metric metric_of(const std::string& name);
+
+PyRows dense_rows(const std::string& kind, const py::sequence& chunks, const py::object& ids);
+PyRows bit_rows(const py::sequence& chunks, int64_t bits, const py::object& ids);
+PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids);
+
+void register_rows(py::module_& m);
+
+}  // namespace asx

@@ -1,0 +1,126 @@
+// Per-row terms of dense scans: what turns a plain sum into a key, and how far that key may be from the canonical one.
+//
+//             key                     slack of the row
+//   ip        sum                     |x|
+//   cosine    sum / |x|               1
+//   l2        2 sum - |x|^2           (|x| + largest |q|)^2        (minus the distance, up to the query's own |q|^2)
+//
+// |x| comes from float32 sums of squares, good to (D+8) 2^-24 relative unless they leave [1e-30, 1e37]: below, squares have underflowed; above, they
+// may have overflowed. Outside, the slack is infinite and the canonical score decides. 1e-30 under the root dominates all
+// absolute underflow errors. Rows with known norms skip the sums, and a known zero norm is exactly zero.
+#pragma once
+
+#include "kernels/memory.h"
+
+namespace asx::ASX_TARGET {
+namespace {
+
+constexpr float smallest_square = 1e-30f, largest_square = 1e37f;
+
+struct Terms {
+    Simd::F scale, bias, slack;
+};
+
+template <Metric metric> ASX_INLINE Terms row_terms(Simd::F squares, Simd::F query_norm) {
+    using S = Simd;
+    const auto infinite = S::set(__builtin_inff());
+    const auto root = S::sqrt(S::add(squares, S::set(smallest_square)));
+    if constexpr (metric == kCosine) {
+        const auto inverse = S::div(S::set(1.0f), S::sqrt(squares));
+        const auto low = S::set(smallest_square), high = S::set(largest_square);
+        return {S::choose(low, high, squares, inverse, S::zero()), S::zero(), S::choose(low, high, squares, S::set(1.0f), infinite)};
+    } else if constexpr (metric == kL2) {
+        const auto reach = S::add(root, query_norm);
+        return {S::set(2.0f), S::sub(S::zero(), squares), S::mul(reach, reach)};
+    } else {
+        return {S::set(1.0f), S::zero(), root};
+    }
+}
+
+template <Metric metric> ASX_INLINE void terms_from_squares(const Block* block) {
+    for (int64_t r = 0; r < block->rows; r += Simd::lanes) {        // term arrays are padded to whole registers
+        const Terms t = row_terms<metric>(Simd::load(block->squares + r), Simd::set(block->query_norm));
+        Simd::store(block->scale + r, t.scale);
+        Simd::store(block->bias + r, t.bias);
+        Simd::store(block->slack + r, t.slack);
+    }
+}
+
+template <Metric metric> ASX_INLINE void terms_from_norms(const Block* block, const float* norms) {
+    using S = Simd;
+    const auto low = S::set(smallest_square), high = S::set(largest_square), infinite = S::set(__builtin_inff());
+    for (int64_t r = 0; r < block->rows; r += S::lanes) {
+        const auto norm = r + S::lanes <= block->rows ? S::load(norms + r) : S::load_part(norms + r, block->rows - r);
+        const auto square = S::mul(norm, norm);
+        auto scale = S::set(1.0f), bias = S::zero(), slack = S::choose(S::set(1e-38f), infinite, norm, S::add(norm, S::set(1e-15f)), S::zero());
+        if constexpr (metric == kCosine) {
+            scale = S::choose(low, high, square, S::div(S::set(1.0f), norm), S::zero());
+            slack = S::choose(low, high, square, S::set(1.0f), S::choose(S::zero(), S::zero(), norm, S::zero(), infinite));
+        } else if constexpr (metric == kL2) {
+            const auto reach = S::add(norm, S::set(block->query_norm));
+            scale = S::set(2.0f), bias = S::sub(S::zero(), square), slack = S::fma(reach, reach, low);
+        }
+        S::store(block->scale + r, scale);
+        S::store(block->bias + r, bias);
+        S::store(block->slack + r, slack);
+    }
+}
+
+template <Metric metric> ASX_INLINE void terms(const Block* block, const float* norms) {
+    if (norms)
+        terms_from_norms<metric>(block, norms);
+    else
+        terms_from_squares<metric>(block);
+}
+
+void dense_terms(const Block* block, const float* norms) {
+    switch (block->metric) {
+        case kIp: return terms<kIp>(block, norms);
+        case kCosine: return terms<kCosine>(block, norms);
+        default: return terms<kL2>(block, norms);
+    }
+}
+
+// Sums of squares in any order, one row at a time with four sums in flight.
+template <class K> void squares(const Block* block) {
+    using S = Simd;
+    for (int64_t r = 0; r < block->rows; ++r) {
+        auto a = S::zero(), b = S::zero(), c = S::zero(), d = S::zero();
+        for (int32_t j = 0; j < block->n_pieces; ++j) {
+            const Piece& piece = block->pieces[j];
+            const uint8_t* p = piece.base + r * piece.stride;
+            int64_t i = 0;
+            for (; i + 4 * S::lanes <= piece.width; i += 4 * S::lanes) {
+                const auto w = S::template widen<K>(p + i * K::bytes), x = S::template widen<K>(p + (i + S::lanes) * K::bytes);
+                const auto y = S::template widen<K>(p + (i + 2 * S::lanes) * K::bytes), z = S::template widen<K>(p + (i + 3 * S::lanes) * K::bytes);
+                a = S::fma(w, w, a), b = S::fma(x, x, b), c = S::fma(y, y, c), d = S::fma(z, z, d);
+            }
+            for (; i + S::lanes <= piece.width; i += S::lanes) {
+                const auto x = S::template widen<K>(p + i * K::bytes);
+                a = S::fma(x, x, a);
+            }
+            if (i < piece.width) {
+                const auto x = S::template widen_part<K>(p + i * K::bytes, 0, piece.width - i);
+                b = S::fma(x, x, b);
+            }
+        }
+        float lane[S::lanes];
+        S::store(lane, S::add(S::add(a, b), S::add(c, d)));
+        float sum = 0.0f;
+        for (int i = 0; i < S::lanes; ++i) sum += lane[i];
+        block->squares[r] = sum;
+    }
+}
+
+template <class K> void unpack(const Piece* piece, int64_t rows, float* out, int64_t out_stride) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const uint8_t* p = piece->base + r * piece->stride;
+        float* to = out + r * out_stride;
+        int64_t i = 0;
+        for (; i + Simd::lanes <= piece->width; i += Simd::lanes) Simd::store(to + i, Simd::template widen<K>(p + i * K::bytes));
+        for (; i < piece->width; ++i) to[i] = widen_one<K>(p + i * K::bytes);
+    }
+}
+
+}  // namespace
+}  // namespace asx::ASX_TARGET

@@ -1,0 +1,272 @@
+// Hamming distances of packed binary codes, row-major, any number of bits.
+//
+// A row is `width` bytes, read as 64-bit words; bits of the last word that do not count are masked out of the query when it is packed and
+// out of the row by `last_word`. Keys are minus the distance, exact in float32 (codes have fewer than 2^24 bits), slack zero.
+// Few queries: words in lanes, rows in order, a transposing sum over `words` rows. Batches: queries in 64-bit lanes, a word of the row
+// broadcast, tile_rows rows in registers; per word and tile 1 broadcast a row and, per register, xor + popcount + add (AVX2: a nibble
+// shuffle into byte counts, widened every 31 words).
+#pragma once
+
+#include "kernels/select.h"
+
+namespace asx::ASX_TARGET {
+namespace {
+
+constexpr int hamming_few = 4;
+
+ASX_INLINE int64_t code_words(int64_t bytes) { return (bytes + 7) / 8; }
+
+// Word w of a row; the last one is masked and may be partial.
+ASX_INLINE uint64_t code_word(const uint8_t* row, int64_t w, int64_t bytes, uint64_t last_word) {
+    if (8 * w + 8 < bytes) return read<uint64_t>(row + 8 * w);
+    const int64_t rest = bytes - 8 * w;
+    return (rest == 8 ? read<uint64_t>(row + 8 * w) : read_low_bytes(row + 8 * w, rest)) & last_word;
+}
+
+struct CodesHeader {
+    int64_t count;
+    int64_t padding[7];
+};
+
+// Thresholds are keys: a row passes when its distance is not above `limit`.
+ASX_INLINE int64_t distance_limit(float threshold) {
+    if (!(threshold <= 0.0f)) return -1;                    // keys are never positive
+    return threshold < -1e9f ? int64_t{1} << 30 : static_cast<int64_t>(-threshold);
+}
+
+// --- few queries ------------------------------------------------------------------------------------------------------------
+
+ASX_INLINE int64_t few_stride(int64_t bytes) { return (code_words(bytes) + Simd::words - 1) / Simd::words * Simd::words; }
+
+int64_t codes_few_bytes(const Queries* queries) { return static_cast<int64_t>(sizeof(CodesHeader)) + hamming_few * 8 * few_stride(queries->widths[0]); }
+
+void codes_few_pack(const Queries* queries, void* packed) {
+    auto* header = static_cast<CodesHeader*>(packed);
+    auto* to = reinterpret_cast<uint64_t*>(header + 1);
+    const int64_t bytes = queries->widths[0], words = code_words(bytes);
+    header->count = queries->count;
+    for (int32_t q = 0; q < queries->count; ++q)
+        for (int64_t w = 0; w < few_stride(bytes); ++w)
+            *to++ = w < words ? code_word(static_cast<const uint8_t*>(queries->data) + q * queries->stride, w, bytes, queries->last_word) : 0;
+}
+
+template <int Q> ASX_INLINE void codes_row(const uint8_t* row, int64_t bytes, uint64_t last_word, const uint64_t* query, int64_t stride, uint64_t* lanes_out) {
+    using S = Simd;
+    const int64_t whole = code_words(bytes) - 1;            // words before the last, which needs its mask
+    S::Words sums[Q];
+    for (int q = 0; q < Q; ++q) sums[q] = S::set_word(0);
+    int64_t w = 0;
+    while (w < whole) {
+        S::Counts counts[Q];
+        for (int q = 0; q < Q; ++q) counts[q] = S::count_zero();
+        const int64_t stop = whole - w < int64_t{S::count_steps} * S::words ? whole : w + int64_t{S::count_steps} * S::words;
+        for (; w + S::words <= stop; w += S::words) {
+            const auto x = S::load_words(row + 8 * w);
+            for (int q = 0; q < Q; ++q) counts[q] = S::count_add(counts[q], S::xor_words(x, S::load_words(query + q * stride + w)));
+        }
+        if (w < stop && stop == whole) {
+            const auto x = S::load_words_part(row + 8 * w, stop - w);
+            for (int q = 0; q < Q; ++q) {
+                sums[q] = S::count_widen(sums[q], S::count_add(S::count_zero(), S::xor_words(x, S::load_words_part(query + q * stride + w, stop - w))));
+            }
+            w = stop;
+        }
+        for (int q = 0; q < Q; ++q) sums[q] = S::count_widen(sums[q], counts[q]);
+    }
+    const uint64_t last = code_word(row, whole, bytes, last_word);
+    for (int q = 0; q < Q; ++q) {
+        uint64_t* out = lanes_out + q * S::words * S::words;
+        S::store_words(out, sums[q]);
+        out[0] += static_cast<uint64_t>(__builtin_popcountll(last ^ query[q * stride + whole]));
+    }
+}
+
+template <int Q> ASX_INLINE void codes_group(const Block* block, int64_t r, int64_t count, const uint64_t* query, int64_t stride, Simd::Words (&out)[Q]) {
+    using S = Simd;
+    alignas(64) uint64_t lanes[Q * S::words * S::words];
+    const Piece& piece = block->pieces[0];
+    for (int64_t i = 0; i < count; ++i)
+        codes_row<Q>(piece.base + (r + i) * piece.stride, piece.width, block->last_word, query, stride, lanes + i * S::words);
+    for (int q = 0; q < Q; ++q) out[q] = S::reduce_word_rows(lanes + q * S::words * S::words);
+}
+
+template <int Q> ASX_INLINE int64_t codes_few_scan_of(const Block* block, const CodesHeader* header, const float* thresholds, Survivors* survivors) {
+    using S = Simd;
+    const auto* query = reinterpret_cast<const uint64_t*>(header + 1);
+    const int64_t stride = few_stride(block->pieces[0].width);
+    S::Words limits[Q];
+    uint32_t possible[Q];
+    for (int q = 0; q < Q; ++q) {
+        const int64_t limit = distance_limit(thresholds[q]);
+        limits[q] = S::set_word(static_cast<uint64_t>(limit < 0 ? 0 : limit));
+        possible[q] = limit < 0 ? 0u : ~0u;
+    }
+    for (int64_t r = 0; r < block->rows; r += S::words) {
+        if (!has_room(survivors, S::words * Q)) return r;
+        const int64_t count = block->rows - r < S::words ? block->rows - r : S::words;
+        S::Words distances[Q];
+        codes_group<Q>(block, r, count, query, stride, distances);
+        for (int q = 0; q < Q; ++q) {
+            const uint32_t mask = S::words_not_above(distances[q], limits[q]) & possible[q] & ((1u << count) - 1);
+            if (__builtin_expect(mask != 0, 0)) {
+                uint64_t stored[S::words];
+                S::store_words(stored, distances[q]);
+                for_bits(mask, [&](int i) { append(block, survivors, r + i, q, -static_cast<float>(stored[i])); });
+            }
+        }
+    }
+    return block->rows;
+}
+
+int64_t codes_few_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
+    const auto* header = static_cast<const CodesHeader*>(packed);
+    switch (header->count) {
+        case 1: return codes_few_scan_of<1>(block, header, thresholds, survivors);
+        case 2: return codes_few_scan_of<2>(block, header, thresholds, survivors);
+        case 3: return codes_few_scan_of<3>(block, header, thresholds, survivors);
+        default: return codes_few_scan_of<4>(block, header, thresholds, survivors);
+    }
+}
+
+template <int Q> ASX_INLINE void codes_few_fill_of(const Block* block, const CodesHeader* header, int32_t* out, int64_t out_stride) {
+    using S = Simd;
+    for (int64_t r = 0; r < block->rows; r += S::words) {
+        const int64_t count = block->rows - r < S::words ? block->rows - r : S::words;
+        S::Words distances[Q];
+        codes_group<Q>(block, r, count, reinterpret_cast<const uint64_t*>(header + 1), few_stride(block->pieces[0].width), distances);
+        for (int q = 0; q < Q; ++q) {
+            uint64_t stored[S::words];
+            S::store_words(stored, distances[q]);
+            for (int64_t i = 0; i < count; ++i) out[q * out_stride + r + i] = static_cast<int32_t>(stored[i]);
+        }
+    }
+}
+
+void codes_few_fill(const Block* block, const void* packed, void* out, int64_t out_stride) {
+    const auto* header = static_cast<const CodesHeader*>(packed);
+    auto* to = static_cast<int32_t*>(out);
+    switch (header->count) {
+        case 1: return codes_few_fill_of<1>(block, header, to, out_stride);
+        case 2: return codes_few_fill_of<2>(block, header, to, out_stride);
+        case 3: return codes_few_fill_of<3>(block, header, to, out_stride);
+        default: return codes_few_fill_of<4>(block, header, to, out_stride);
+    }
+}
+
+// --- batches ----------------------------------------------------------------------------------------------------------------
+
+constexpr int codes_columns = 2 * Simd::words;
+
+int64_t codes_tile_bytes(const Queries* queries) {
+    return static_cast<int64_t>(sizeof(CodesHeader)) + code_words(queries->widths[0]) * codes_columns * 8;
+}
+
+void codes_tile_pack(const Queries* queries, void* packed) {
+    auto* header = static_cast<CodesHeader*>(packed);
+    auto* to = reinterpret_cast<uint64_t*>(header + 1);
+    const int64_t bytes = queries->widths[0];
+    header->count = queries->count;
+    for (int64_t w = 0; w < code_words(bytes); ++w)
+        for (int32_t q = 0; q < codes_columns; ++q)
+            *to++ = q < queries->count ? code_word(static_cast<const uint8_t*>(queries->data) + q * queries->stride, w, bytes, queries->last_word) : 0;
+}
+
+template <int R> ASX_INLINE void codes_tile(const Block* block, const uint64_t* panel, int64_t row, Simd::Words (&out)[R][2]) {
+    using S = Simd;
+    const Piece& piece = block->pieces[0];
+    const int64_t whole = code_words(piece.width) - 1, stride = piece.stride;
+    const uint8_t* base = piece.base + row * stride;
+    S::Words sums[R][2];
+    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = S::set_word(0);
+    for (int64_t w = 0; w <= whole;) {
+        S::Counts counts[R][2];
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) counts[r][0] = counts[r][1] = S::count_zero();
+        const int64_t stop = whole - w < S::count_steps - 1 ? whole : w + S::count_steps - 1;
+        for (; w < stop; ++w, panel += codes_columns) {
+            const auto q0 = S::load_words(panel), q1 = S::load_words(panel + S::words);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) {
+                const auto x = S::set_word(read<uint64_t>(base + r * stride + 8 * w));
+                counts[r][0] = S::count_add(counts[r][0], S::xor_words(x, q0));
+                counts[r][1] = S::count_add(counts[r][1], S::xor_words(x, q1));
+            }
+        }
+        if (w == whole) {
+            const auto q0 = S::load_words(panel), q1 = S::load_words(panel + S::words);
+#pragma GCC unroll 16
+            for (int r = 0; r < R; ++r) {
+                const auto x = S::set_word(code_word(base + r * stride, w, piece.width, block->last_word));
+                counts[r][0] = S::count_add(counts[r][0], S::xor_words(x, q0));
+                counts[r][1] = S::count_add(counts[r][1], S::xor_words(x, q1));
+            }
+            ++w;
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < R; ++r) {
+            sums[r][0] = S::count_widen(sums[r][0], counts[r][0]);
+            sums[r][1] = S::count_widen(sums[r][1], counts[r][1]);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) out[r][0] = sums[r][0], out[r][1] = sums[r][1];
+}
+
+template <int R> ASX_INLINE void codes_scan_tile(const Block* block, const CodesHeader* header, int64_t row, const Simd::Words (&limits)[2], uint32_t possible, Survivors* survivors) {
+    using S = Simd;
+    S::Words distances[R][2];
+    codes_tile<R>(block, reinterpret_cast<const uint64_t*>(header + 1), row, distances);
+    auto least0 = distances[0][0], least1 = distances[0][1];
+#pragma GCC unroll 16
+    for (int r = 1; r < R; ++r) least0 = S::min_words(least0, distances[r][0]), least1 = S::min_words(least1, distances[r][1]);
+    const uint32_t any = (S::words_not_above(least0, limits[0]) | S::words_not_above(least1, limits[1]) << S::words) & possible;
+    if (__builtin_expect(any == 0, 1)) return;
+    uint64_t stored[R][codes_columns];
+    for (int r = 0; r < R; ++r) S::store_words(stored[r], distances[r][0]), S::store_words(stored[r] + S::words, distances[r][1]);
+    uint64_t limit[codes_columns];
+    S::store_words(limit, limits[0]), S::store_words(limit + S::words, limits[1]);
+    for (int r = 0; r < R; ++r)
+        for_bits(any, [&](int q) {
+            if (stored[r][q] <= limit[q]) append(block, survivors, row + r, q, -static_cast<float>(stored[r][q]));
+        });
+}
+
+int64_t codes_tile_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
+    using S = Simd;
+    constexpr int R = S::words == 8 ? 12 : 4;
+    const auto* header = static_cast<const CodesHeader*>(packed);
+    uint64_t limit[codes_columns];
+    uint32_t possible = 0;
+    for (int q = 0; q < codes_columns; ++q) {
+        const int64_t most = q < header->count ? distance_limit(thresholds[q]) : -1;
+        limit[q] = static_cast<uint64_t>(most < 0 ? 0 : most);
+        possible |= static_cast<uint32_t>(most >= 0) << q;
+    }
+    const S::Words limits[2] = {S::load_words(limit), S::load_words(limit + S::words)};
+    int64_t row = 0;
+    for (; row + R <= block->rows; row += R) {
+        if (!has_room(survivors, R * codes_columns)) return row;
+        codes_scan_tile<R>(block, header, row, limits, possible, survivors);
+    }
+    for (; row < block->rows; ++row) {
+        if (!has_room(survivors, codes_columns)) return row;
+        codes_scan_tile<1>(block, header, row, limits, possible, survivors);
+    }
+    return row;
+}
+
+uint32_t hamming_u8(const uint8_t* a, const uint8_t* b, uint64_t bytes) {
+    uint64_t i = 0;
+    auto sum = Simd::set_word(0);
+    for (; i + 8 * Simd::words <= bytes; i += 8 * Simd::words)
+        sum = Simd::count_widen(sum, Simd::count_add(Simd::count_zero(), Simd::xor_words(Simd::load_words(a + i), Simd::load_words(b + i))));
+    uint64_t lanes[Simd::words], total = 0;
+    Simd::store_words(lanes, sum);
+    for (int w = 0; w < Simd::words; ++w) total += lanes[w];
+    for (; i + 8 <= bytes; i += 8) total += static_cast<uint64_t>(__builtin_popcountll(read<uint64_t>(a + i) ^ read<uint64_t>(b + i)));
+    for (; i < bytes; ++i) total += static_cast<uint64_t>(__builtin_popcount(static_cast<uint32_t>(a[i] ^ b[i])));
+    return static_cast<uint32_t>(total);
+}
+
+}  // namespace
+}  // namespace asx::ASX_TARGET

@@ -1,0 +1,296 @@
+// Product quantization: scans with integer tables held in registers, and the float tables and assignments they approximate.
+//
+// Scan. A query's table (M subspaces x K entries) is rounded to integers of at most 7 bits with one step for all subspaces, so that two entries add
+// in a byte and a row's sum fits 16 bits: the largest entry is min(127, 65535 / M). The rounding errors, largest per subspace and summed, are the
+// slack: a proven bound, because every row uses exactly one entry of each subspace. Codes come in blocks of 64 rows, subspace by subspace.
+// 8 bits: with VBMI a 256-entry table is four registers, looked up by two permutes and a blend, and stays there for 8 blocks of rows; with AVX2 it is
+// sixteen 16-entry shuffles. 4 bits: one shuffle per nibble. Sums: `low` adds whole 16-bit elements (even byte + 256 * odd byte), `high` the odd bytes;
+// the even sums are low - (high << 8), exact modulo 2^16.
+#pragma once
+
+#include "kernels/select.h"
+
+namespace asx::ASX_TARGET {
+namespace {
+
+constexpr int pq_queries = 4;       // most in one call
+constexpr int registers_per_block = kPqBlock / Simd::bytes;
+
+struct PqHeader {
+    double base[pq_queries];        // key = base + step * sum
+    double step[pq_queries];
+    float slack[pq_queries];
+    int64_t count;
+    int64_t padding[5];
+};
+static_assert(sizeof(PqHeader) == 128, "packed tables stay aligned");
+
+template <int bits> ASX_INLINE int64_t packed_table_bytes(int64_t subspaces) { return (subspaces + 1) / 2 * 2 << bits; }
+
+template <int bits> int64_t pq_packed_bytes(const Queries* queries) {
+    return static_cast<int64_t>(sizeof(PqHeader)) + pq_queries * packed_table_bytes<bits>(queries->widths[0]);
+}
+
+template <int bits> void pq_pack(const Queries* queries, void* packed) {
+    constexpr int64_t entries = 1 << bits;
+    const int64_t subspaces = queries->widths[0];
+    auto* header = static_cast<PqHeader*>(packed);
+    auto* to = reinterpret_cast<uint8_t*>(header + 1);
+    header->count = queries->count;
+    const int64_t room = 65535 / (subspaces > 0 ? subspaces : 1);
+    const double most = static_cast<double>(room < 127 ? room : 127);
+    for (int32_t q = 0; q < queries->count; ++q) {
+        const auto* table = reinterpret_cast<const float*>(static_cast<const uint8_t*>(queries->data) + q * queries->stride);
+        const double sign = queries->largest ? 1.0 : -1.0;
+        double range = 0.0, base = 0.0, magnitude = 0.0;
+        for (int64_t m = 0; m < subspaces; ++m) {
+            double low = sign * static_cast<double>(table[m * entries]), high = low;
+            for (int64_t j = 1; j < entries; ++j) {
+                const double x = sign * static_cast<double>(table[m * entries + j]);
+                low = x < low ? x : low;
+                high = x > high ? x : high;
+            }
+            range = high - low > range ? high - low : range;
+            base += low;
+            magnitude += -low > high ? -low : high;
+        }
+        const double step = range > 0.0 ? range / most : 1.0;
+        double error = 0.0;
+        for (int64_t m = 0; m < subspaces; ++m) {
+            double low = sign * static_cast<double>(table[m * entries]), worst = 0.0;
+            for (int64_t j = 1; j < entries; ++j) {
+                const double x = sign * static_cast<double>(table[m * entries + j]);
+                low = x < low ? x : low;
+            }
+            for (int64_t j = 0; j < entries; ++j) {
+                const double exact = sign * static_cast<double>(table[m * entries + j]) - low;
+                const double rounded = static_cast<double>(static_cast<int64_t>(exact / step + 0.5));
+                const double entry = rounded < most ? rounded : most;
+                const double miss = exact > step * entry ? exact - step * entry : step * entry - exact;
+                worst = miss > worst ? miss : worst;
+                to[m * entries + j] = static_cast<uint8_t>(entry);
+            }
+            error += worst;
+        }
+        for (int64_t i = subspaces * entries; i < packed_table_bytes<bits>(subspaces); ++i) to[i] = 0;
+        to += packed_table_bytes<bits>(subspaces);
+        header->base[q] = base;
+        header->step[q] = step;
+        // the canonical float32 sum, this key and float32 rounding here add a few units of 2^-24 of the magnitude per subspace
+        header->slack[q] = static_cast<float>((error + (static_cast<double>(subspaces) + 8.0) * 0x1p-23 * magnitude) * (1.0 + 1e-6));
+        if (queries->slack_out) queries->slack_out[q] = header->slack[q];
+    }
+}
+
+// The least sum that can reach the threshold; one less for the rounding of this formula. Above 65,535: none can.
+ASX_INLINE int64_t least_sum(const PqHeader* header, int q, float threshold) {
+    const double sum = (static_cast<double>(threshold) - static_cast<double>(header->slack[q]) - header->base[q]) / header->step[q];
+    if (!(sum > 1.0)) return 0;             // negative, or NaN: everything passes
+    return sum > 65537.0 ? 65536 : static_cast<int64_t>(sum) - 1;
+}
+
+// Survivors among the rows of one register: 16-bit sums of its even and odd rows.
+ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64_t row, int64_t least, Simd::Bytes low, Simd::Bytes high, Survivors* survivors) {
+    using S = Simd;
+    if (least > 65535) return;
+    const auto limit = S::set_halves(static_cast<uint16_t>(least));
+    const auto even = S::sub_halves(low, S::halves_up(high));
+    const uint64_t even_mask = S::halves_not_below(even, limit), odd_mask = S::halves_not_below(high, limit);
+    if (__builtin_expect((even_mask | odd_mask) == 0, 1)) return;
+    uint16_t sums[2][S::bytes / 2];
+    S::store_bytes(sums[0], even);
+    S::store_bytes(sums[1], high);
+    const uint64_t masks[2] = {even_mask, odd_mask};
+    for (int odd = 0; odd < 2; ++odd)
+        for_bits(masks[odd], [&](int i) {
+            const int64_t r = row + 2 * i + odd;
+            if (r < block->rows) append(block, survivors, r, q, static_cast<float>(header->base[q] + header->step[q] * sums[odd][i]));
+        });
+}
+
+// Pointers to `B` registers of codes from register `first` on; beyond the last block they repeat it (its rows are then out of range).
+template <int B> ASX_INLINE void pq_registers(const Block* block, int64_t first, int64_t bytes_per_block, const uint8_t* (&at)[B]) {
+    const int64_t last = (block->rows + kPqBlock - 1) / kPqBlock - 1;
+    for (int b = 0; b < B; ++b) {
+        const int64_t i = (first + b) / registers_per_block, part = (first + b) % registers_per_block;
+        at[b] = block->pieces[0].base + (i < last ? i : last) * bytes_per_block + part * Simd::bytes;
+    }
+}
+
+template <int B> ASX_INLINE void pq8_sums(const uint8_t* const (&at)[B], const uint8_t* table, int64_t subspaces, Simd::Bytes (&low)[B], Simd::Bytes (&high)[B]) {
+    using S = Simd;
+    S::Bytes l[B], h[B], pair[B];
+#pragma GCC unroll 8
+    for (int b = 0; b < B; ++b) l[b] = h[b] = S::set_halves(0);
+    int64_t m = 0;
+    for (; m + 2 <= subspaces; m += 2) {
+        const auto first = S::load_table256(table + 256 * m);
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) pair[b] = S::look_up(first, S::load_bytes(at[b] + kPqBlock * m));
+        const auto second = S::load_table256(table + 256 * (m + 1));
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+            const auto sum = S::add_bytes(pair[b], S::look_up(second, S::load_bytes(at[b] + kPqBlock * (m + 1))));
+            l[b] = S::add_halves(l[b], sum);
+            h[b] = S::add_halves(h[b], S::halves_down(sum));
+        }
+    }
+    if (m < subspaces) {
+        const auto last = S::load_table256(table + 256 * m);
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+            const auto entry = S::look_up(last, S::load_bytes(at[b] + kPqBlock * m));
+            l[b] = S::add_halves(l[b], entry);
+            h[b] = S::add_halves(h[b], S::halves_down(entry));
+        }
+    }
+#pragma GCC unroll 8
+    for (int b = 0; b < B; ++b) low[b] = l[b], high[b] = h[b];
+}
+
+int64_t pq8_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
+    constexpr int B = registers_per_block == 1 ? 8 : registers_per_block;
+    constexpr int64_t rows_per_step = B * Simd::bytes;
+    const auto* header = static_cast<const PqHeader*>(packed);
+    const auto* tables = reinterpret_cast<const uint8_t*>(header + 1);
+    const int64_t subspaces = block->pieces[0].width;
+    const int64_t least = least_sum(header, 0, thresholds[0]);
+    for (int64_t row = 0; row < block->rows; row += rows_per_step) {
+        if (!has_room(survivors, rows_per_step)) return row;
+        const uint8_t* at[B];
+        Simd::Bytes low[B], high[B];
+        pq_registers<B>(block, row / Simd::bytes, subspaces * kPqBlock, at);
+        pq8_sums<B>(at, tables, subspaces, low, high);
+        for (int b = 0; b < B; ++b) pq_emit(block, header, 0, row + b * Simd::bytes, least, low[b], high[b], survivors);
+    }
+    return block->rows;
+}
+
+template <int Q, int B>
+ASX_INLINE void pq4_sums(const uint8_t* const (&at)[B], const uint8_t* const (&tables)[Q], int64_t pairs, Simd::Bytes (&low)[Q][B], Simd::Bytes (&high)[Q][B]) {
+    using S = Simd;
+    S::Bytes l[Q][B], h[Q][B];
+#pragma GCC unroll 4
+    for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) l[q][b] = h[q][b] = S::set_halves(0);
+    for (int64_t p = 0; p < pairs; ++p) {
+        S::Bytes even[B], odd[B];
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+            const auto codes = S::load_bytes(at[b] + kPqBlock * p);
+            even[b] = S::low_nibbles(codes);
+            odd[b] = S::high_nibbles(codes);
+        }
+#pragma GCC unroll 4
+        for (int q = 0; q < Q; ++q) {
+            const auto first = S::load_table16(tables[q] + 32 * p), second = S::load_table16(tables[q] + 32 * p + 16);
+#pragma GCC unroll 8
+            for (int b = 0; b < B; ++b) {
+                const auto sum = S::add_bytes(S::look_up16(first, even[b]), S::look_up16(second, odd[b]));
+                l[q][b] = S::add_halves(l[q][b], sum);
+                h[q][b] = S::add_halves(h[q][b], S::halves_down(sum));
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) low[q][b] = l[q][b], high[q][b] = h[q][b];
+}
+
+template <int Q> int64_t pq4_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
+    constexpr int B = registers_per_block == 1 ? (Q == 1 ? 4 : 2) : registers_per_block;
+    constexpr int64_t rows_per_step = B * Simd::bytes;
+    const auto* header = static_cast<const PqHeader*>(packed);
+    const int64_t subspaces = block->pieces[0].width, pairs = (subspaces + 1) / 2;
+    const uint8_t* tables[Q];
+    int64_t least[Q];
+    for (int q = 0; q < Q; ++q) {
+        const int real = q < header->count ? q : 0;         // missing queries repeat the first, and emit nothing
+        tables[q] = reinterpret_cast<const uint8_t*>(header + 1) + real * packed_table_bytes<4>(subspaces);
+        least[q] = q < header->count ? least_sum(header, q, thresholds[q]) : 65536;
+    }
+    for (int64_t row = 0; row < block->rows; row += rows_per_step) {
+        if (!has_room(survivors, Q * rows_per_step)) return row;
+        const uint8_t* at[B];
+        Simd::Bytes low[Q][B], high[Q][B];
+        pq_registers<B>(block, row / Simd::bytes, pairs * kPqBlock, at);
+        pq4_sums<Q, B>(at, tables, pairs, low, high);
+        for (int q = 0; q < Q; ++q)
+            for (int b = 0; b < B; ++b) pq_emit(block, header, q, row + b * Simd::bytes, least[q], low[q][b], high[q][b], survivors);
+    }
+    return block->rows;
+}
+
+// --- float tables and assignment: codewords in lanes, dims in rising order, multiply then add ---------------------------------
+
+template <bool squared> ASX_INLINE void float_table(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, float* out) {
+    using S = Simd;
+    for (int64_t j = 0; j < codewords; j += S::lanes) {
+        auto sum = S::zero();
+        for (int64_t s = 0; s < dims; ++s) {
+            const auto q = S::set(query[s]), c = S::load(codebook + s * padded + j);
+            const auto d = squared ? S::sub(q, c) : q;
+            sum = S::add(sum, S::mul(d, squared ? d : c));
+        }
+        if (j + S::lanes <= codewords) {
+            S::store(out + j, sum);
+        } else {
+            float lane[S::lanes];
+            S::store(lane, sum);
+            for (int64_t i = j; i < codewords; ++i) out[i] = lane[i - j];
+        }
+    }
+}
+
+void pq_table(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, bool squared, float* out) {
+    if (squared)
+        float_table<true>(query, codebook, dims, codewords, padded, out);
+    else
+        float_table<false>(query, codebook, dims, codewords, padded, out);
+}
+
+// R rows at a time share each load of a codeword. Padding codewords are infinite, so they never come first.
+template <int R> ASX_INLINE void assign_rows(const float* rows, int64_t stride, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, int32_t* out, int64_t out_stride) {
+    using S = Simd;
+    alignas(64) float iota[S::lanes];
+    for (int i = 0; i < S::lanes; ++i) iota[i] = static_cast<float>(i);
+    S::F best[R], best_index[R];
+    for (int r = 0; r < R; ++r) best[r] = S::set(__builtin_inff()), best_index[r] = S::load(iota);
+    for (int64_t j = 0; j < codewords; j += S::lanes) {
+        S::F sums[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) sums[r] = S::zero();
+        for (int64_t s = 0; s < dims; ++s) {
+            const auto c = S::load(codebook + s * padded + j);
+#pragma GCC unroll 8
+            for (int r = 0; r < R; ++r) {
+                const auto d = S::sub(S::set(rows[r * stride + s]), c);
+                sums[r] = S::add(sums[r], S::mul(d, d));
+            }
+        }
+        const auto index = S::add(S::load(iota), S::set(static_cast<float>(j)));
+#pragma GCC unroll 8
+        for (int r = 0; r < R; ++r) S::keep_least(sums[r], index, best[r], best_index[r]);
+    }
+    for (int r = 0; r < R; ++r) {
+        float least[S::lanes], index[S::lanes];
+        S::store(least, best[r]);
+        S::store(index, best_index[r]);
+        int winner = 0;
+        for (int i = 1; i < S::lanes; ++i)
+            if (least[i] < least[winner] || (least[i] == least[winner] && index[i] < index[winner])) winner = i;
+        out[r * out_stride] = static_cast<int32_t>(index[winner]);
+    }
+}
+
+void pq_assign(const float* rows, int64_t stride, int64_t count, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, int32_t* out, int64_t out_stride) {
+    constexpr int R = 8;
+    int64_t i = 0;
+    for (; i + R <= count; i += R) assign_rows<R>(rows + i * stride, stride, codebook, dims, codewords, padded, out + i * out_stride, out_stride);
+    for (; i < count; ++i) assign_rows<1>(rows + i * stride, stride, codebook, dims, codewords, padded, out + i * out_stride, out_stride);
+}
+
+}  // namespace
+}  // namespace asx::ASX_TARGET

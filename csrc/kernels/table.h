@@ -1,0 +1,118 @@
+// What a target publishes: one constant table of kernels. Kernels work on raw memory, cannot fail, allocate nothing.
+//
+// Keys are "larger is better" throughout: the score for inner product and cosine, minus the distance for l2 and Hamming.
+// A scan kernel promises |key - canonical key| <= query_slack * row_slack, and appends every allowed row with
+// key + query_slack * row_slack not less than the query's threshold; unordered counts as "not less", so that no NaN is lost.
+#pragma once
+
+#include <cstdint>
+
+#include "include/adaptive_search.h"
+
+namespace asx {
+
+enum Kind : int32_t { kFloat32, kFloat16, kBFloat16, kInt8, kKinds };
+enum Metric : int32_t { kIp, kCosine, kL2 };
+
+constexpr int kMaxPieces = 8;
+constexpr int64_t kBlockRows = 4096;    // rows of one visit, the most a scan call is given
+constexpr int kPqBlock = 64;            // rows of a packed PQ block
+
+// Part of every row: `width` elements at base + row * stride (bytes, any alignment).
+struct Piece {
+    const uint8_t* base;
+    int64_t stride;
+    int64_t width;
+};
+
+// A block of at most kBlockRows rows. Per-row terms turn a sum into a key: key = scale * sum + bias; see `dense_terms`.
+// `ready` tells whether the terms (and row_sums) are filled in; the few-query kernels fill them when they are not.
+struct Block {
+    Piece pieces[kMaxPieces];
+    int32_t n_pieces;
+    Metric metric;
+    int64_t rows;
+    const uint8_t* allowed;     // one byte a row, or null
+    bool ready;
+    float query_norm;           // largest norm of the batch's queries, for the l2 slack
+    float* squares;             // per row: sum of squares, any order of summation
+    float* scale;
+    float* bias;
+    float* slack;
+    int32_t* row_sums;          // integer family: sum of the row's elements
+    float* workspace;           // kBlockRows * 4 floats
+    uint64_t last_word;         // Hamming: which bits of the row's last (partial) 64-bit word count
+};
+
+struct Survivor {
+    uint32_t row;               // within the block
+    uint32_t query;             // within the packed queries
+    float key;
+};
+
+struct Survivors {
+    Survivor* items;
+    int64_t count;
+    int64_t capacity;           // at least kBlockRows + kBlockRows / 2
+};
+
+// Queries to pack: `count` of them; element type as the family says (float32, int8, bytes, or float32 PQ tables).
+struct Queries {
+    const void* data;
+    int64_t stride;             // bytes
+    int32_t count;
+    const int64_t* widths;      // of the pieces
+    int32_t n_pieces;
+    const float* slack;         // per query
+    const float* factor;        // integer family: key = (offset + bias) + factor * sum, each rounded
+    const float* offset;
+    uint64_t last_word;
+    bool largest;               // PQ: whether larger sums are better
+    float* slack_out;           // PQ: the bound measured while packing
+};
+
+// One way to scan: up to `queries` queries in a call. `packed_bytes` bounds what `pack` writes (64-byte aligned).
+// `scan` returns the number of rows finished: all of them, or fewer when the survivor buffer might not hold the next tile.
+struct Shape {
+    int32_t queries;
+    int64_t (*packed_bytes)(const Queries*);
+    void (*pack)(const Queries*, void* packed);
+    int64_t (*scan)(const Block*, const void* packed, const float* thresholds, Survivors*);
+    // fills out[query * out_stride + row] with plain sums (dense) or distances (Hamming, as int32); null where not offered
+    void (*fill)(const Block*, const void* packed, void* out, int64_t out_stride);
+};
+
+constexpr int kMaxShapes = 6;
+
+// Shapes by rising number of queries; unused ones have queries == 0.
+struct Family {
+    Shape shapes[kMaxShapes];
+};
+
+struct KernelTable {
+    asx_kernels c;
+    uint64_t requires_cpu;      // bits of ops/cpu.h, derived from the compiler's macros in the target's unit
+
+    Family dense[kKinds];       // float queries. A kind whose tiles are missing is unpacked to float32 by ops
+    Family integer7;            // int8 queries in -64..63
+    Family integer8;            // any int8 queries
+    Family hamming;
+    Family pq[2];               // 4 bits, 8 bits
+
+    // canonical sums of one query against `count` rows named by number: ip, or l2 if `squared`
+    void (*canonical[kKinds])(const Piece*, int32_t n_pieces, const float* query, const int64_t* rows, int64_t count, bool squared, float* out);
+    // canonical norms of rows first .. first+count in float64
+    void (*norms[kKinds])(const Piece*, int32_t n_pieces, int64_t first, int64_t count, double* out);
+    // sums of squares of the block's rows in any order, and the sums of int8 rows
+    void (*squares[kKinds])(const Block*);
+    void (*row_sums)(const Block*);
+    // scale, bias and slack from `squares`; or from known canonical norms
+    void (*dense_terms)(const Block*, const float* norms);
+    void (*unpack[kKinds])(const Piece*, int64_t rows, float* out, int64_t out_stride);
+
+    // codebook: (dims, padded) transposed, padded to a multiple of 16 codewords; see backends/protocol.py for the order of summation
+    void (*pq_table)(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, bool squared, float* out);
+    void (*pq_assign)(const float* rows, int64_t stride, int64_t count, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, int32_t* out, int64_t out_stride);
+};
+
+}  // namespace asx

@@ -1,0 +1,44 @@
+// The rows that can still be among the k best of one query, with bounds on their canonical keys.
+#pragma once
+
+#include <limits>
+#include <vector>
+
+#include "ops/problem.h"
+
+namespace asx {
+
+struct Candidate {
+    float lower, upper;         // the canonical key lies between them
+    int64_t row;
+    bool exact() const { return lower == upper; }
+};
+
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
+class Candidates {
+  public:
+    // Not worse than this can still matter: the k-th largest lower bound.
+    float threshold() const { return threshold_; }
+
+    void add(const Problem& problem, int64_t query, int64_t k, Candidate candidate) {
+        if (candidate.upper < threshold_) return;
+        items_.push_back(candidate);
+        if (static_cast<int64_t>(items_.size()) >= 2 * k + 64) shrink(problem, query, k);
+    }
+
+    // The k best by (key, id), canonical and sorted; fewer if there are fewer.
+    const std::vector<Candidate>& best(const Problem& problem, int64_t query, int64_t k);
+    const std::vector<Candidate>& items() const { return items_; }
+
+  private:
+    // Raises the threshold and drops what is below it; settles near-ties by canonical keys when that leaves too many.
+    void shrink(const Problem& problem, int64_t query, int64_t k);
+    // Scores all inexact candidates canonically and cuts to the k best by (key, id).
+    void settle(const Problem& problem, int64_t query, int64_t k);
+
+    std::vector<Candidate> items_;
+    float threshold_ = kLowest;
+};
+
+}  // namespace asx

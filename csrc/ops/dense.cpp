@@ -1,0 +1,295 @@
+#include "ops/dense.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace asx {
+
+namespace {
+
+constexpr float kInfinite = std::numeric_limits<float>::infinity();
+constexpr float kLargestNorm = 1e18f;       // beyond, products of norms may overflow and bounds say nothing
+
+int64_t element_bytes(Kind kind) { return kind == kFloat32 ? 4 : kind == kInt8 ? 1 : 2; }
+
+float round_up(double x) {
+    const auto y = static_cast<float>(x);
+    return static_cast<double>(y) < x ? std::nextafter(y, kInfinite) : y;
+}
+
+bool row_is_finite(Kind kind, const std::vector<Piece>& pieces, int64_t row) {
+    for (const Piece& piece : pieces) {
+        const uint8_t* p = piece.base + row * piece.stride;
+        for (int64_t i = 0; i < piece.width; ++i) {
+            uint32_t bits = 0;
+            if (kind == kFloat32) {
+                __builtin_memcpy(&bits, p + 4 * i, 4);
+                if ((bits & 0x7f800000u) == 0x7f800000u) return false;
+            } else {
+                __builtin_memcpy(&bits, p + 2 * i, 2);
+                const uint32_t exponent = kind == kFloat16 ? 0x7c00u : 0x7f80u;
+                if ((bits & exponent) == exponent) return false;
+            }
+        }
+    }
+    return true;
+}
+
+// Rows whose sum of squares is not finite are looked at element by element: it may only have overflowed.
+int64_t bad_among(const Block& block, Kind kind, const Chunk& chunk, int64_t start) {
+    uint32_t suspicious = 0;
+    for (int64_t r = 0; r < block.rows; ++r) suspicious |= static_cast<uint32_t>(!(block.squares[r] <= std::numeric_limits<float>::max()));
+    if (!suspicious) return -1;
+    for (int64_t r = 0; r < block.rows; ++r)
+        if (!(block.squares[r] <= std::numeric_limits<float>::max()) && !row_is_finite(kind, chunk.pieces, start + r)) return r;
+    return -1;
+}
+
+// Rounding errors of sums over `dims`, relative to |q||x|: the scan's and the canonical score's, twice over (see docs/architecture.md).
+float relative_slack(int64_t dims) { return static_cast<float>(2.0 * (static_cast<double>(dims) + 8.0) * 0x1p-24 * 1.01); }
+float underflow_slack(int64_t dims) { return static_cast<float>((static_cast<double>(dims) + 8.0) * 2.0 * 0x1p-149); }
+
+void unpack_rows(const KernelTable& table, Kind kind, Block& block, int64_t dims, float* to) {
+    const int64_t stride = (dims + 15) / 16 * 16;
+    int64_t at = 0;
+    for (int32_t j = 0; j < block.n_pieces; ++j) {
+        table.unpack[kind](&block.pieces[j], block.rows, to + at, stride);
+        at += block.pieces[j].width;
+    }
+    block.pieces[0] = {reinterpret_cast<const uint8_t*>(to), stride * 4, dims};
+    block.n_pieces = 1;
+}
+
+}  // namespace
+
+void unit_queries(const KernelTable& table, const float* queries, int64_t count, int64_t dims, float* out) {
+    for (int64_t q = 0; q < count; ++q) {
+        const Piece piece = {reinterpret_cast<const uint8_t*>(queries + q * dims), 0, dims};
+        double norm;
+        table.norms[kFloat32](&piece, 1, 0, 1, &norm);
+        for (int64_t i = 0; i < dims; ++i) out[q * dims + i] = norm > 0 ? static_cast<float>(static_cast<double>(queries[q * dims + i]) / norm) : 0.0f;
+    }
+}
+
+void row_norms(const KernelTable& table, Kind kind, const Chunk& chunk, bool upward, float* out) {
+    double norms[256];
+    for (int64_t first = 0; first < chunk.rows; first += 256) {
+        const int64_t count = std::min<int64_t>(256, chunk.rows - first);
+        table.norms[kind](chunk.pieces.data(), static_cast<int32_t>(chunk.pieces.size()), first, count, norms);
+        for (int64_t i = 0; i < count; ++i) out[first + i] = upward ? round_up(norms[i] * (1.0 + 0x1p-40)) : static_cast<float>(norms[i]);
+    }
+}
+
+DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const float* queries, int64_t count, Metric metric, bool scan)
+    : Problem(std::move(rows), count, metric == kL2), table_(table), metric_(metric) {
+    const int64_t dims = rows_->dims();
+    canonical_queries_.assign(queries, queries + count * dims);
+    if (metric == kCosine) unit_queries(table, queries, count, dims, canonical_queries_.data());
+    if (!scan) return;
+
+    const Kind kind = rows_->kind();
+    const bool tiles = choose_shape(table.dense[kFloat32], count).queries > table.dense[kFloat32].shapes[0].queries;
+    const bool own_tiles = table.dense[kind].shapes[1].queries > 0;
+    unpack_ = tiles && !own_tiles;
+    const Kind scanned = unpack_ ? kFloat32 : kind;
+    bool known_norms = true;
+    for (const Chunk& chunk : rows_->chunks()) known_norms &= chunk.norms != nullptr;
+    leave_terms_ = !tiles && !known_norms;
+    if (tiles) block_rows_ = cached_rows(dims * element_bytes(scanned));
+
+    const bool rounded_queries = tiles && scanned == kBFloat16;
+    const float relative = relative_slack(dims) + (rounded_queries ? 0x1.02p-8f : 0.0f);
+    underflow_ = underflow_slack(dims);
+    slack_.resize(static_cast<size_t>(count));
+    for (int64_t q = 0; q < count; ++q) {
+        const Piece piece = {reinterpret_cast<const uint8_t*>(canonical_queries_.data() + q * dims), 0, dims};
+        double norm;
+        table.norms[kFloat32](&piece, 1, 0, 1, &norm);
+        query_norm_ = std::max(query_norm_, round_up(norm));
+        slack_[static_cast<size_t>(q)] = norm > static_cast<double>(kLargestNorm) ? kInfinite : round_up(relative * (metric == kIp ? norm : metric == kCosine ? (norm > 0 ? 1.001 : 0.0) : 1.0));
+        if (metric == kL2) shift_.push_back(-static_cast<float>(norm * norm));
+    }
+    const std::vector<int64_t> whole = {dims};
+    pack(table.dense[scanned], canonical_queries_.data(), dims * 4, unpack_ ? whole : rows_->widths(), nullptr, nullptr, true);
+}
+
+int64_t DenseProblem::unpacked_bytes() const { return unpack_ ? block_rows_ * ((rows_->dims() + 15) / 16 * 16) * 4 : 0; }
+
+void DenseProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {
+    const int64_t dims = rows_->dims();
+    const float* q = canonical_queries_.data() + query * dims;
+    std::vector<int64_t> local;
+    for (int64_t i = 0; i < count;) {
+        const Chunk& chunk = rows_->chunk_of(rows[i]);
+        local.clear();
+        for (; i < count && rows[i] < chunk.first + chunk.rows; ++i) local.push_back(rows[i] - chunk.first);
+        float* out = keys + i - static_cast<int64_t>(local.size());
+        table_.canonical[rows_->kind()](chunk.pieces.data(), static_cast<int32_t>(chunk.pieces.size()), q, local.data(), static_cast<int64_t>(local.size()), metric_ == kL2, out);
+        for (size_t j = 0; j < local.size(); ++j) {
+            if (metric_ == kL2) out[j] = -out[j];
+            if (metric_ == kCosine) {
+                float norm;
+                if (chunk.norms) {
+                    norm = chunk.norms[local[j]];
+                } else {
+                    double wide;
+                    table_.norms[rows_->kind()](chunk.pieces.data(), static_cast<int32_t>(chunk.pieces.size()), local[j], 1, &wide);
+                    norm = static_cast<float>(wide);
+                }
+                out[j] = norm == 0.0f ? 0.0f : out[j] / norm;
+            }
+            if (std::isnan(out[j])) out[j] = -kInfinite;
+        }
+    }
+}
+
+int64_t DenseProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const {
+    block.metric = metric_;
+    block.query_norm = query_norm_;
+    if (unpack_) unpack_rows(table_, rows_->kind(), block, rows_->dims(), workspace.unpacked);
+    block.ready = !leave_terms_;
+    if (leave_terms_) return -1;
+    if (chunk.norms) {
+        table_.dense_terms(&block, chunk.norms + start);
+        return -1;
+    }
+    table_.squares[unpack_ ? kFloat32 : rows_->kind()](&block);
+    table_.dense_terms(&block, nullptr);
+    return first_bad_row(block, chunk, start);
+}
+
+int64_t DenseProblem::first_bad_row(const Block& block, const Chunk& chunk, int64_t start) const {
+    if (chunk.norms || rows_->kind() == kInt8) return -1;
+    return bad_among(block, rows_->kind(), chunk, start);
+}
+
+int64_t DenseProblem::first_bad_candidate(const int64_t* rows, int64_t count) const {
+    int64_t bad = -1;
+    if (rows_->kind() == kInt8) return bad;
+    for (int64_t i = 0; i < count; ++i) {
+        if (rows[i] < 0 || (bad >= 0 && rows[i] >= bad)) continue;
+        const Chunk& chunk = rows_->chunk_of(rows[i]);
+        if (!chunk.norms && !row_is_finite(rows_->kind(), chunk.pieces, rows[i] - chunk.first)) bad = rows[i];
+    }
+    return bad;
+}
+
+int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queries, int64_t count, int64_t first, int64_t last, float* out, int64_t out_stride) {
+    const int64_t dims = rows.dims();
+    const Kind kind = rows.kind();
+    const bool unpack = kind != kFloat32 && choose_shape(table.dense[kFloat32], count).queries > table.dense[kFloat32].shapes[0].queries;
+    const Family& family = table.dense[unpack ? kFloat32 : kind];
+    const std::vector<int64_t> whole = {dims};
+    const std::vector<int64_t>& widths = unpack ? whole : rows.widths();
+    std::vector<Group> groups;
+    for (int64_t q = 0; q < count;) {
+        const Shape& shape = choose_shape(family, count - q);
+        Queries in = {};
+        in.data = queries + q * dims;
+        in.stride = dims * 4;
+        in.count = static_cast<int32_t>(std::min<int64_t>(shape.queries, count - q));
+        in.widths = widths.data();
+        in.n_pieces = static_cast<int32_t>(widths.size());
+        groups.push_back({&shape, q, in.count, allocate_aligned(shape.packed_bytes(&in))});
+        shape.pack(&in, groups.back().packed.get());
+        q += in.count;
+    }
+    const int64_t step = cached_rows(dims * (unpack ? 4 : element_bytes(kind)));
+    Workspace workspace(unpack ? step * ((dims + 15) / 16 * 16) * 4 : 0);
+    int64_t bad_row = -1;
+    for (int64_t row = first; row < last;) {
+        const Chunk& chunk = rows.chunk_of(row);
+        const int64_t start = row - chunk.first;
+        Block block = {};
+        block.rows = std::min({step, last - row, chunk.rows - start});
+        block.n_pieces = static_cast<int32_t>(chunk.pieces.size());
+        for (int32_t j = 0; j < block.n_pieces; ++j) {
+            block.pieces[j] = chunk.pieces[static_cast<size_t>(j)];
+            block.pieces[j].base += start * block.pieces[j].stride;
+        }
+        block.squares = workspace.squares, block.workspace = workspace.sums;
+        if (unpack) unpack_rows(table, kind, block, dims, workspace.unpacked);
+        if (!chunk.norms && kind != kInt8) {
+            table.squares[unpack ? kFloat32 : kind](&block);
+            const int64_t bad = bad_among(block, kind, chunk, start);
+            if (bad >= 0 && bad_row < 0) bad_row = row + bad;
+        }
+        for (const Group& group : groups) group.shape->fill(&block, group.packed.get(), out + group.first * out_stride + (row - first), out_stride);
+        row += block.rows;
+    }
+    return bad_row;
+}
+
+IntegerProblem::IntegerProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const int8_t* codes, int64_t count, const float* factors, const float* offsets,
+                               IntegerMetric metric, bool scan)
+    : Problem(std::move(rows), count, metric != IntegerMetric::ip), table_(table), metric_(metric) {
+    const int64_t dims = rows_->dims();
+    codes_.assign(codes, codes + count * dims);
+    const float sign = metric == IntegerMetric::ip ? 1.0f : -1.0f;
+    factors_.resize(static_cast<size_t>(count));
+    offsets_.resize(static_cast<size_t>(count));
+    has_row_slack_ = metric == IntegerMetric::l2_exact;
+    for (int64_t q = 0; q < count; ++q) {
+        if (metric == IntegerMetric::l2_exact) {
+            const double square = static_cast<double>(table.c.dot_i8(codes + q * dims, codes + q * dims, static_cast<uint64_t>(dims)));
+            query_norm_ = std::max(query_norm_, round_up(std::sqrt(square)));
+            factors_[static_cast<size_t>(q)] = 2.0f;
+            offsets_[static_cast<size_t>(q)] = -static_cast<float>(square);
+            slack_.push_back(relative_slack(dims));
+        } else {
+            factors_[static_cast<size_t>(q)] = sign * factors[q];
+            offsets_[static_cast<size_t>(q)] = sign * offsets[q];
+            slack_.push_back(0.0f);
+        }
+    }
+    if (!scan) return;
+    const bool seven_bits = std::all_of(codes_.begin(), codes_.end(), [](int8_t c) { return -64 <= c && c < 64; });
+    const Family& family = seven_bits ? table.integer7 : table.integer8;
+    needs_row_sums_ = choose_shape(family, count).queries > family.shapes[0].queries;
+    if (needs_row_sums_) block_rows_ = cached_rows(dims);
+    pack(family, codes_.data(), dims, rows_->widths(), factors_.data(), offsets_.data(), true);
+}
+
+void IntegerProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {
+    const int8_t* code = codes_.data() + query * rows_->dims();
+    for (int64_t i = 0; i < count; ++i) {
+        const Chunk& chunk = rows_->chunk_of(rows[i]);
+        const int64_t local = rows[i] - chunk.first;
+        int64_t at = 0;
+        int32_t dot = 0;
+        int64_t squares = 0;
+        for (const Piece& piece : chunk.pieces) {
+            const auto* row = reinterpret_cast<const int8_t*>(piece.base + local * piece.stride);
+            dot += table_.c.dot_i8(code + at, row, static_cast<uint64_t>(piece.width));
+            if (metric_ == IntegerMetric::l2_exact)
+                squares += int64_t{table_.c.dot_i8(row, row, static_cast<uint64_t>(piece.width))} + table_.c.dot_i8(code + at, code + at, static_cast<uint64_t>(piece.width));
+            at += piece.width;
+        }
+        if (metric_ == IntegerMetric::l2_exact) {
+            keys[i] = -static_cast<float>(squares - 2 * int64_t{dot});
+        } else {
+            const float bias = metric_ == IntegerMetric::l2 ? -chunk.norms[local] : 0.0f;
+            const float base = metric_ == IntegerMetric::l2 ? offsets_[static_cast<size_t>(query)] + bias : offsets_[static_cast<size_t>(query)];
+            const float product = factors_[static_cast<size_t>(query)] * static_cast<float>(dot);
+            keys[i] = base + product;
+        }
+    }
+}
+
+int64_t IntegerProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const {
+    block.metric = metric_ == IntegerMetric::ip ? kIp : kL2;
+    block.query_norm = query_norm_;
+    block.ready = true;
+    if (needs_row_sums_) table_.row_sums(&block);
+    if (metric_ == IntegerMetric::l2_exact) {
+        table_.squares[kInt8](&block);
+        table_.dense_terms(&block, nullptr);
+    } else {
+        std::fill(block.slack, block.slack + block.rows, 0.0f);
+        for (int64_t r = 0; metric_ == IntegerMetric::l2 && r < block.rows; ++r) block.bias[r] = -chunk.norms[start + r];
+    }
+    return -1;
+}
+
+}  // namespace asx

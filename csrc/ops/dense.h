@@ -1,0 +1,59 @@
+// Dense rows with float queries, and int8 rows with integer queries.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "ops/problem.h"
+
+namespace asx {
+
+// The unit queries u of the canonical cosine: float32(q / norm64(q)), the zero query stays zero.
+void unit_queries(const KernelTable& table, const float* queries, int64_t count, int64_t dims, float* out);
+
+// Canonical norms of all rows of a chunk; upward: the next float32 not below the norm.
+void row_norms(const KernelTable& table, Kind kind, const Chunk& chunk, bool upward, float* out);
+
+class DenseProblem final : public Problem {
+  public:
+    // scan: whether queries are packed for scanning; otherwise the problem is for rescoring only.
+    DenseProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const float* queries, int64_t count, Metric metric, bool scan);
+
+    void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
+    int64_t prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const override;
+    int64_t first_bad_row(const Block& block, const Chunk& chunk, int64_t start) const override;
+    int64_t unpacked_bytes() const override;
+    // Among `count` candidates (-1 is none): the smallest row that holds NaN or infinity, or -1.
+    int64_t first_bad_candidate(const int64_t* rows, int64_t count) const;
+
+  private:
+    const KernelTable& table_;
+    Metric metric_;
+    std::vector<float> canonical_queries_;      // as given, or unit for cosine
+    bool unpack_ = false, leave_terms_ = false;
+    float query_norm_ = 0.0f;
+};
+
+// Plain products of rows first..last into out[query * out_stride + row - first]; returns the first bad row or -1.
+int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queries, int64_t count, int64_t first, int64_t last, float* out, int64_t out_stride);
+
+enum class IntegerMetric { ip, l2, l2_exact };
+
+class IntegerProblem final : public Problem {
+  public:
+    IntegerProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const int8_t* codes, int64_t count, const float* factors, const float* offsets, IntegerMetric metric, bool scan);
+
+    void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
+    bool exact() const override { return metric_ != IntegerMetric::l2_exact; }
+    int64_t prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const override;
+
+  private:
+    const KernelTable& table_;
+    IntegerMetric metric_;
+    std::vector<int8_t> codes_;
+    std::vector<float> factors_, offsets_;      // signed so that keys are larger for better rows
+    float query_norm_ = 0.0f;
+    bool needs_row_sums_ = false;
+};
+
+}  // namespace asx

@@ -1,0 +1,44 @@
+// Product quantization: scans over packed codes, float tables, assignment, packing.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "ops/problem.h"
+
+namespace asx {
+
+class PqProblem final : public Problem {
+  public:
+    // tables: (count, subspaces, 2**bits); they are read until the problem dies.
+    PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables, int64_t count, bool largest, bool scan);
+
+    void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
+    int64_t prepare(Block& block, const Chunk&, int64_t, Workspace&) const override;
+
+  private:
+    int64_t subspaces_;
+    int bits_;
+    const float* tables_;
+};
+
+// Codebooks (subspaces, codewords, dims), transposed for the kernels: per subspace (dims, padded), padding codewords infinite.
+class Codebooks {
+  public:
+    Codebooks(const float* codebooks, int64_t subspaces, int64_t codewords, int64_t dims);
+    // out (count, subspaces, codewords); missing dims of the queries count as zero
+    void tables(const KernelTable& table, const float* queries, int64_t count, int64_t query_dims, bool squared, float* out) const;
+    void assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims, int32_t* out) const;
+
+  private:
+    const float* of(int64_t subspace) const { return transposed_.data() + subspace * dims_ * padded_; }
+
+    int64_t subspaces_, codewords_, dims_, padded_;
+    std::vector<float> transposed_;
+};
+
+// Row-major codes (rows, code bytes) to blocks of 64 rows and back; code bytes: subspaces, or half of them rounded up for 4 bits.
+void pack_codes(const uint8_t* codes, int64_t stride, int64_t rows, int64_t code_bytes, uint8_t* out);
+void unpack_codes(const uint8_t* packed, int64_t rows, int64_t code_bytes, uint8_t* out);
+
+}  // namespace asx

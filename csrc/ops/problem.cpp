@@ -1,0 +1,60 @@
+#include "ops/problem.h"
+
+#include <algorithm>
+#include <new>
+
+namespace asx {
+
+Aligned allocate_aligned(int64_t bytes) {
+    void* p = std::aligned_alloc(64, static_cast<size_t>((std::max<int64_t>(bytes, 1) + 63) / 64 * 64));
+    if (!p) throw std::bad_alloc();
+    return Aligned(static_cast<uint8_t*>(p));
+}
+
+Workspace::Workspace(int64_t unpacked_bytes) : memory(allocate_aligned((9 * (kBlockRows + 16)) * 4 + unpacked_bytes)) {
+    auto* p = reinterpret_cast<float*>(memory.get());
+    constexpr int64_t terms = kBlockRows + 16;          // whole registers may be stored at the end
+    squares = p, scale = p + terms, bias = p + 2 * terms, slack = p + 3 * terms;
+    row_sums = reinterpret_cast<int32_t*>(p + 4 * terms);
+    sums = p + 5 * terms;                               // kBlockRows for each of up to four queries
+    unpacked = p + 9 * terms;
+}
+
+const Shape& choose_shape(const Family& family, int64_t remaining) {
+    const Shape* best = &family.shapes[0];
+    for (const Shape& shape : family.shapes) {
+        if (shape.queries == 0) break;
+        best = &shape;
+        if (shape.queries >= remaining) break;
+    }
+    return *best;
+}
+
+int64_t cached_rows(int64_t row_bytes) {
+    constexpr int64_t budget = 384 * 1024, multiple = 192;      // whole tiles of 4, 6 and 12 rows, and PQ blocks of 64
+    return std::clamp<int64_t>(budget / std::max<int64_t>(row_bytes, 1) / multiple * multiple, multiple, kBlockRows / multiple * multiple);
+}
+
+void Problem::pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor, const float* offset, bool largest) {
+    for (int64_t first = 0; first < queries_;) {
+        const Shape& shape = choose_shape(family, queries_ - first);
+        Queries in = {};
+        in.data = static_cast<const uint8_t*>(data) + first * stride;
+        in.stride = stride;
+        in.count = static_cast<int32_t>(std::min<int64_t>(shape.queries, queries_ - first));
+        in.widths = widths.data();
+        in.n_pieces = static_cast<int32_t>(widths.size());
+        in.slack = slack_.empty() ? nullptr : slack_.data() + first;
+        in.slack_out = slack_.empty() ? nullptr : slack_.data() + first;
+        in.factor = factor ? factor + first : nullptr;
+        in.offset = offset ? offset + first : nullptr;
+        in.last_word = rows_->last_word;
+        in.largest = largest;
+        Group group{&shape, first, in.count, allocate_aligned(shape.packed_bytes(&in))};
+        shape.pack(&in, group.packed.get());
+        groups_.push_back(std::move(group));
+        first += in.count;
+    }
+}
+
+}  // namespace asx

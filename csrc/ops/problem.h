@@ -1,0 +1,86 @@
+// One search to be scanned or rescored: rows, queries, metric. Immutable, shared by all scans that work on it.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "kernels/table.h"
+#include "ops/rows.h"
+
+namespace asx {
+
+struct FreeMemory {
+    void operator()(void* p) const { std::free(p); }
+};
+using Aligned = std::unique_ptr<uint8_t[], FreeMemory>;
+Aligned allocate_aligned(int64_t bytes);        // 64-byte aligned; throws std::bad_alloc
+
+// Queries packed for one shape.
+struct Group {
+    const Shape* shape;
+    int64_t first;
+    int32_t count;
+    Aligned packed;
+};
+
+// Memory that a scan works in: row terms of one block, partial sums, unpacked rows.
+struct Workspace {
+    explicit Workspace(int64_t unpacked_bytes);
+    Aligned memory;
+    float *squares, *scale, *bias, *slack, *sums, *unpacked;
+    int32_t* row_sums;
+};
+
+class Problem {
+  public:
+    Problem(std::shared_ptr<const Rows> rows, int64_t queries, bool smallest_first) : rows_(std::move(rows)), queries_(queries), smallest_first_(smallest_first) {}
+    virtual ~Problem() = default;
+
+    const Rows& rows() const { return *rows_; }
+    int64_t queries() const { return queries_; }
+    bool smallest_first() const { return smallest_first_; }             // scores are distances: minus the key
+    const std::vector<Group>& groups() const { return groups_; }
+
+    // Keys of `count` rows (global numbers, rising), as the canonical score defines them; NaN is returned as minus infinity.
+    virtual void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const = 0;
+    // Whether scans yield canonical keys at once.
+    virtual bool exact() const { return false; }
+
+    // Row terms of the block, for all groups, or left to the kernels (block.ready false) when that is cheaper.
+    // May replace the block's pieces by unpacked ones. Returns the first row that is not finite, or -1.
+    virtual int64_t prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const = 0;
+    // Looks at terms that a kernel filled in.
+    virtual int64_t first_bad_row(const Block&, const Chunk&, int64_t) const { return -1; }
+    // |key - canonical key| <= slack(query) * (row terms' slack, or 1) + underflow().
+    float slack(int64_t query) const { return slack_.empty() ? 0.0f : slack_[static_cast<size_t>(query)]; }
+    bool has_row_slack() const { return has_row_slack_; }
+    float underflow() const { return underflow_; }
+    // What kernel keys lack, per query: minus |q|^2 for l2.
+    float shift(int64_t query) const { return shift_.empty() ? 0.0f : shift_[static_cast<size_t>(query)]; }
+
+    virtual int64_t unpacked_bytes() const { return 0; }
+    bool in_pq_blocks() const { return in_pq_blocks_; }         // pieces advance by blocks of 64 rows
+    int64_t block_rows() const { return block_rows_; }          // rows that stay in the second-level cache between groups
+
+  protected:
+    void pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor, const float* offset, bool largest);
+
+    std::shared_ptr<const Rows> rows_;
+    int64_t queries_;
+    bool smallest_first_;
+    std::vector<Group> groups_;
+    std::vector<float> slack_, shift_;
+    bool has_row_slack_ = true;
+    float underflow_ = 0.0f;
+    int64_t block_rows_ = kBlockRows;
+    bool in_pq_blocks_ = false;
+};
+
+// The shape for `remaining` queries: the smallest that holds them, else the largest.
+const Shape& choose_shape(const Family& family, int64_t remaining);
+
+// Rows of a block that several groups read again and again.
+int64_t cached_rows(int64_t row_bytes);
+
+}  // namespace asx

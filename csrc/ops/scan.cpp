@@ -1,0 +1,151 @@
+#include "ops/scan.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace asx {
+
+namespace {
+
+constexpr int64_t kSurvivors = 5 * kBlockRows;      // a few-query scan of a whole block fits
+constexpr int64_t kFirstRows = 192;                 // thresholds come from the first few rows, before whole blocks survive
+
+void write_best(const std::vector<Candidate>& best, bool smallest_first, int64_t k, float* scores, int64_t* rows) {
+    for (int64_t i = 0; i < k; ++i) {
+        const bool there = i < static_cast<int64_t>(best.size());
+        rows[i] = there ? best[static_cast<size_t>(i)].row : -1;
+        const float key = there ? best[static_cast<size_t>(i)].lower : std::nanf("");
+        scores[i] = smallest_first ? 0.0f - key : key;
+    }
+}
+
+// A block that starts `rows` rows later.
+Block advanced(const Block& block, int64_t rows, bool in_pq_blocks) {
+    Block out = block;
+    for (int32_t j = 0; j < out.n_pieces; ++j) out.pieces[j].base += (in_pq_blocks ? rows / kPqBlock : rows) * out.pieces[j].stride;
+    out.rows -= rows;
+    if (out.allowed) out.allowed += rows;
+    out.squares += rows, out.scale += rows, out.bias += rows, out.slack += rows, out.row_sums += rows;
+    return out;
+}
+
+}  // namespace
+
+Scan::Scan(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed)
+    : problem_(std::move(problem)), k_(k), allowed_(allowed), candidates_(static_cast<size_t>(problem_->queries())) {}
+
+bool Scan::any_allowed(int64_t first_row, int64_t count) const {
+    if (!allowed_.bytes || allowed_.stride) return true;
+    return std::memchr(allowed_.bytes + first_row, 1, static_cast<size_t>(count)) != nullptr;
+}
+
+void Scan::run(int64_t first_visit, int64_t last_visit) {
+    if (problem_->queries() == 0 || k_ == 0) return;
+    if (!workspace_) {
+        workspace_ = std::make_unique<Workspace>(problem_->unpacked_bytes());
+        buffer_.resize(kSurvivors);
+        survivors_ = {buffer_.data(), 0, kSurvivors};
+    }
+    for (int64_t v = first_visit; v < last_visit; ++v) {
+        const Visit visit = problem_->rows().visit(v);
+        int64_t step = started_ ? problem_->block_rows() : kFirstRows;
+        for (int64_t done = 0; done < visit.rows;) {
+            const int64_t count = std::min(step, visit.rows - done);
+            if (any_allowed(visit.chunk->first + visit.start + done, count)) scan_block(*visit.chunk, visit.start + done, count);
+            done += count;
+            step = problem_->block_rows();
+        }
+        started_ = true;
+    }
+}
+
+void Scan::scan_block(const Chunk& chunk, int64_t start, int64_t count) {
+    Block block = {};
+    const int64_t first_row = chunk.first + start;
+    block.n_pieces = static_cast<int32_t>(chunk.pieces.size());
+    const bool in_pq_blocks = problem_->in_pq_blocks();
+    for (int32_t j = 0; j < block.n_pieces; ++j) {
+        block.pieces[j] = chunk.pieces[static_cast<size_t>(j)];
+        block.pieces[j].base += (in_pq_blocks ? start / kPqBlock : start) * block.pieces[j].stride;
+    }
+    block.rows = count;
+    block.allowed = allowed_.bytes && !allowed_.stride ? allowed_.bytes + first_row : nullptr;
+    block.squares = workspace_->squares, block.scale = workspace_->scale, block.bias = workspace_->bias;
+    block.slack = workspace_->slack, block.row_sums = workspace_->row_sums, block.workspace = workspace_->sums;
+    block.last_word = problem_->rows().last_word;
+    int64_t bad = problem_->prepare(block, chunk, start, *workspace_);
+    for (const Group& group : problem_->groups()) scan_group(group, block, first_row);
+    if (!block.ready) bad = problem_->first_bad_row(block, chunk, start);
+    if (bad >= 0) bad_row_ = bad_row_ < 0 ? first_row + bad : std::min(bad_row_, first_row + bad);
+}
+
+void Scan::scan_group(const Group& group, const Block& block, int64_t first_row) {
+    alignas(64) float thresholds[64];
+    for (int64_t done = 0; done < block.rows;) {
+        for (int32_t q = 0; q < group.count; ++q) {
+            const int64_t query = group.first + q;
+            thresholds[q] = candidates_[static_cast<size_t>(query)].threshold() - problem_->underflow() - problem_->shift(query);
+        }
+        const Block rest = advanced(block, done, problem_->in_pq_blocks());
+        const int64_t finished = group.shape->scan(&rest, group.packed.get(), thresholds, &survivors_);
+        drain(group, rest, first_row + done);
+        done += finished;
+    }
+}
+
+void Scan::drain(const Group& group, const Block& block, int64_t first_row) {
+    for (int64_t i = 0; i < survivors_.count; ++i) {
+        const Survivor& s = survivors_.items[i];
+        const int64_t query = group.first + s.query, row = first_row + s.row;
+        if (allowed_.stride && !allowed_.bytes[query * allowed_.stride + row]) continue;
+        const float key = s.key + problem_->shift(query);
+        if (problem_->exact()) {
+            candidates_[static_cast<size_t>(query)].add(*problem_, query, k_, {key, key, row});
+            continue;
+        }
+        float slack = problem_->slack(query) * (problem_->has_row_slack() ? block.slack[s.row] : 1.0f) + problem_->underflow();
+        Candidate c = {key - slack, key + slack, row};
+        // NaN keys and infinite slack say nothing; equal bounds would pass for a canonical key
+        if (!(c.lower < c.upper) || std::isinf(c.upper)) c.upper = std::numeric_limits<float>::infinity();
+        if (!(c.lower < c.upper)) c.lower = kLowest;
+        candidates_[static_cast<size_t>(query)].add(*problem_, query, k_, c);
+    }
+    survivors_.count = 0;
+}
+
+void Scan::merge(const Scan& other) {
+    for (int64_t q = 0; q < queries(); ++q)
+        for (const Candidate& c : other.candidates_[static_cast<size_t>(q)].items()) candidates_[static_cast<size_t>(q)].add(*problem_, q, k_, c);
+    if (other.bad_row_ >= 0) bad_row_ = bad_row_ < 0 ? other.bad_row_ : std::min(bad_row_, other.bad_row_);
+}
+
+void Scan::finish(float* scores, int64_t* rows) {
+    for (int64_t q = 0; q < queries(); ++q)
+        write_best(candidates_[static_cast<size_t>(q)].best(*problem_, q, k_), problem_->smallest_first(), k_, scores + q * k_, rows + q * k_);
+}
+
+void rescore(const Problem& problem, const int64_t* lists, int64_t width, int64_t k, float* scores, int64_t* rows) {
+    std::vector<int64_t> list;
+    std::vector<float> keys;
+    std::vector<Candidate> items;
+    const Rows& all = problem.rows();
+    for (int64_t q = 0; q < problem.queries(); ++q) {
+        list.assign(lists + q * width, lists + (q + 1) * width);
+        std::sort(list.begin(), list.end());
+        list.erase(std::unique(list.begin(), list.end()), list.end());
+        list.erase(list.begin(), std::lower_bound(list.begin(), list.end(), int64_t{0}));
+        keys.resize(list.size());
+        problem.canonical(q, list.data(), static_cast<int64_t>(list.size()), keys.data());
+        items.clear();
+        for (size_t i = 0; i < list.size(); ++i) items.push_back({keys[i], keys[i], list[i]});
+        const auto kept = std::min<int64_t>(k, static_cast<int64_t>(items.size()));
+        std::partial_sort(items.begin(), items.begin() + kept, items.end(), [&](const Candidate& a, const Candidate& b) {
+            return a.lower != b.lower ? a.lower > b.lower : all.id(a.row) < all.id(b.row);
+        });
+        items.resize(static_cast<size_t>(kept));
+        write_best(items, problem.smallest_first(), k, scores + q * k, rows + q * k);
+    }
+}
+
+}  // namespace asx

@@ -1,0 +1,212 @@
+// Register operations on AVX2 with FMA and F16C. simd/scalar.h says what each one means.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/memory.h"
+
+namespace asx::ASX_TARGET {
+namespace {
+
+struct Simd {
+    static constexpr int lanes = 8;
+    static constexpr int tile_rows = 6;         // 6 x 2 accumulators, 2 of the query panel, 1 broadcast: 15 of 16 registers
+    static constexpr bool has_bfloat16_dot = false;
+
+    // --- float32 -----------------------------------------------------------------------------------------------------
+    using F = __m256;
+    static ASX_INLINE F zero() { return _mm256_setzero_ps(); }
+    static ASX_INLINE F set(float x) { return _mm256_set1_ps(x); }
+    static ASX_INLINE F load(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
+    static ASX_INLINE F load_part(const void* p, int64_t n) { return _mm256_maskload_ps(static_cast<const float*>(p), below(n)); }
+    static ASX_INLINE void store(void* p, F a) { _mm256_storeu_ps(static_cast<float*>(p), a); }
+    static ASX_INLINE F broadcast(const void* p) { return _mm256_castsi256_ps(_mm256_set1_epi32(read<int32_t>(p))); }
+    static ASX_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
+    static ASX_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+    static ASX_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+    static ASX_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
+    static ASX_INLINE F sqrt(F a) { return _mm256_sqrt_ps(a); }
+    static ASX_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
+    static ASX_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+    static ASX_INLINE uint32_t not_less(F a, F b) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ))); }
+    static ASX_INLINE F choose(F a, F b, F x, F y, F otherwise) {
+        return _mm256_blendv_ps(otherwise, y, _mm256_and_ps(_mm256_cmp_ps(x, a, _CMP_GE_OQ), _mm256_cmp_ps(x, b, _CMP_LE_OQ)));
+    }
+
+    static ASX_INLINE void keep_least(F a, F index, F& best, F& best_index) {
+        const F less = _mm256_cmp_ps(a, best, _CMP_LT_OQ);
+        best = _mm256_blendv_ps(best, a, less);
+        best_index = _mm256_blendv_ps(best_index, index, less);
+    }
+    static ASX_INLINE F reduce_rows(const float* rows) {
+        F t[4];
+        for (int i = 0; i < 4; ++i) {
+            const F a = load(rows + 8 * i), b = load(rows + 8 * (i + 4));
+            t[i] = add(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+        }
+        return _mm256_hadd_ps(_mm256_hadd_ps(t[0], t[1]), _mm256_hadd_ps(t[2], t[3]));
+    }
+
+    template <class K> static ASX_INLINE F widen(const uint8_t* p) {
+        if constexpr (K::kind == kFloat32) return load(p);
+        if constexpr (K::kind == kFloat16) return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        if constexpr (K::kind == kBFloat16) {
+            const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+            return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+        }
+        if constexpr (K::kind == kInt8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+    }
+    template <class K> static ASX_INLINE F widen_part(const uint8_t* p, int64_t first, int64_t last) {
+        alignas(32) float lane[lanes] = {};
+        for (int64_t i = first; i < last; ++i) lane[i] = widen_one<K>(p + (i - first) * K::bytes);
+        return load(lane);
+    }
+
+    // --- the sixteen virtual lanes of canonical sums ---------------------------------------------------------------------
+    struct Lanes {
+        __m256 low, high;
+    };
+    static ASX_INLINE Lanes lanes_zero() { return {zero(), zero()}; }
+    static ASX_INLINE Lanes lanes_load(const float* p) { return {load(p), load(p + 8)}; }
+    template <class K> static ASX_INLINE Lanes lanes_widen(const uint8_t* p) { return {widen<K>(p), widen<K>(p + 8 * K::bytes)}; }
+    template <class K> static ASX_INLINE Lanes lanes_widen_part(const uint8_t* p, int64_t first, int64_t last) {
+        alignas(32) float lane[16] = {};
+        for (int64_t i = first; i < last; ++i) lane[i] = widen_one<K>(p + (i - first) * K::bytes);
+        return lanes_load(lane);
+    }
+    static ASX_INLINE Lanes lanes_sub(Lanes a, Lanes b) { return {sub(a.low, b.low), sub(a.high, b.high)}; }
+    static ASX_INLINE Lanes lanes_add_product(Lanes sum, Lanes a, Lanes b) { return {add(sum.low, mul(a.low, b.low)), add(sum.high, mul(a.high, b.high))}; }
+    static ASX_INLINE float lanes_reduce(Lanes a) {
+        const __m256 eight = add(a.low, a.high);
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+    }
+    struct WideLanes {
+        __m256d part[4];
+    };
+    static ASX_INLINE WideLanes wide_zero() { return {{_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()}}; }
+    static ASX_INLINE WideLanes wide_add_square(WideLanes sum, Lanes a) {
+        const __m256d x[4] = {_mm256_cvtps_pd(_mm256_castps256_ps128(a.low)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.low, 1)),
+                              _mm256_cvtps_pd(_mm256_castps256_ps128(a.high)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.high, 1))};
+        for (int i = 0; i < 4; ++i) sum.part[i] = _mm256_fmadd_pd(x[i], x[i], sum.part[i]);
+        return sum;
+    }
+    static ASX_INLINE double wide_reduce(WideLanes a) {
+        const __m256d four = _mm256_add_pd(_mm256_add_pd(a.part[0], a.part[2]), _mm256_add_pd(a.part[1], a.part[3]));
+        const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+        return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+    }
+
+    // --- int32 and dot products of packed words ---------------------------------------------------------------------------
+    using I = __m256i;
+    static ASX_INLINE I int_zero() { return _mm256_setzero_si256(); }
+    static ASX_INLINE I int_set(int32_t x) { return _mm256_set1_epi32(x); }
+    static ASX_INLINE F to_float(I a) { return _mm256_cvtepi32_ps(a); }
+    static ASX_INLINE void int_store(void* p, I a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
+    static ASX_INLINE I int_max(I a, I b) { return _mm256_max_epi32(a, b); }
+    static ASX_INLINE int32_t int_reduce(I a) {
+        const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+        return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
+    }
+
+    using Bytes = __m256i;
+    static constexpr int bytes = 32;
+    static ASX_INLINE Bytes load_bytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+    static ASX_INLINE Bytes load_bytes_part(const void* p, int64_t n) {
+        alignas(32) uint8_t part[32] = {};
+        for (int64_t i = 0; i < n; ++i) part[i] = static_cast<const uint8_t*>(p)[i];
+        return load_bytes(part);
+    }
+    static ASX_INLINE Bytes set_bytes(int8_t x) { return _mm256_set1_epi8(x); }
+    static ASX_INLINE Bytes broadcast_word(uint32_t x) { return _mm256_set1_epi32(static_cast<int32_t>(x)); }
+
+    // vpmaddubsw adds two products in 16 bits: 2 * 127 * 128 < 2^15, so 7-bit queries cannot saturate it. Full 8-bit queries
+    // stay signed and go through 16-bit products.
+    static constexpr int offset7 = 64, offset8 = 0;
+    static ASX_INLINE I dot_words7(I sum, Bytes unsigned_query, Bytes row) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned_query, row), _mm256_set1_epi16(1)));
+    }
+    static ASX_INLINE I dot_words8(I sum, Bytes query, Bytes row) {
+        const Bytes even = _mm256_madd_epi16(even_bytes(query), even_bytes(row));
+        const Bytes odd = _mm256_madd_epi16(_mm256_srai_epi16(query, 8), _mm256_srai_epi16(row, 8));
+        return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+    }
+    static ASX_INLINE I sum_words(I sum, Bytes row) { return dot_words7(sum, _mm256_set1_epi8(1), row); }
+
+    // --- 64-bit words of binary codes --------------------------------------------------------------------------------------
+    // Bits are counted per nibble by a shuffle into bytes, which overflow after 31 words (8 bits a byte each).
+    using Words = __m256i;
+    static constexpr int words = 4;
+    static constexpr int count_steps = 31;
+    using Counts = __m256i;
+    static ASX_INLINE Words set_word(uint64_t x) { return _mm256_set1_epi64x(static_cast<int64_t>(x)); }
+    static ASX_INLINE Words load_words(const void* p) { return load_bytes(p); }
+    static ASX_INLINE Words load_words_part(const void* p, int64_t n) {
+        return _mm256_maskload_epi64(static_cast<const long long*>(p), _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)));
+    }
+    static ASX_INLINE Words xor_words(Words a, Words b) { return _mm256_xor_si256(a, b); }
+    static ASX_INLINE Counts count_zero() { return _mm256_setzero_si256(); }
+    static ASX_INLINE Counts count_add(Counts sum, Words a) {
+        const __m256i bits = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+        return _mm256_add_epi8(sum, _mm256_add_epi8(_mm256_shuffle_epi8(bits, low_nibbles(a)), _mm256_shuffle_epi8(bits, high_nibbles(a))));
+    }
+    static ASX_INLINE Words count_widen(Words sum, Counts a) { return _mm256_add_epi64(sum, _mm256_sad_epu8(a, _mm256_setzero_si256())); }
+    static ASX_INLINE Words add_words(Words a, Words b) { return _mm256_add_epi64(a, b); }
+    static ASX_INLINE Words min_words(Words a, Words b) { return _mm256_min_epi32(a, b); }      // the upper halves are zero
+    static ASX_INLINE uint32_t words_not_above(Words a, Words limit) {
+        return ~static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(a, limit)))) & 15u;
+    }
+    static ASX_INLINE void store_words(void* p, Words a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
+    static ASX_INLINE Words reduce_word_rows(const uint64_t* rows) {
+        Words t[2];
+        for (int i = 0; i < 2; ++i) {
+            const Words a = load_words(rows + 4 * i), b = load_words(rows + 4 * (i + 2));
+            t[i] = add_words(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
+        }
+        return add_words(_mm256_unpacklo_epi64(t[0], t[1]), _mm256_unpackhi_epi64(t[0], t[1]));
+    }
+
+    // --- byte tables of product quantization ---------------------------------------------------------------------------------
+    struct Table256 {
+        const uint8_t* entries;
+    };
+    static ASX_INLINE Table256 load_table256(const uint8_t* p) { return {p}; }
+    // One 16-entry shuffle per high nibble h: code ^ (h << 4) has a zero high nibble exactly where it applies; elsewhere a
+    // saturating add of 0x70 sets the top bit, and the shuffle yields zero.
+    static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) {
+        Bytes out = _mm256_setzero_si256();
+        for (int h = 0; h < 16; ++h) {
+            const Bytes index = _mm256_adds_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(h << 4))), _mm256_set1_epi8(0x70));
+            out = _mm256_or_si256(out, _mm256_shuffle_epi8(load_table16(table.entries + 16 * h), index));
+        }
+        return out;
+    }
+    using Table16 = Bytes;
+    static ASX_INLINE Table16 load_table16(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    static ASX_INLINE Bytes look_up16(Table16 table, Bytes nibbles) { return _mm256_shuffle_epi8(table, nibbles); }
+    static ASX_INLINE Bytes low_nibbles(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+    static ASX_INLINE Bytes high_nibbles(Bytes a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
+    static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
+    static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm256_add_epi16(a, b); }
+    static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return _mm256_sub_epi16(a, b); }
+    static ASX_INLINE Bytes halves_down(Bytes a) { return _mm256_srli_epi16(a, 8); }
+    static ASX_INLINE Bytes halves_up(Bytes a) { return _mm256_slli_epi16(a, 8); }
+    static ASX_INLINE Bytes set_halves(uint16_t x) { return _mm256_set1_epi16(static_cast<int16_t>(x)); }
+    static ASX_INLINE uint64_t halves_not_below(Bytes a, Bytes limit) {
+        const __m256i at_least = _mm256_cmpeq_epi16(_mm256_max_epu16(a, limit), a);
+        const __m128i packed = _mm_packs_epi16(_mm256_castsi256_si128(at_least), _mm256_extracti128_si256(at_least, 1));
+        return static_cast<uint32_t>(_mm_movemask_epi8(packed));
+    }
+    static ASX_INLINE void store_bytes(void* p, Bytes a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
+
+  private:
+    static ASX_INLINE __m256i below(int64_t n) {
+        return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+    }
+    static ASX_INLINE Bytes even_bytes(Bytes a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+};
+
+}  // namespace
+}  // namespace asx::ASX_TARGET

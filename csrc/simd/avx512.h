@@ -1,0 +1,190 @@
+// Register operations on AVX-512 (F BW DQ VL CD, VNNI, VBMI, VPOPCNTDQ). simd/scalar.h says what each one means.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/memory.h"
+
+namespace asx::ASX_TARGET {
+namespace {
+
+struct Simd {
+    static constexpr int lanes = 16;
+    static constexpr int tile_rows = 12;        // 12 x 2 accumulators, 2 of the query panel, 1 broadcast: 27 of 32 registers
+    static constexpr bool has_bfloat16_dot =
+#ifdef __AVX512BF16__
+        true;
+#else
+        false;
+#endif
+
+    // --- float32 -----------------------------------------------------------------------------------------------------
+    using F = __m512;
+    static ASX_INLINE F zero() { return _mm512_setzero_ps(); }
+    static ASX_INLINE F set(float x) { return _mm512_set1_ps(x); }
+    static ASX_INLINE F load(const void* p) { return _mm512_loadu_ps(p); }
+    static ASX_INLINE F load_part(const void* p, int64_t n) { return _mm512_maskz_loadu_ps(below(n), p); }
+    static ASX_INLINE void store(void* p, F a) { _mm512_storeu_ps(p, a); }
+    static ASX_INLINE F broadcast(const void* p) { return _mm512_castsi512_ps(_mm512_set1_epi32(read<int32_t>(p))); }
+    static ASX_INLINE F add(F a, F b) { return _mm512_add_ps(a, b); }
+    static ASX_INLINE F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+    static ASX_INLINE F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+    static ASX_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
+    static ASX_INLINE F sqrt(F a) { return _mm512_sqrt_ps(a); }
+    static ASX_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
+    static ASX_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+    static ASX_INLINE uint32_t not_less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
+    static ASX_INLINE F choose(F a, F b, F x, F y, F otherwise) {       // per lane: a <= x <= b ? y : otherwise
+        return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(x, a, _CMP_GE_OQ) & _mm512_cmp_ps_mask(x, b, _CMP_LE_OQ), y);
+    }
+
+    // Lanes where `a` is less than `best` take it, and its index.
+    static ASX_INLINE void keep_least(F a, F index, F& best, F& best_index) {
+        const __mmask16 less = _mm512_cmp_ps_mask(a, best, _CMP_LT_OQ);
+        best = _mm512_mask_mov_ps(best, less, a);
+        best_index = _mm512_mask_mov_ps(best_index, less, index);
+    }
+    // Sums of 16 rows of 16 floats: lane r is the sum of row r. A tree of shuffles halves the vectors four times.
+    static ASX_INLINE F reduce_rows(const float* rows) {
+        F t[8], u[4], s[2];
+        for (int i = 0; i < 8; ++i) {
+            const F a = load(rows + 16 * i), b = load(rows + 16 * (i + 8));
+            t[i] = add(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+        }
+        for (int i = 0; i < 4; ++i) u[i] = add(_mm512_shuffle_f32x4(t[i], t[i + 4], 0x88), _mm512_shuffle_f32x4(t[i], t[i + 4], 0xdd));
+        for (int i = 0; i < 2; ++i) s[i] = add(_mm512_unpacklo_ps(u[i], u[i + 2]), _mm512_unpackhi_ps(u[i], u[i + 2]));
+        const F r = add(_mm512_unpacklo_ps(s[0], s[1]), _mm512_unpackhi_ps(s[0], s[1]));
+        return _mm512_shuffle_f32x4(r, r, 0xd8);
+    }
+
+    template <class K> static ASX_INLINE F widen(const uint8_t* p) {
+        if constexpr (K::kind == kFloat32) return _mm512_loadu_ps(p);
+        if constexpr (K::kind == kFloat16) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+        if constexpr (K::kind == kBFloat16) return from_bfloat16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+        if constexpr (K::kind == kInt8) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
+    // Lanes first <= i < last hold the elements of p, p + 1, ...; the others are zero. Nothing else is read.
+    template <class K> static ASX_INLINE F widen_part(const uint8_t* p, int64_t first, int64_t last) {
+        const __mmask16 mask = below(last) & static_cast<__mmask16>(~below(first));
+        p -= first * K::bytes;
+        if constexpr (K::kind == kFloat32) return _mm512_maskz_loadu_ps(mask, p);
+        if constexpr (K::kind == kFloat16) return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p));
+        if constexpr (K::kind == kBFloat16) return from_bfloat16(_mm256_maskz_loadu_epi16(mask, p));
+        if constexpr (K::kind == kInt8) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(mask, p)));
+    }
+
+    // --- the sixteen virtual lanes of canonical sums ---------------------------------------------------------------------
+    struct Lanes {
+        __m512 v;
+    };
+    static ASX_INLINE Lanes lanes_zero() { return {zero()}; }
+    static ASX_INLINE Lanes lanes_load(const float* p) { return {load(p)}; }
+    template <class K> static ASX_INLINE Lanes lanes_widen(const uint8_t* p) { return {widen<K>(p)}; }
+    template <class K> static ASX_INLINE Lanes lanes_widen_part(const uint8_t* p, int64_t first, int64_t last) { return {widen_part<K>(p, first, last)}; }
+    static ASX_INLINE Lanes lanes_sub(Lanes a, Lanes b) { return {sub(a.v, b.v)}; }
+    static ASX_INLINE Lanes lanes_add_product(Lanes sum, Lanes a, Lanes b) { return {add(sum.v, mul(a.v, b.v))}; }
+    static ASX_INLINE float lanes_reduce(Lanes a) {
+        const __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+        const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+        const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+    }
+    struct WideLanes {
+        __m512d low, high;
+    };
+    static ASX_INLINE WideLanes wide_zero() { return {_mm512_setzero_pd(), _mm512_setzero_pd()}; }
+    static ASX_INLINE WideLanes wide_add_square(WideLanes sum, Lanes a) {
+        const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256(a.v)), high = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1));
+        return {_mm512_fmadd_pd(low, low, sum.low), _mm512_fmadd_pd(high, high, sum.high)};
+    }
+    static ASX_INLINE double wide_reduce(WideLanes a) {
+        const __m512d eight = _mm512_add_pd(a.low, a.high);
+        const __m256d four = _mm256_add_pd(_mm512_castpd512_pd256(eight), _mm512_extractf64x4_pd(eight, 1));
+        const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+        return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+    }
+
+    // --- int32 and dot products of packed words ---------------------------------------------------------------------------
+    using I = __m512i;
+    static ASX_INLINE I int_zero() { return _mm512_setzero_si512(); }
+    static ASX_INLINE I int_set(int32_t x) { return _mm512_set1_epi32(x); }
+    static ASX_INLINE F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+    static ASX_INLINE void int_store(void* p, I a) { _mm512_storeu_si512(p, a); }
+    static ASX_INLINE I int_max(I a, I b) { return _mm512_max_epi32(a, b); }
+    static ASX_INLINE int32_t int_reduce(I a) { return _mm512_reduce_add_epi32(a); }
+
+    using Bytes = __m512i;
+    static constexpr int bytes = 64;
+    static ASX_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
+    static ASX_INLINE Bytes load_bytes_part(const void* p, int64_t n) { return _mm512_maskz_loadu_epi8(n >= 64 ? ~0ull : (1ull << n) - 1, p); }
+    static ASX_INLINE Bytes set_bytes(int8_t x) { return _mm512_set1_epi8(x); }
+    static ASX_INLINE Bytes broadcast_word(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
+
+    // Queries of the int8 families are stored with an offset that makes them unsigned; rows stay signed.
+    static constexpr int offset7 = 64, offset8 = 128;
+    static ASX_INLINE I dot_words7(I sum, Bytes unsigned_query, Bytes row) { return _mm512_dpbusd_epi32(sum, unsigned_query, row); }
+    static ASX_INLINE I dot_words8(I sum, Bytes query, Bytes row) { return _mm512_dpbusd_epi32(sum, query, row); }
+    static ASX_INLINE I sum_words(I sum, Bytes row) { return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), row); }
+#ifdef __AVX512BF16__
+    static ASX_INLINE F dot_bfloat16(F sum, Bytes a, Bytes b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+#endif
+
+    // --- 64-bit words of binary codes --------------------------------------------------------------------------------------
+    using Words = __m512i;
+    static constexpr int words = 8;
+    static constexpr int count_steps = 1 << 20;     // popcounts that a Counts can take before it must be widened
+    using Counts = __m512i;
+    static ASX_INLINE Words set_word(uint64_t x) { return _mm512_set1_epi64(static_cast<int64_t>(x)); }
+    static ASX_INLINE Words load_words(const void* p) { return _mm512_loadu_si512(p); }
+    static ASX_INLINE Words load_words_part(const void* p, int64_t n) { return _mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << n) - 1), p); }
+    static ASX_INLINE Words xor_words(Words a, Words b) { return _mm512_xor_si512(a, b); }
+    static ASX_INLINE Counts count_zero() { return _mm512_setzero_si512(); }
+    static ASX_INLINE Counts count_add(Counts sum, Words a) { return _mm512_add_epi64(sum, _mm512_popcnt_epi64(a)); }
+    static ASX_INLINE Words count_widen(Words sum, Counts a) { return _mm512_add_epi64(sum, a); }
+    static ASX_INLINE Words add_words(Words a, Words b) { return _mm512_add_epi64(a, b); }
+    static ASX_INLINE Words min_words(Words a, Words b) { return _mm512_min_epu64(a, b); }      // values below 2^31
+    static ASX_INLINE uint32_t words_not_above(Words a, Words limit) { return _mm512_cmple_epu64_mask(a, limit); }
+    static ASX_INLINE void store_words(void* p, Words a) { _mm512_storeu_si512(p, a); }
+    // Sums of 8 rows of 8 words: lane r is the sum of row r.
+    static ASX_INLINE Words reduce_word_rows(const uint64_t* rows) {
+        Words t[4], u[2];
+        for (int i = 0; i < 4; ++i) {
+            const Words a = load_words(rows + 8 * i), b = load_words(rows + 8 * (i + 4));
+            t[i] = add_words(_mm512_shuffle_i64x2(a, b, 0x44), _mm512_shuffle_i64x2(a, b, 0xee));
+        }
+        for (int i = 0; i < 2; ++i) u[i] = add_words(_mm512_shuffle_i64x2(t[i], t[i + 2], 0x88), _mm512_shuffle_i64x2(t[i], t[i + 2], 0xdd));
+        const Words r = add_words(_mm512_unpacklo_epi64(u[0], u[1]), _mm512_unpackhi_epi64(u[0], u[1]));
+        return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), r);
+    }
+
+    // --- byte tables of product quantization ---------------------------------------------------------------------------------
+    struct Table256 {
+        Bytes part[4];
+    };
+    static ASX_INLINE Table256 load_table256(const uint8_t* p) { return {{load_bytes(p), load_bytes(p + 64), load_bytes(p + 128), load_bytes(p + 192)}}; }
+    static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) {       // the permutes use 7 bits of a code; its top bit picks the half
+        const Bytes low = _mm512_permutex2var_epi8(table.part[0], codes, table.part[1]);
+        const Bytes high = _mm512_permutex2var_epi8(table.part[2], codes, table.part[3]);
+        return _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), low, high);
+    }
+    using Table16 = Bytes;
+    static ASX_INLINE Table16 load_table16(const uint8_t* p) { return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    static ASX_INLINE Bytes look_up16(Table16 table, Bytes nibbles) { return _mm512_shuffle_epi8(table, nibbles); }
+    static ASX_INLINE Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+    static ASX_INLINE Bytes high_nibbles(Bytes a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+    static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
+    static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm512_add_epi16(a, b); }                     // 16-bit elements
+    static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return _mm512_sub_epi16(a, b); }
+    static ASX_INLINE Bytes halves_down(Bytes a) { return _mm512_srli_epi16(a, 8); }
+    static ASX_INLINE Bytes halves_up(Bytes a) { return _mm512_slli_epi16(a, 8); }
+    static ASX_INLINE Bytes set_halves(uint16_t x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
+    static ASX_INLINE uint64_t halves_not_below(Bytes a, Bytes limit) { return _mm512_cmpge_epu16_mask(a, limit); }
+    static ASX_INLINE void store_bytes(void* p, Bytes a) { _mm512_storeu_si512(p, a); }
+
+  private:
+    static ASX_INLINE __mmask16 below(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffffu : (1u << n) - 1); }
+    static ASX_INLINE F from_bfloat16(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
+};
+
+}  // namespace
+}  // namespace asx::ASX_TARGET

@@ -1,0 +1,237 @@
+// Register operations in plain C++: the specification of simd/avx2.h and simd/avx512.h, and the baseline target.
+// A register is a small array; the compiler vectorizes the loops for whatever the baseline offers.
+#pragma once
+
+#include "kernels/memory.h"
+
+namespace asx::ASX_TARGET {
+namespace {
+
+struct Simd {
+    static constexpr int lanes = 4;             // floats in a register
+    static constexpr int tile_rows = 4;         // rows of a register tile
+    static constexpr bool has_bfloat16_dot = false;
+
+    // --- float32 -----------------------------------------------------------------------------------------------------
+    struct F {
+        float v[lanes];
+    };
+    static ASX_INLINE F zero() { return set(0.0f); }
+    static ASX_INLINE F set(float x) { return {{x, x, x, x}}; }
+    static ASX_INLINE F load(const void* p) { return read<F>(p); }
+    static ASX_INLINE F load_part(const void* p, int64_t n) {               // lanes from n on are zero, and not read
+        F a = zero();
+        for (int64_t i = 0; i < n; ++i) a.v[i] = read<float>(static_cast<const uint8_t*>(p) + 4 * i);
+        return a;
+    }
+    static ASX_INLINE void store(void* p, F a) { write(p, a); }
+    static ASX_INLINE F broadcast(const void* p) { return set(read<float>(p)); }
+    static ASX_INLINE F add(F a, F b) { return zip(a, b, [](float x, float y) { return x + y; }); }
+    static ASX_INLINE F sub(F a, F b) { return zip(a, b, [](float x, float y) { return x - y; }); }
+    static ASX_INLINE F mul(F a, F b) { return zip(a, b, [](float x, float y) { return x * y; }); }
+    static ASX_INLINE F div(F a, F b) { return zip(a, b, [](float x, float y) { return x / y; }); }
+    static ASX_INLINE F sqrt(F a) { return zip(a, a, [](float x, float) { return __builtin_sqrtf(x); }); }
+    static ASX_INLINE F max(F a, F b) { return zip(a, b, [](float x, float y) { return x > y ? x : y; }); }
+    static ASX_INLINE F fma(F a, F b, F c) { return add(mul(a, b), c); }    // fused or not: scans only
+    static ASX_INLINE uint32_t not_less(F a, F b) { return test(a, b, [](float x, float y) { return !(x < y); }); }
+    static ASX_INLINE F choose(F a, F b, F x, F y, F otherwise) {           // per lane: a <= x <= b ? y : otherwise
+        F out;
+        for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] <= x.v[i] && x.v[i] <= b.v[i] ? y.v[i] : otherwise.v[i];
+        return out;
+    }
+    // Lanes where `a` is less than `best` take it, and its index.
+    static ASX_INLINE void keep_least(F a, F index, F& best, F& best_index) {
+        for (int i = 0; i < lanes; ++i) {
+            best_index.v[i] = a.v[i] < best.v[i] ? index.v[i] : best_index.v[i];
+            best.v[i] = a.v[i] < best.v[i] ? a.v[i] : best.v[i];
+        }
+    }
+    // Sums of `lanes` rows of `lanes` floats: lane r is the sum of row r.
+    static ASX_INLINE F reduce_rows(const float* rows) {
+        F out = zero();
+        for (int r = 0; r < lanes; ++r)
+            for (int i = 0; i < lanes; ++i) out.v[r] += rows[lanes * r + i];
+        return out;
+    }
+    // Elements of any kind as float32; every one of them is exact.
+    template <class K> static ASX_INLINE F widen(const uint8_t* p) { return widen_part<K>(p, 0, lanes); }
+    // Lanes first <= i < last hold the elements of p, p + 1, ...; the others are zero. Nothing else is read.
+    template <class K> static ASX_INLINE F widen_part(const uint8_t* p, int64_t first, int64_t last) {
+        F a = zero();
+        for (int64_t i = first; i < last; ++i) a.v[i] = widen_one<K>(p + (i - first) * K::bytes);
+        return a;
+    }
+
+    // --- the sixteen virtual lanes of canonical sums ---------------------------------------------------------------------
+    struct Lanes {
+        float v[16];
+    };
+    static ASX_INLINE Lanes lanes_zero() { return {}; }
+    static ASX_INLINE Lanes lanes_load(const float* p) { return read<Lanes>(p); }
+    template <class K> static ASX_INLINE Lanes lanes_widen(const uint8_t* p) { return lanes_widen_part<K>(p, 0, 16); }
+    template <class K> static ASX_INLINE Lanes lanes_widen_part(const uint8_t* p, int64_t first, int64_t last) {
+        Lanes a = {};
+        for (int64_t i = first; i < last; ++i) a.v[i] = widen_one<K>(p + (i - first) * K::bytes);
+        return a;
+    }
+    static ASX_INLINE Lanes lanes_sub(Lanes a, Lanes b) {
+        for (int i = 0; i < 16; ++i) a.v[i] -= b.v[i];
+        return a;
+    }
+    static ASX_INLINE Lanes lanes_add_product(Lanes sum, Lanes a, Lanes b) {        // a multiplication, then an addition
+        for (int i = 0; i < 16; ++i) sum.v[i] += a.v[i] * b.v[i];
+        return sum;
+    }
+    static ASX_INLINE float lanes_reduce(Lanes a) {
+        for (int half = 8; half; half /= 2)
+            for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
+        return a.v[0];
+    }
+    struct WideLanes {
+        double v[16];
+    };
+    static ASX_INLINE WideLanes wide_zero() { return {}; }
+    static ASX_INLINE WideLanes wide_add_square(WideLanes sum, Lanes a) {           // the square of a float32 is exact in float64
+        for (int i = 0; i < 16; ++i) sum.v[i] += static_cast<double>(a.v[i]) * a.v[i];
+        return sum;
+    }
+    static ASX_INLINE double wide_reduce(WideLanes a) {
+        for (int half = 8; half; half /= 2)
+            for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
+        return a.v[0];
+    }
+
+    // --- int32 and dot products of packed words ---------------------------------------------------------------------------
+    struct I {
+        int32_t v[lanes];
+    };
+    static ASX_INLINE I int_zero() { return {}; }
+    static ASX_INLINE I int_set(int32_t x) { return {{x, x, x, x}}; }
+    static ASX_INLINE F to_float(I a) {
+        F out;
+        for (int i = 0; i < lanes; ++i) out.v[i] = static_cast<float>(a.v[i]);
+        return out;
+    }
+    static ASX_INLINE void int_store(void* p, I a) { write(p, a); }
+    static ASX_INLINE I int_max(I a, I b) {
+        for (int i = 0; i < lanes; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+        return a;
+    }
+    static ASX_INLINE int32_t int_reduce(I a) { return a.v[0] + a.v[1] + a.v[2] + a.v[3]; }
+
+    static constexpr int bytes = 16;            // bytes in a register
+    struct Bytes {
+        uint8_t v[bytes];
+    };
+    static ASX_INLINE Bytes load_bytes(const void* p) { return read<Bytes>(p); }
+    static ASX_INLINE Bytes load_bytes_part(const void* p, int64_t n) {
+        Bytes a = {};
+        for (int64_t i = 0; i < n; ++i) a.v[i] = static_cast<const uint8_t*>(p)[i];
+        return a;
+    }
+    static ASX_INLINE Bytes set_bytes(int8_t x) {
+        Bytes a;
+        for (int i = 0; i < bytes; ++i) a.v[i] = static_cast<uint8_t>(x);
+        return a;
+    }
+    static ASX_INLINE Bytes broadcast_word(uint32_t x) {
+        Bytes a;
+        for (int i = 0; i < lanes; ++i) __builtin_memcpy(a.v + 4 * i, &x, 4);
+        return a;
+    }
+    // Lane i gains the sum of the products of its four byte pairs. A target may store queries with an offset (they are
+    // then unsigned bytes, 0..127 for the 7-bit family); rows are signed.
+    static constexpr int offset7 = 0, offset8 = 0;
+    static ASX_INLINE I dot_words7(I sum, Bytes query, Bytes row) { return dot_words8(sum, query, row); }
+    static ASX_INLINE I dot_words8(I sum, Bytes query, Bytes row) {
+        for (int i = 0; i < bytes; ++i) sum.v[i / 4] += static_cast<int8_t>(query.v[i]) * static_cast<int8_t>(row.v[i]);
+        return sum;
+    }
+    static ASX_INLINE I sum_words(I sum, Bytes row) { return dot_words8(sum, set_bytes(1), row); }
+
+    // --- 64-bit words of binary codes --------------------------------------------------------------------------------------
+    static constexpr int words = 2;
+    static constexpr int count_steps = 1 << 20;     // popcounts that a Counts can take before it must be widened
+    struct Words {
+        uint64_t v[words];
+    };
+    using Counts = Words;
+    static ASX_INLINE Words set_word(uint64_t x) { return {{x, x}}; }
+    static ASX_INLINE Words load_words(const void* p) { return read<Words>(p); }
+    static ASX_INLINE Words load_words_part(const void* p, int64_t n) { return {{n > 0 ? read<uint64_t>(p) : 0, 0}}; }     // n < words
+    static ASX_INLINE Words xor_words(Words a, Words b) { return {{a.v[0] ^ b.v[0], a.v[1] ^ b.v[1]}}; }
+    static ASX_INLINE Counts count_zero() { return {}; }
+    static ASX_INLINE Counts count_add(Counts sum, Words a) {
+        for (int i = 0; i < words; ++i) sum.v[i] += static_cast<uint64_t>(__builtin_popcountll(a.v[i]));
+        return sum;
+    }
+    static ASX_INLINE Words count_widen(Words sum, Counts a) { return add_words(sum, a); }      // sum per 64-bit lane
+    static ASX_INLINE Words add_words(Words a, Words b) { return {{a.v[0] + b.v[0], a.v[1] + b.v[1]}}; }
+    static ASX_INLINE Words min_words(Words a, Words b) {                                       // values below 2^31
+        for (int i = 0; i < words; ++i) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+        return a;
+    }
+    static ASX_INLINE uint32_t words_not_above(Words a, Words limit) { return (a.v[0] <= limit.v[0] ? 1u : 0u) | (a.v[1] <= limit.v[1] ? 2u : 0u); }
+    static ASX_INLINE void store_words(void* p, Words a) { write(p, a); }
+    // Sums of `words` rows of `words` words: lane r is the sum of row r.
+    static ASX_INLINE Words reduce_word_rows(const uint64_t* rows) { return {{rows[0] + rows[1], rows[2] + rows[3]}}; }
+
+    // --- byte tables of product quantization ---------------------------------------------------------------------------------
+    struct Table256 {
+        const uint8_t* entries;
+    };
+    static ASX_INLINE Table256 load_table256(const uint8_t* p) { return {p}; }
+    static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) {
+        for (int i = 0; i < bytes; ++i) codes.v[i] = table.entries[codes.v[i]];
+        return codes;
+    }
+    using Table16 = Table256;
+    static ASX_INLINE Table16 load_table16(const uint8_t* p) { return {p}; }
+    static ASX_INLINE Bytes look_up16(Table16 table, Bytes nibbles) { return look_up(table, nibbles); }
+    static ASX_INLINE Bytes low_nibbles(Bytes a) {
+        for (int i = 0; i < bytes; ++i) a.v[i] &= 15;
+        return a;
+    }
+    static ASX_INLINE Bytes high_nibbles(Bytes a) {
+        for (int i = 0; i < bytes; ++i) a.v[i] >>= 4;
+        return a;
+    }
+    static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) {
+        for (int i = 0; i < bytes; ++i) a.v[i] = static_cast<uint8_t>(a.v[i] + b.v[i]);
+        return a;
+    }
+    // The same register as 16-bit elements, little-endian.
+    static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return halves(a, b, [](uint32_t x, uint32_t y) { return x + y; }); }
+    static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return halves(a, b, [](uint32_t x, uint32_t y) { return x - y; }); }
+    static ASX_INLINE Bytes halves_down(Bytes a) { return halves(a, a, [](uint32_t x, uint32_t) { return x >> 8; }); }
+    static ASX_INLINE Bytes halves_up(Bytes a) { return halves(a, a, [](uint32_t x, uint32_t) { return x << 8; }); }
+    static ASX_INLINE Bytes set_halves(uint16_t x) {
+        return halves(Bytes{}, Bytes{}, [x](uint32_t, uint32_t) { return static_cast<uint32_t>(x); });
+    }
+    static ASX_INLINE uint64_t halves_not_below(Bytes a, Bytes limit) {         // unsigned
+        uint64_t mask = 0;
+        for (int i = 0; i < bytes / 2; ++i) mask |= static_cast<uint64_t>(half(a, i) >= half(limit, i)) << i;
+        return mask;
+    }
+    static ASX_INLINE void store_bytes(void* p, Bytes a) { write(p, a); }
+
+  private:
+    template <class Op> static ASX_INLINE F zip(F a, F b, Op op) {
+        for (int i = 0; i < lanes; ++i) a.v[i] = op(a.v[i], b.v[i]);
+        return a;
+    }
+    template <class Op> static ASX_INLINE uint32_t test(F a, F b, Op op) {
+        uint32_t mask = 0;
+        for (int i = 0; i < lanes; ++i) mask |= static_cast<uint32_t>(op(a.v[i], b.v[i])) << i;
+        return mask;
+    }
+    static ASX_INLINE uint16_t half(const Bytes& a, int i) { return read<uint16_t>(a.v + 2 * i); }
+    template <class Op> static ASX_INLINE Bytes halves(Bytes a, Bytes b, Op op) {
+        Bytes out;
+        for (int i = 0; i < bytes / 2; ++i) write(out.v + 2 * i, static_cast<uint16_t>(op(half(a, i), half(b, i))));
+        return out;
+    }
+};
+
+}  // namespace
+}  // namespace asx::ASX_TARGET
