@@ -8,7 +8,7 @@ from collections.abc import Sequence
 LARGE = 1 << 18
 
 
-def segments_to_merge(row_counts: Sequence[int], live_counts: Sequence[int]) -> list[range]:
+def segments_to_merge(row_counts: Sequence[int], live_counts: Sequence[int], *, large: int = LARGE) -> list[range]:
     """Runs of neighbouring segments that are better stored as one, so that rows keep their order.
 
     Small segments are merged as in the logarithmic method: neighbours whose sizes are within a factor of two become one, so that
@@ -19,6 +19,8 @@ def segments_to_merge(row_counts: Sequence[int], live_counts: Sequence[int]) -> 
     ----------
     row_counts, live_counts : sequence of int
         Per segment, in order: rows stored, and rows not deleted.
+    large : int
+        Segments of this many rows are not merged; a merged one has fewer than twice as many.
 
     Returns
     -------
@@ -36,12 +38,12 @@ def segments_to_merge(row_counts: Sequence[int], live_counts: Sequence[int]) -> 
     runs: list[tuple[int, int, int]] = []  # first, last (exclusive), live rows
     for number, live in enumerate(live_counts):
         runs.append((number, number + 1, live))
-        while len(runs) > 1 and _belong_together(runs[-2][2], runs[-1][2]):
+        while len(runs) > 1 and _belong_together(runs[-2][2], runs[-1][2], large):
             _, last, more = runs.pop()
             first, _, fewer = runs.pop()
             runs.append((first, last, fewer + more))
     return [range(first, last) for first, last, live in runs if last - first > 1 or 2 * live < row_counts[first]]
 
 
-def _belong_together(before: int, after: int) -> bool:
-    return before < LARGE and after < LARGE and before < 2 * after
+def _belong_together(before: int, after: int, large: int) -> bool:
+    return before < large and after < large and before < 2 * after

@@ -1,0 +1,65 @@
+"""Learning a cascade from the rows of an index, and encoding them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from .arrays import ranges
+from .execution import Progress
+from .layout import Slabs
+from .representations import Representation
+from .rows import Chunk, RowStore, Span
+from .types import F32, Array
+from .vectors import read_vectors
+
+SAMPLE_ROWS = 65_536
+"""Rows that are learned from, at most. 256 for each of 256 codewords; more rows hardly change codebooks, but would be a float32 copy of the index."""
+
+BLOCK_ROWS = 8_192
+"""Rows encoded at a time: as float32 they take some MB."""
+
+
+def sample_rows(slabs: Slabs, store: RowStore, spans: Sequence[Span] = ()) -> F32:
+    """The living and the staged rows as float32, evenly thinned to at most 65,536."""
+    parts = list(store.living(spans))
+    total = sum(len(rows) for _, rows in parts)
+    count = min(total, SAMPLE_ROWS)
+    chosen = np.arange(count) * total // max(count, 1)
+    sample = np.empty((count, slabs.dim), np.float32)
+    first = passed = 0
+    for chunk, rows in parts:
+        last = int(np.searchsorted(chosen, passed + len(rows)))
+        sample[first:last] = read_vectors(slabs, chunk, rows[chosen[first:last] - passed])
+        first, passed = last, passed + len(rows)
+    return sample
+
+
+def encode_all(
+    slabs: Slabs, representations: Sequence[Representation], extents: Sequence[tuple[Chunk, int]], progress: Progress | None = None
+) -> list[dict[str, Array]]:
+    """The columns of all representations for all rows of the given chunks: a dict of new arrays for each chunk."""
+    made = []
+    total, done = sum(rows for _, rows in extents), 0
+    for chunk, rows in extents:
+        arrays = {column.name: column.allocate(chunk.capacity) for part in representations for column in part.columns}
+        for first, last in encode(slabs, representations, chunk, 0, rows, arrays):
+            if progress is not None:
+                progress(done + last, total)
+        done += rows
+        made.append(arrays)
+    return made
+
+
+def encode(
+    slabs: Slabs, representations: Sequence[Representation], chunk: Chunk, first: int, last: int, arrays: dict[str, Array]
+) -> Iterator[tuple[int, int]]:
+    """Write the codes of a chunk's rows first..last into ``arrays``, one block at each step."""
+    for start, stop in ranges(last - first, BLOCK_ROWS):
+        vectors = read_vectors(slabs, chunk, slice(first + start, first + stop))
+        for part in representations:
+            values = part.encode(vectors)
+            for column in part.columns:
+                column.write(arrays[column.name], first + start, values[column.name])
+        yield first + start, first + stop

@@ -1,0 +1,616 @@
+"""The index: ids, adding, removing, fitting, searching, saving. It composes what the floors below compute."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from operator import index as integer
+from pathlib import Path
+from typing import Any, Literal, Self, overload
+
+import numpy as np
+
+from . import cascade as cascades, defaults, filters, fitting, persistence
+from .arrays import finite_rows, float32, ranges, rounded, widened
+from .backends import current
+from .backends.protocol import Backend
+from .cascade import Bound, Cascade, Found, SearchStats, StageStats
+from .execution import Progress, progress_bar
+from .filters import Allowed
+from .layout import Slabs
+from .plan import Audit, Plan
+from .representations import Full, Prefix, Representation, Stage
+from .rows import RowStore, Span
+from .storage import read_state
+from .types import F32, I64, MAX_DIM, Array, IndexFormatError, Kind, Metric, Neighbors
+from .validation import as_id_list, as_ids, as_int, as_k, as_kind, as_matrix, as_metric, as_queries, as_rows, as_threads, as_vectors
+from .vectors import write_vectors
+
+ADD_ROWS = 8_192
+"""Rows converted at a time while adding."""
+
+DIRECT_ROWS = 1_024
+"""A query with at most so many allowed rows is answered from their vectors: that takes less time than a look at every row's codes."""
+
+MASK_BYTES = 64 << 20
+"""Most memory for the allowed maps of queries with filters of their own."""
+
+
+class Index:
+    """Vectors with ids, searched exactly or through a cascade.
+
+    Searches may run in several threads at once; what changes the index (`add`, `remove`, `fit`, `save`) must not run at the same time as
+    anything else. An error, or Ctrl-C, leaves the index as it was.
+
+    Parameters
+    ----------
+    dim : int
+        Dims of the vectors, 1 to 32,768.
+    metric : {"cosine", "ip", "l2"}
+        Similarity; scores of l2 are squared distances, smaller is better.
+    dtype : {"float32", "float16", "bfloat16", "int8"}
+        What the vectors are stored as. Floats are rounded to it; ``"int8"`` takes integers from -128 to 127.
+    cascade : Cascade, optional
+        Stages of a search; None searches exactly.
+    fit_rows : int, optional
+        Rows from which the stages are learned, at the `add` that brings the index there; until then searches are exact. By
+        default the most that a stage asks for: 10,000 for `PQ`, 1,000 for `Binary` and `Int8`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import adaptive_search as asx
+    >>> vectors = np.random.default_rng(0).standard_normal((2000, 96)).astype(np.float32)
+    >>> index = asx.Index(96, "cosine", cascade=asx.Cascade([asx.Binary(keep=200), asx.Full()]))
+    >>> index.add(vectors)
+    >>> ids, scores = index.search(vectors[:3], k=5)
+    >>> ids[:, 0].tolist()
+    [0, 1, 2]
+    """
+
+    def __init__(
+        self, dim: int, metric: Metric = "cosine", dtype: Any = "float32", cascade: Cascade | None = None, *, fit_rows: int | None = None
+    ) -> None:
+        if cascade is not None and not isinstance(cascade, Cascade):
+            raise TypeError(f"cascade: expected a Cascade or None, got {type(cascade).__name__}")
+        self._dim = as_int(dim, "dim", 1, MAX_DIM)
+        self._metric = as_metric(metric)
+        self._cascade = cascade
+        given = cascade.stages if cascade else ()
+        boundaries = {stage.dims for stage in given if isinstance(stage, Prefix) and stage.dims < self._dim}
+        self._slabs = Slabs(self._dim, as_kind(dtype), tuple(sorted(boundaries)))
+        self._stages: tuple[Stage, ...] = given or (Full(),)
+        self._parts: tuple[Representation, ...] = tuple(
+            stage.bind(self._slabs, self._metric, f"stage.{number}") for number, stage in enumerate(self._stages)
+        )
+        self._exact = Full().bind(self._slabs, self._metric, "full")
+        default_rows = max(stage.fit_rows for stage in self._stages)
+        self._fit_rows = default_rows if fit_rows is None else as_int(fit_rows, "fit_rows", 1)
+        self._store = RowStore((*self._slabs.columns, *self._slabs.norm_columns))
+        # By backend and stage: the layout of the store that it was prepared for, and the stage.
+        self._prepared: dict[tuple[str, int], tuple[int, Bound]] = {}
+        self._asked: tuple[float, int] | None = None
+        self._files: persistence.Files | None = None
+
+    @classmethod
+    def build(
+        cls,
+        vectors: Any,
+        ids: Any = None,
+        metric: Metric = "cosine",
+        recall: float = 0.95,
+        k: int = 10,
+        queries: Any = None,
+        progress: bool = False,
+    ) -> Self:
+        """An index of all vectors with a cascade that suits their number and dim.
+
+        The cascade comes from a table of measurements on other data (`defaults`); its recall on this data is not certified. Small collections,
+        and ``recall=1.0``, are searched exactly.
+
+        Parameters
+        ----------
+        vectors : array_like, shape (n, dim)
+            Stored as the dtype they have (float64 as float32).
+        ids : array_like of int, shape (n,), optional
+            By default 0, 1, 2, …
+        metric : {"cosine", "ip", "l2"}
+        recall : float
+            The recall@k to aim at, above 0 and up to 1.
+        k : int
+            Neighbors that searches will ask for.
+        queries : array_like, shape (Q, dim), optional
+            Checked, and not used yet: they will calibrate the plan in a later version. `audit` measures with them now.
+        progress : bool
+            Show a bar (needs tqdm).
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import adaptive_search as asx
+        >>> index = asx.Index.build(np.eye(4, dtype=np.float32))
+        >>> index.search([1.0, 0.2, 0.0, 0.0], k=2).ids.tolist()
+        [0, 1]
+        """
+        rows = as_rows(vectors, "vectors")
+        wanted = as_recall(recall)
+        k = as_k(k)
+        if queries is not None:
+            as_queries(queries, rows.dim)
+        index = cls(rows.dim, metric, rows.kind, defaults.cascade(len(rows), rows.dim, wanted, k))
+        index._asked = (wanted, k)
+        index.add(vectors, ids, progress=progress)
+        return index
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], mmap: bool = True) -> Self:
+        """Open a saved index, which can then be searched, changed and saved again, here or elsewhere.
+
+        Parameters
+        ----------
+        path : path
+            A directory written by `save`.
+        mmap : bool
+            True maps vectors and codes: opening takes no time, and they are read from disk when used. False reads
+            everything into memory and checks every byte.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such directory.
+        IndexFormatError
+            If it is not an index, or damaged.
+        """
+        content = read_state(path, mmap=mmap)
+        described = persistence.Description.from_json(content.meta)
+        try:
+            index = cls(described.dim, described.metric, described.dtype, described.cascade)
+        except ValueError as error:
+            raise IndexFormatError(f"the manifest describes an impossible index: {error}") from None
+        index._fit_rows = described.fit_rows
+        index._asked = described.asked
+        index._parts = persistence.restore(content, described, index._parts, index._store)
+        index._files = persistence.Files(Path(path), index._parts, content)
+        return index
+
+    # --- looking -----------------------------------------------------------------------------------------------------
+    @property
+    def dim(self) -> int:
+        """Dims of the vectors."""
+        return self._dim
+
+    @property
+    def metric(self) -> Metric:
+        """``"cosine"``, ``"ip"`` or ``"l2"``."""
+        return self._metric
+
+    @property
+    def dtype(self) -> Kind:
+        """What the vectors are stored as."""
+        return self._slabs.kind
+
+    @property
+    def cascade(self) -> Cascade | None:
+        """The cascade that was given, in use once `fitted`; None for exact search."""
+        return self._cascade
+
+    @property
+    def ids(self) -> I64:
+        """The ids of all rows (n,), in order of adding: a copy."""
+        return self._store.live_ids()
+
+    @property
+    def fitted(self) -> bool:
+        """Whether every stage of the cascade is learned, and searches go through it."""
+        return all(part.fitted for part in self._parts)
+
+    @property
+    def fit_rows(self) -> int:
+        """Rows from which the stages are learned. A new value counts from the next `add` on."""
+        return self._fit_rows
+
+    @fit_rows.setter
+    def fit_rows(self, rows: int) -> None:
+        self._fit_rows = as_int(rows, "fit_rows", 1)
+
+    def __len__(self) -> int:
+        return self._store.live
+
+    def __contains__(self, id: object) -> bool:
+        try:
+            wanted = integer(id)  # type: ignore[arg-type]
+        except TypeError:
+            return False
+        return 0 <= wanted <= self._store.largest_id and bool(self._store.find(np.array([wanted]))[0] >= 0)
+
+    @property
+    def plan(self) -> Plan:
+        """How searches run now, and what is known of their recall."""
+        recall, k = self._asked or (None, None)
+        if self._stages == (Full(),):
+            recall, why = 1.0, "searches are exact: there is nothing to certify"
+        elif not self.fitted:
+            recall, why = 1.0, f"searches are exact until the cascade is fitted, at {self._fit_rows:,} rows or by fit(); there are {len(self):,}"
+        elif self._needs_calibration:
+            why = "a stage has keep=None, which needs calibration"
+        else:
+            why = "fixed shortlists, not calibrated on queries; audit() measures their recall"
+        return Plan(
+            stages=self._stages if self.fitted else (Full(),),
+            recall=recall,
+            k=k,
+            certified=False,
+            why=why,
+            interval=None,
+            n_queries=None,
+            cost_us=None,
+            bytes_per_row=self._store.row_bytes(),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Index: {len(self):,} rows, {self._dim} dims, {self._metric}, {self.dtype}>"
+
+    def __str__(self) -> str:
+        plan = self.plan
+        lines = [
+            ("rows", f"{len(self):,} of {self._dim} dims, {self.dtype}"),
+            ("metric", self._metric),
+            ("search", " → ".join(map(repr, plan.stages))),
+            ("recall", "certified" if plan.certified else f"not certified: {plan.why}"),
+            ("memory", f"{plan.bytes_per_row:,} bytes a row, {plan.bytes_per_row * self._store.total / 1e6:,.1f} MB"),
+        ]
+        if not self.fitted:
+            lines.insert(3, ("cascade", f"{' → '.join(map(repr, self._stages))}, when fitted"))
+        return "Index\n" + "\n".join(f"  {name:8} {text}" for name, text in lines)
+
+    # --- changing ----------------------------------------------------------------------------------------------------
+    def add(self, vectors: Any, ids: Any = None, *, progress: bool = False) -> None:
+        """Add rows, and learn the cascade if that brings the index to `fit_rows`.
+
+        Parameters
+        ----------
+        vectors : array_like, shape (n, dim)
+            Copied, rounded to the index's dtype.
+        ids : array_like of int, shape (n,), optional
+            From 0 up, none of them in the index. By default they continue after the largest ever used.
+        progress : bool
+            Show a bar (needs tqdm).
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument and the first bad row: a wrong shape or dtype, NaN or infinity, a number or norm that overflows, a
+            negative, repeated or present id.
+        """
+        # Rank, width and dtype are looked at on no rows, so that nothing is converted as a whole.
+        matrix = as_matrix(vectors, "vectors") if self.dtype != "int8" else np.asarray(vectors)
+        as_vectors(matrix[:0] if matrix.ndim == 2 else matrix, self.dtype, self._dim)
+        count = len(matrix)
+        new_ids = self._new_ids(ids, count)
+        if not count:
+            return
+        with progress_bar(progress, "adding") as bar:
+            spans = self._store.stage(count)
+            self._write(matrix, spans, bar)
+            if self.fitted:
+                for chunk, first, last in spans:
+                    for _ in fitting.encode(self._slabs, self._parts, chunk, first, last, chunk.arrays):
+                        pass
+                self._store.commit(spans, new_ids)
+            elif len(self) + count >= self._fit_rows:
+                self._learn(fitting.sample_rows(self._slabs, self._store, spans), spans, new_ids, bar)
+            else:
+                self._store.commit(spans, new_ids)
+
+    def remove(self, ids: Any) -> None:
+        """Remove the rows of one id or several.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming an id that is unknown or named twice; then nothing is removed.
+        """
+        wanted = as_id_list(ids, "ids")
+        positions = self._store.find(wanted)
+        if len(wanted) and positions.min() < 0:
+            raise ValueError(f"ids: {wanted[positions < 0][0]} is not in the index")
+        if len(wanted) > 1:
+            as_ids(wanted, len(wanted))
+        self._store.kill(positions)
+
+    def fit(self, sample: Any = None, *, progress: bool = False) -> None:
+        """Learn every stage of the cascade that learns, and encode all rows.
+
+        Parameters
+        ----------
+        sample : array_like, shape (n, dim), optional
+            Vectors to learn from; by default the rows of the index (at most 65,536 of them, evenly spread).
+        progress : bool
+            Show a bar (needs tqdm).
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is nothing to learn from, or the sample is bad.
+        """
+        if sample is None:
+            learned = fitting.sample_rows(self._slabs, self._store)
+        else:
+            stored = as_vectors(sample, self.dtype, self._dim, "sample")
+            learned = widened(stored) if self.dtype == "bfloat16" else float32(stored)
+        if not len(learned):
+            raise ValueError("sample: there are no rows to learn from")
+        if any(stage.fit_rows for stage in self._stages):
+            with progress_bar(progress, "encoding") as bar:
+                self._learn(learned, (), np.empty(0, np.int64), bar)
+
+    # --- searching ---------------------------------------------------------------------------------------------------
+    @overload
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        recall: float | None = None,
+        filter: Any = None,
+        threads: int | None = None,
+        stats: Literal[False] = False,
+        progress: bool = False,
+    ) -> Neighbors: ...
+
+    @overload
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        recall: float | None = None,
+        filter: Any = None,
+        threads: int | None = None,
+        stats: Literal[True],
+        progress: bool = False,
+    ) -> tuple[Neighbors, SearchStats]: ...
+
+    def search(
+        self,
+        queries: Any,
+        k: int = 10,
+        *,
+        recall: float | None = None,
+        filter: Any = None,
+        threads: int | None = None,
+        stats: bool = False,
+        progress: bool = False,
+    ) -> Neighbors | tuple[Neighbors, SearchStats]:
+        """The best k rows of every query, through the cascade once it is fitted.
+
+        Ties go to the smaller id. Answers do not depend on batch, threads or backend, and those for a smaller k begin those for a
+        larger one, as long as k is not above a stage's ``keep``.
+
+        Parameters
+        ----------
+        queries : array_like, shape (Q, dim) or (dim,)
+        k : int
+            Neighbors per query.
+        recall : float, optional
+            1.0 searches exactly, whatever the cascade. Other values need a plan, which this version cannot learn yet.
+        filter : array_like, or list of Q such, optional
+            Rows that may be found: a bool per row, aligned with `ids`, or the allowed ids (those not present are ignored).
+            A list holds a filter of its own for every query. Few allowed rows are scored directly, without the cascade.
+        threads : int, optional
+            Threads to use at most; by default what `set_threads` says.
+        stats : bool
+            Return counters as well.
+        progress : bool
+            Show a bar (needs tqdm).
+
+        Returns
+        -------
+        Neighbors
+            Shape (Q, min(k, m)), m being the most rows that any query may find; a query with fewer ends in id -1, score NaN. ``(dim,)``
+            queries give ``(k,)`` arrays.
+        SearchStats
+            If ``stats``: rows scored and kept by every stage.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument that is wrong; also for a cascade that needs calibration.
+        """
+        batch, single = as_queries(queries, self._dim)
+        k = as_k(k)
+        threads = as_threads(threads)
+        exact = self._is_exact(recall)
+        allowed = filters.resolve(filter, self._store, len(batch))
+        backend = current()
+        plan = self._bound(backend, exact)
+        with progress_bar(progress, "searching", "queries") as bar:
+            found = self._run(backend, plan, batch, k, allowed, threads, bar)
+        best = found.positions
+        ids = np.where(best >= 0, self._store.ids[best], -1) if best.size else best
+        neighbors = Neighbors(ids[0], found.scores[0]) if single else Neighbors(ids, found.scores)
+        if not stats:
+            return neighbors
+        names = map(repr, (Full(),) if exact else self._stages)
+        return neighbors, SearchStats(tuple(map(StageStats, names, found.scored, found.survivors)))
+
+    def audit(self, queries: Any, k: int = 10, *, threads: int | None = None, progress: bool = False) -> Audit:
+        """Measure the recall of searches as they run now against exact search, by id.
+
+        Parameters
+        ----------
+        queries : array_like, shape (Q, dim) or (dim,)
+        k : int
+            Neighbors per query.
+
+        Returns
+        -------
+        Audit
+            recall, low, high, n: the mean over the queries and its 95% interval.
+        """
+        batch, _ = as_queries(queries, self._dim)
+        if not len(batch) or not len(self):
+            raise ValueError(f"queries: an audit needs at least one query and one row, got {len(batch)} and {len(self)}")
+        truth = self.search(batch, k, recall=1.0, threads=threads, progress=progress).ids
+        found = self.search(batch, k, threads=threads, progress=progress).ids
+        hits = [len(np.intersect1d(mine, best)) for mine, best in zip(found, truth, strict=True)]
+        return Audit.of(np.array(hits, np.float32) / np.float32(truth.shape[1]))
+
+    # --- files -------------------------------------------------------------------------------------------------------
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save to a directory, whose former state stays complete until the new one is.
+
+        Into the directory that the index was opened from or saved to last, only what has changed is written.
+
+        Parameters
+        ----------
+        path : path
+            A new or empty directory, or one that holds an index, which is replaced.
+
+        Raises
+        ------
+        IndexFormatError
+            If the directory holds something else.
+        OSError
+            From the filesystem.
+        """
+        description = persistence.Description(
+            self._dim, self._metric, self.dtype, self._cascade, self._fit_rows, self.fitted, self._store.largest_id, self._asked
+        )
+        self._files = persistence.write(path, description, self._parts, self._store, self._files)
+
+    def verify(self) -> None:
+        """Check every byte of the files that the index was opened from or saved to last; there are none if it never was.
+
+        Raises
+        ------
+        IndexFormatError
+            Naming the first file that is damaged.
+        """
+        if self._files is not None:
+            self._files.verify()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+    @property
+    def _needs_calibration(self) -> bool:
+        return self._cascade is not None and self._cascade.needs_calibration
+
+    def _new_ids(self, ids: Any, count: int) -> I64:
+        if ids is None:
+            first = self._store.largest_id + 1
+            if first + count - 1 > np.iinfo(np.int64).max:
+                raise ValueError(f"ids: none are left above the largest ever used, {first - 1}; pass ids of your own")
+            return np.arange(first, first + count, dtype=np.int64)
+        given = as_ids(ids, count)
+        present = self._store.find(given) >= 0
+        if present.any():
+            raise ValueError(f"ids: {given[present][0]} is in the index already")
+        return given
+
+    def _write(self, matrix: Array, spans: Sequence[Span], progress: Progress | None) -> None:
+        """Convert rows block by block into the staged spans, and compute their norms."""
+        backend = current()
+        done = 0
+        for chunk, first, last in spans:
+            for start, stop in ranges(last - first, ADD_ROWS):
+                block = matrix[done : done + stop - start]
+                stored = as_vectors(block, "int8") if self.dtype == "int8" else rounded(block, self.dtype)
+                bad = write_vectors(backend, self._slabs, chunk, first + start, stored)
+                if bad.any():
+                    raise self._bad_row(block, stored, int(bad.argmax()), done)
+                done += stop - start
+                if progress is not None:
+                    progress(done, len(matrix))
+
+    def _bad_row(self, block: Array, stored: Array, row: int, first: int) -> ValueError:
+        if not finite_rows(block[row : row + 1])[0]:
+            what = "holds NaN or infinity"
+        elif not finite_rows(stored[row : row + 1])[0]:
+            what = f"holds a number too large for {self.dtype}"
+        else:
+            what = "has a norm too large for float32"
+        return ValueError(f"vectors: row {first + row} {what}")
+
+    def _learn(self, sample: F32, spans: Sequence[Span], new_ids: I64, progress: Progress | None) -> None:
+        """Learn all stages and encode all rows, those of ``spans`` included; then let all of it count at once."""
+        parts = tuple(part.fit(sample) for part in self._parts)
+        arrays = fitting.encode_all(self._slabs, parts, self._store.extents(spans), progress)
+        self._store.commit(spans, new_ids)
+        self._store.install([column for part in parts for column in part.columns], arrays)
+        self._parts = parts
+
+    def _is_exact(self, recall: float | None) -> bool:
+        """Whether a search goes by the full vectors alone."""
+        if recall is not None:
+            if as_recall(recall) != 1.0:
+                raise ValueError(f"recall: without a plan only 1.0 (exact) can be asked for, got {recall}")
+            return True
+        if self._needs_calibration:
+            raise ValueError("cascade: a stage with keep=None needs calibration by tune(); give every stage before the last a keep=")
+        return not self.fitted
+
+    def _bound(self, backend: Backend, exact: bool) -> list[Bound]:
+        """The stages of a search over the rows as they are now. What backends prepare is kept until the rows change."""
+        wanted = [(-1, self._exact, None)] if exact else [
+            (-1 if isinstance(stage, Full) else number, part, stage.shortlist)
+            for number, (stage, part) in enumerate(zip(self._stages, self._parts, strict=True))
+        ]
+        found = []
+        for number, part, shortlist in wanted:
+            layout = self._store.layout
+            kept = self._prepared.get((backend.name, number))
+            if kept is None or kept[0] != layout:
+                kept = (layout, Bound(part, part.rows(backend, self._store), shortlist))
+                self._prepared[backend.name, number] = kept
+            found.append(kept[1])
+        return found
+
+    def _run(
+        self,
+        backend: Backend,
+        plan: Sequence[Bound],
+        queries: F32,
+        k: int,
+        allowed: Allowed | list[Allowed],
+        threads: int | None,
+        progress: Progress | None,
+    ) -> Found:
+        """Search with one filter for all queries or one for each."""
+        if isinstance(allowed, Allowed):
+            count = allowed.count
+            k = min(k, count)
+            if not k or not len(queries):
+                return Found.empty(len(queries), k, len(plan))
+            if count <= DIRECT_ROWS and count < len(self):
+                return cascades.run_on_candidates(backend, plan, queries, k, [allowed.positions()] * len(queries), threads=threads)
+            counts = np.full(len(queries), count)
+            return cascades.run(backend, plan, queries, k, allowed.by_position(), counts, threads=threads, progress=progress)
+
+        counts = np.array([one.count for one in allowed], np.int64)
+        found = Found.empty(len(queries), min(k, int(counts.max(initial=0))), len(plan))
+        few = counts <= DIRECT_ROWS
+        for group in _groups(np.flatnonzero(few), MASK_BYTES // (8 * DIRECT_ROWS)):
+            width = min(k, int(counts[group].max()))
+            positions = [allowed[query].positions() for query in group]
+            found.put(group, cascades.run_on_candidates(backend, plan, queries[group], width, positions, threads=threads))
+        for group in _groups(np.flatnonzero(~few), max(1, MASK_BYTES // self._store.total)):
+            width = min(k, int(counts[group].max()))
+            mask = np.stack([allowed[query].by_position() for query in group])
+            found.put(group, cascades.run(backend, plan, queries[group], width, mask, counts[group], threads=threads))
+        return found
+
+
+def as_recall(value: Any) -> float:
+    """A recall above 0 and up to 1."""
+    try:
+        recall = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"recall: expected a number, got {value!r}") from None
+    if not 0.0 < recall <= 1.0:
+        raise ValueError(f"recall: expected a number above 0 and up to 1, got {value!r}")
+    return recall
+
+
+def _groups(queries: I64, size: int) -> Iterator[I64]:
+    for first in range(0, len(queries), size):
+        yield queries[first : first + size]

@@ -1,0 +1,88 @@
+"""What an index says about its searches: the plan it follows and what an audit measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .representations import Stage
+from .types import F32
+
+Z95 = 1.959963984540054
+"""Two-sided 95% of the normal distribution."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How searches run, and what is known of their recall.
+
+    Attributes
+    ----------
+    stages : tuple of stages
+        What a search goes through.
+    recall : float or None
+        The recall that was asked for, or 1.0 if searches are exact; None if the cascade was given without one.
+    k : int or None
+        The k that it was asked for.
+    certified : bool
+        Whether ``recall`` is promised.
+    why : str
+        The reason if it is not.
+    interval : tuple of float, or None
+        Where the recall lies, if it was measured.
+    n_queries : int or None
+        Queries that it was measured with.
+    cost_us : float or None
+        Time per query in microseconds, if it was measured.
+    bytes_per_row : int
+        Held per row: vectors, norms, codes and id, with their padding.
+    """
+
+    stages: tuple[Stage, ...]
+    recall: float | None
+    k: int | None
+    certified: bool
+    why: str
+    interval: tuple[float, float] | None
+    n_queries: int | None
+    cost_us: float | None
+    bytes_per_row: int
+
+
+class Audit(NamedTuple):
+    """Recall measured against exact search.
+
+    Attributes
+    ----------
+    recall : float
+        Mean over the queries of the share of the true k neighbors, by id, that were found.
+    low, high : float
+        95% interval of the mean recall over queries like these: Wilson's score interval with one trial per query. A recall between 0 and 1 varies no
+        more than a coin of the same mean, so the interval is on the wide side, and it does not shrink to a point when all queries agree.
+    n : int
+        Queries measured.
+    """
+
+    recall: float
+    low: float
+    high: float
+    n: int
+
+    @classmethod
+    def of(cls, recalls: F32) -> Audit:
+        """From the recall of every query, of which there is at least one.
+
+        Examples
+        --------
+        >>> Audit.of(np.ones(100, np.float32))
+        Audit(recall=1.0, low=0.963005234460...49, high=1.0, n=100)
+        """
+        count = len(recalls)
+        mean = float(recalls.mean(dtype=np.float64))
+        weight = Z95 * Z95 / count
+        centre = (mean + weight / 2) / (1 + weight)
+        half = Z95 * math.sqrt(mean * (1 - mean) / count + weight / (4 * count)) / (1 + weight)
+        return cls(mean, max(0.0, centre - half), min(1.0, centre + half), count)

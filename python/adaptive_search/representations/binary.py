@@ -1,0 +1,89 @@
+"""Sign bits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+
+from ..backends.protocol import Backend, Rows, Scan
+from ..layout import Column, Slabs
+from ..quantizers import BinaryQuantizer
+from ..rows import RowStore
+from ..types import F32, I64, Array, Bool, Metric
+from .base import Representation, Stage
+
+
+@dataclass(frozen=True, repr=False)
+class Binary(Stage):
+    """Sign bits of the first ``bits`` dims, ranked by Hamming distance (see `BinaryQuantizer`).
+
+    Parameters
+    ----------
+    bits : int or None
+        One bit per dim; None takes all dims.
+    keep : int or None
+        Rows that go on to the next stage.
+
+    Examples
+    --------
+    >>> Binary(keep=1000)
+    Binary(keep=1000)
+    """
+
+    fit_rows: ClassVar[int] = 1_000
+
+    bits: int | None = None
+    keep: int | None = None
+
+    def bind(self, slabs: Slabs, metric: Metric, name: str) -> BinaryRows:
+        bits = slabs.dim if self.bits is None else self.bits
+        if bits > slabs.dim:
+            raise ValueError(f"Binary(bits={bits}): a vector of {slabs.dim} dims has no more signs than that")
+        return BinaryRows(BinaryQuantizer(bits, metric), slabs.dim, name)
+
+
+class BinaryRows(Representation):
+    """Packed sign bits of every row."""
+
+    def __init__(self, quantizer: BinaryQuantizer, dim: int, name: str) -> None:
+        self._quantizer = quantizer
+        self._dim = dim
+        self._name = name
+        self.columns = (Column(f"{name}.codes", np.dtype(np.uint8), quantizer.code_bytes),)
+
+    @property
+    def fitted(self) -> bool:
+        return self._quantizer.fitted
+
+    def fit(self, sample: F32) -> Self:
+        return self._with(BinaryQuantizer(self._quantizer.bits, self._quantizer.metric).fit(sample))
+
+    def encode(self, vectors: F32) -> dict[str, Array]:
+        return {self.columns[0].name: self._quantizer.encode(vectors)}
+
+    def rows(self, backend: Backend, store: RowStore) -> Rows:
+        return backend.bit_rows(store.used(self.columns[0].name), self._quantizer.bits, store.ids)
+
+    def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
+        return backend.hamming_scan(rows, self._quantizer.query_codes(queries), k, allowed)
+
+    def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
+        return backend.hamming_rescore(rows, self._quantizer.query_codes(queries), candidates, k)
+
+    def estimates(self, backend: Backend, queries: F32, raw: F32) -> F32:
+        return self._quantizer.estimates(queries, raw)
+
+    def state(self) -> dict[str, Array]:
+        return self._quantizer.state()
+
+    def restore(self, state: Mapping[str, Array]) -> Self:
+        quantizer = BinaryQuantizer.from_state(state, self._quantizer.metric)
+        if (quantizer.dim, quantizer.bits) != (self._dim, self._quantizer.bits):
+            raise ValueError(f"state: expected {self._quantizer.bits} bits of {self._dim} dims, got {quantizer.bits} of {quantizer.dim}")
+        return self._with(quantizer)
+
+    def _with(self, quantizer: BinaryQuantizer) -> Self:
+        return type(self)(quantizer, self._dim, self._name)

@@ -1,0 +1,58 @@
+"""The vectors themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..backends.protocol import Backend, DenseChunk, Rows, Scan
+from ..layout import Slabs
+from ..rows import RowStore
+from ..types import F32, I64, Bool, Metric
+from .base import Bounds, Representation, Stage
+
+
+@dataclass(frozen=True, repr=False)
+class Full(Stage):
+    """The full vectors as stored: canonical scores, hence the exact order of what reaches this stage. Always the last one.
+
+    Examples
+    --------
+    >>> Full()
+    Full()
+    """
+
+    def bind(self, slabs: Slabs, metric: Metric, name: str) -> FullRows:
+        return FullRows(slabs, metric)
+
+
+class FullRows(Representation):
+    """All slabs of the stored vectors."""
+
+    def __init__(self, slabs: Slabs, metric: Metric) -> None:
+        self._slabs = slabs
+        self._metric = metric
+
+    @property
+    def bytes_per_row(self) -> int:
+        return sum(column.row_bytes for column in self._slabs.columns) + 4
+
+    def rows(self, backend: Backend, store: RowStore) -> Rows:
+        return backend.dense_rows(self._slabs.kind, dense_chunks(self._slabs, store, self._slabs.dim, "norm"), store.ids)
+
+    def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
+        return backend.dense_scan(rows, queries, k, self._metric, allowed)
+
+    def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
+        scores, positions, _ = backend.dense_rescore(rows, queries, candidates, k, self._metric)
+        return scores, positions
+
+    def bounds(self, backend: Backend, store: RowStore, queries: F32, positions: I64, estimates: F32) -> Bounds:
+        return Bounds(estimates, estimates)
+
+
+def dense_chunks(slabs: Slabs, store: RowStore, dims: int, norm: str) -> list[DenseChunk]:
+    """The first dims of all rows as a backend takes them, with the column of norms that belongs to them."""
+    return [
+        DenseChunk(slabs.pieces([chunk.arrays[column.name] for column in slabs.columns], slice(0, chunk.rows), 0, dims), chunk.arrays[norm][: chunk.rows])
+        for chunk in store.chunks
+    ]
