@@ -23,6 +23,7 @@ from .validation import (
     as_batch,
     as_bits,
     as_candidates,
+    as_code_batch,
     as_codes,
     as_dims,
     as_float32,
@@ -177,8 +178,7 @@ def _dense_family(queries: Any, rows: Any, dims: Any, metric: Metric) -> tuple[D
 
 
 def _hamming_family(queries: Any, codes: Any, bits: Any) -> tuple[HammingFamily, bool]:
-    single = np.ndim(queries) == 1
-    batch = as_codes(np.asarray(queries)[np.newaxis] if single else queries, "queries")
+    batch, single = as_code_batch(queries)
     rows = as_codes(codes, "codes")
     count = as_bits(bits, batch.shape[1], rows.shape[1])
     width = -(-count // 8)
@@ -429,35 +429,40 @@ def rescore(
     ids = np.full((family.queries, min(k, lists.shape[1])), -1, np.int64)
     scores = np.full(ids.shape, np.nan, np.float32)
     whole = family.open(0, family.rows) if family.matrix.in_place else None
+    bad: list[int] = []
 
     def work(first: int, last: int) -> None:
-        found = _rescored(family, whole, first, last, lists[first:last], ids.shape[1])
+        found, met = _rescored(family, whole, first, last, lists[first:last], ids.shape[1])
         ids[first:last], scores[first:last] = found
+        bad.extend(met)
 
+    threads = as_threads(threads)
     if ids.size:
-        run_ranges(work, family.queries, threads=as_threads(threads))
+        run_ranges(work, family.queries, threads=threads)
+    if bad:
+        raise family.matrix.bad_row_error(min(bad))
     width = int((ids >= 0).sum(axis=1).max(initial=0))
     return squeezed(Neighbors(ids[:, :width], scores[:, :width]), single)
 
 
-def _rescored(family: DenseFamily | IntegerFamily, whole: Rows | None, first: int, last: int, lists: I64, k: int) -> Neighbors:
-    """Candidate lists of queries first..last scored on the rows in place, or on converted copies of those rows alone."""
+def _rescored(
+    family: DenseFamily | IntegerFamily, whole: Rows | None, first: int, last: int, lists: I64, k: int
+) -> tuple[Neighbors, list[int]]:
+    """Candidate lists of queries first..last scored on the rows in place, or on converted copies of those rows alone; and bad rows."""
     if whole is not None:
-        scores, ids, bad = family.rescore(whole, first, last, lists, k)
-        if bad >= 0 and isinstance(family, DenseFamily):
-            raise family.matrix.bad_row_error(bad)
-        return Neighbors(ids, scores)
+        scores, ids, met = family.rescore(whole, first, last, lists, k)
+        return Neighbors(ids, scores), [met] if met >= 0 else []
     named = np.unique(lists)
     named = named[named >= 0]
     best = Neighbors(np.full((last - first, k), -1, np.int64), np.full((last - first, k), np.nan, np.float32))
+    bad: list[int] = []
     for start, stop in ranges(len(named), block_rows(4 * family.matrix.dim)):
         part = named[start:stop]
         # Numbers within the part rise with the row numbers, so ties stay as they are.
         local = np.searchsorted(part, lists)
         local[part[np.minimum(local, len(part) - 1)] != lists] = -1
-        scores, ids, bad = family.rescore(family.bind(family.matrix.convert(family.matrix.array[part])), first, last, local, k)
-        if bad >= 0:
-            raise family.matrix.bad_row_error(int(part[bad]))
-        ids = np.where(ids >= 0, part[ids], -1)
-        best = flat.merged(best, Neighbors(ids, scores), k, family.largest)
-    return best
+        scores, ids, met = family.rescore(family.bind(family.matrix.convert(family.matrix.array[part])), first, last, local, k)
+        if met >= 0:
+            bad.append(int(part[met]))
+        best = flat.merged(best, Neighbors(np.where(ids >= 0, part[ids], -1), scores), k, family.largest)
+    return best, bad

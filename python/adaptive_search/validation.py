@@ -139,7 +139,7 @@ def as_vectors(value: Any, kind: Kind, dim: int | None = None, name: str = "vect
         raise ValueError(f"{name}: expected shape (n, {'dims' if dim is None else dim}), got {array.shape}")
     if dim is not None and array.shape[1] != dim:
         raise ValueError(f"{name}: expected {dim} dims, got shape {array.shape}")
-    Matrix.of(array.view() if kind != "int8" else out, name).check_dim()
+    Matrix.of(out, name).check_dim()
     if kind == "int8":
         return np.ascontiguousarray(out)
     out = np.ascontiguousarray(arrays.rounded(array, kind))
@@ -161,12 +161,27 @@ def _as_int8(array: Array, name: str) -> I8:
 
 def as_codes(value: Any, name: str, width: int | None = None) -> U8:
     """A 2-D array of uint8 codes."""
+    array = _uint8(value, name)
+    if array.ndim != 2 or (width is not None and array.shape[1] != width):
+        raise ValueError(f"{name}: expected shape (n, {'bytes' if width is None else width}), got {array.shape}")
+    return array
+
+
+def as_code_batch(value: Any, name: str = "queries") -> tuple[U8, bool]:
+    """Packed queries (Q, bytes), and whether it was a single one (bytes,)."""
+    array = _uint8(value, name)
+    single = array.ndim == 1
+    array = array[np.newaxis] if single else array
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected shape (bytes,) or (Q, bytes), got {array.shape}")
+    return array, single
+
+
+def _uint8(value: Any, name: str) -> U8:
     array = _ndarray(value, name)
     if array.dtype != np.uint8:
         hint = " (pack bits with np.packbits(bits, axis=1))" if array.dtype == np.bool_ else ""
         raise TypeError(f"{name}: expected uint8, got {array.dtype}{hint}")
-    if array.ndim != 2 or (width is not None and array.shape[1] != width):
-        raise ValueError(f"{name}: expected shape (n, {'bytes' if width is None else width}), got {array.shape}")
     return array
 
 
