@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("functional", "flat", "validation", "execution"),
     ("quantizers",),
     ("identifiers", "rows", "vectors", "representations"),
-    ("cascade", "defaults", "filters", "fitting", "plan"),
+    ("cascade", "defaults", "filters", "fitting", "plan", "searching"),
     ("index", "persistence"),
     ("",),
     ("cli", "commands", "demo"),

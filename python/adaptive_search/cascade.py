@@ -21,8 +21,8 @@ GROUP_BYTES = 64 << 20
 class Cascade:
     """Stages from cheap to dear. Each scores what the one before has kept; the last one's scores are the answer's.
 
-    Every stage but the last needs ``keep``: as many rows of each query go on (or k, if that is more). A last stage with ``keep`` hands over to
-    `Full`, which is then added. Without ``keep`` its estimates are the scores of the answer.
+    Every stage but the last needs ``keep``: as many rows of each query go on (or k, if that is more). A last stage with
+    ``keep`` hands over to `Full`, which is then added. Without ``keep`` its estimates are the scores of the answer.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ class Cascade:
         try:
             given = tuple(stages)
         except TypeError:
-            raise TypeError(f"stages must be a sequence of stages such as [Binary(keep=1000), Full()], got {type(stages).__name__}") from None
+            raise TypeError(f"stages: expected a list such as [Binary(keep=1000), Full()], got {type(stages).__name__}") from None
         if not given:
-            raise ValueError("stages must hold at least one stage")
+            raise ValueError("stages: expected at least one, got none")
         for stage in given:
             if not isinstance(stage, Stage):
-                raise TypeError(f"stages must be Binary, PQ, Int8, Prefix or Full objects, got {stage!r}")
+                raise TypeError(f"stages: expected Binary, PQ, Int8, Prefix or Full objects, got {stage!r}")
         if any(isinstance(stage, Full) for stage in given[:-1]):
-            raise ValueError("stages: Full() scores exactly, so it must be the last stage")
+            raise ValueError(f"stages: expected Full(), which scores exactly, only as the last one, got {list(given)}")
         if given[-1].shortlist is not None:
             given += (Full(),)
         self.stages: tuple[Stage, ...] = given
@@ -186,7 +186,9 @@ def run(
     return found
 
 
-def run_on_candidates(backend: Backend, stages: Sequence[Bound], queries: F32, k: int, candidates: Sequence[I64], *, threads: int | None = None) -> Found:
+def run_on_candidates(
+    backend: Backend, stages: Sequence[Bound], queries: F32, k: int, candidates: Sequence[I64], *, threads: int | None = None
+) -> Found:
     """Score each query's candidates with the last stage alone; ``k`` is at most the length of the longest list."""
     found = Found.empty(len(queries), k, len(stages))
     longest = max(map(len, candidates))
@@ -216,7 +218,13 @@ def _rescore(
         positions = np.empty((len(queries), width), np.int64)
 
         def work(
-            first: int, last: int, stage: Bound = stage, width: int = width, candidates: I64 = candidates, raw: F32 = raw, positions: I64 = positions
+            first: int,
+            last: int,
+            stage: Bound = stage,
+            width: int = width,
+            candidates: I64 = candidates,
+            raw: F32 = raw,
+            positions: I64 = positions,
         ) -> None:
             raw[first:last], positions[first:last] = stage.representation.rescore(
                 backend, stage.rows, queries[first:last], candidates[first:last], width

@@ -65,7 +65,7 @@ def _resolve_one(value: Any, store: RowStore, name: str) -> Allowed:
     array = np.asarray(value)
     if array.dtype == np.bool_:
         if array.shape != (store.live,):
-            raise ValueError(f"{name}: expected a bool for each of the {store.live} rows of index.ids, or an array of ids, got shape {array.shape}")
+            raise ValueError(f"{name}: expected ids, or shape ({store.live},) like index.ids, got bools of shape {array.shape}")
         return Allowed(store, None, np.ascontiguousarray(array))
     found = np.unique(store.find(as_id_list(array, name)))
     return Allowed(store, found[found >= 0], None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,10 +15,10 @@ from .types import F32, Array
 from .vectors import read_vectors
 
 SAMPLE_ROWS = 65_536
-"""Rows that are learned from, at most. 256 for each of 256 codewords; more rows hardly change codebooks, but would be a float32 copy of the index."""
+"""Rows that are learned from, at most: 256 for each of 256 codewords. All of a large index would be a float32 copy of it."""
 
 BLOCK_ROWS = 8_192
-"""Rows encoded at a time: as float32 they take some MB."""
+"""Rows converted or encoded at a time: as float32 they take some MB."""
 
 
 def sample_rows(slabs: Slabs, store: RowStore, spans: Sequence[Span] = ()) -> F32:
@@ -44,7 +44,8 @@ def encode_all(
     total, done = sum(rows for _, rows in extents), 0
     for chunk, rows in extents:
         arrays = {column.name: column.allocate(chunk.capacity) for part in representations for column in part.columns}
-        for first, last in encode(slabs, representations, chunk, 0, rows, arrays):
+        for first, last in ranges(rows, BLOCK_ROWS):
+            encode(slabs, representations, chunk, first, last, arrays)
             if progress is not None:
                 progress(done + last, total)
         done += rows
@@ -52,14 +53,10 @@ def encode_all(
     return made
 
 
-def encode(
-    slabs: Slabs, representations: Sequence[Representation], chunk: Chunk, first: int, last: int, arrays: dict[str, Array]
-) -> Iterator[tuple[int, int]]:
-    """Write the codes of a chunk's rows first..last into ``arrays``, one block at each step."""
-    for start, stop in ranges(last - first, BLOCK_ROWS):
-        vectors = read_vectors(slabs, chunk, slice(first + start, first + stop))
-        for part in representations:
-            values = part.encode(vectors)
-            for column in part.columns:
-                column.write(arrays[column.name], first + start, values[column.name])
-        yield first + start, first + stop
+def encode(slabs: Slabs, representations: Sequence[Representation], chunk: Chunk, first: int, last: int, arrays: dict[str, Array]) -> None:
+    """Write the codes of a chunk's rows first..last, at most one block, into ``arrays``."""
+    vectors = read_vectors(slabs, chunk, slice(first, last))
+    for part in representations:
+        values = part.encode(vectors)
+        for column in part.columns:
+            column.write(arrays[column.name], first, values[column.name])

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from operator import index as integer
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-from . import cascade as cascades, defaults, filters, fitting, persistence
+from . import defaults, filters, fitting, persistence, searching
 from .arrays import finite_rows, float32, ranges, rounded, widened
 from .backends import current
 from .backends.protocol import Backend
-from .cascade import Bound, Cascade, Found, SearchStats, StageStats
+from .cascade import Bound, Cascade, SearchStats, StageStats
 from .execution import Progress, progress_bar
-from .filters import Allowed
 from .layout import Slabs
 from .plan import Audit, Plan
 from .representations import Full, Prefix, Representation, Stage
@@ -25,15 +24,6 @@ from .storage import read_state
 from .types import F32, I64, MAX_DIM, Array, IndexFormatError, Kind, Metric, Neighbors
 from .validation import as_id_list, as_ids, as_int, as_k, as_kind, as_matrix, as_metric, as_queries, as_rows, as_threads, as_vectors
 from .vectors import write_vectors
-
-ADD_ROWS = 8_192
-"""Rows converted at a time while adding."""
-
-DIRECT_ROWS = 1_024
-"""A query with at most so many allowed rows is answered from their vectors: that takes less time than a look at every row's codes."""
-
-MASK_BYTES = 64 << 20
-"""Most memory for the allowed maps of queries with filters of their own."""
 
 
 class Index:
@@ -105,8 +95,8 @@ class Index:
     ) -> Self:
         """An index of all vectors with a cascade that suits their number and dim.
 
-        The cascade comes from a table of measurements on other data (`defaults`); its recall on this data is not certified. Small collections,
-        and ``recall=1.0``, are searched exactly.
+        The cascade comes from a table of measurements on other data; its recall on this data is not certified. Small
+        collections, and ``recall=1.0``, are searched exactly.
 
         Parameters
         ----------
@@ -170,7 +160,7 @@ class Index:
         index._fit_rows = described.fit_rows
         index._asked = described.asked
         index._parts = persistence.restore(content, described, index._parts, index._store)
-        index._files = persistence.Files(Path(path), index._parts, content)
+        index._files = persistence.Files(Path(path).absolute(), index._parts, content)
         return index
 
     # --- looking -----------------------------------------------------------------------------------------------------
@@ -216,7 +206,7 @@ class Index:
     def __len__(self) -> int:
         return self._store.live
 
-    def __contains__(self, id: object) -> bool:
+    def __contains__(self, id: object) -> bool:  # noqa: A002
         try:
             wanted = integer(id)  # type: ignore[arg-type]
         except TypeError:
@@ -230,7 +220,8 @@ class Index:
         if self._stages == (Full(),):
             recall, why = 1.0, "searches are exact: there is nothing to certify"
         elif not self.fitted:
-            recall, why = 1.0, f"searches are exact until the cascade is fitted, at {self._fit_rows:,} rows or by fit(); there are {len(self):,}"
+            recall = 1.0
+            why = f"searches are exact until the cascade is fitted, at {self._fit_rows:,} rows or by fit(); there are {len(self):,}"
         elif self._needs_calibration:
             why = "a stage has keep=None, which needs calibration"
         else:
@@ -292,12 +283,7 @@ class Index:
         with progress_bar(progress, "adding") as bar:
             spans = self._store.stage(count)
             self._write(matrix, spans, bar)
-            if self.fitted:
-                for chunk, first, last in spans:
-                    for _ in fitting.encode(self._slabs, self._parts, chunk, first, last, chunk.arrays):
-                        pass
-                self._store.commit(spans, new_ids)
-            elif len(self) + count >= self._fit_rows:
+            if not self.fitted and len(self) + count >= self._fit_rows:
                 self._learn(fitting.sample_rows(self._slabs, self._store, spans), spans, new_ids, bar)
             else:
                 self._store.commit(spans, new_ids)
@@ -377,7 +363,7 @@ class Index:
         k: int = 10,
         *,
         recall: float | None = None,
-        filter: Any = None,
+        filter: Any = None,  # noqa: A002
         threads: int | None = None,
         stats: bool = False,
         progress: bool = False,
@@ -425,7 +411,7 @@ class Index:
         backend = current()
         plan = self._bound(backend, exact)
         with progress_bar(progress, "searching", "queries") as bar:
-            found = self._run(backend, plan, batch, k, allowed, threads, bar)
+            found = searching.answer(backend, plan, self._store, batch, k, allowed, threads, bar)
         best = found.positions
         ids = np.where(best >= 0, self._store.ids[best], -1) if best.size else best
         neighbors = Neighbors(ids[0], found.scores[0]) if single else Neighbors(ids, found.scores)
@@ -508,16 +494,19 @@ class Index:
         return given
 
     def _write(self, matrix: Array, spans: Sequence[Span], progress: Progress | None) -> None:
-        """Convert rows block by block into the staged spans, and compute their norms."""
+        """Convert rows block by block into the staged spans, with their norms and, if the cascade is fitted, their codes."""
         backend = current()
+        encoded = self._parts if self.fitted else ()
         done = 0
         for chunk, first, last in spans:
-            for start, stop in ranges(last - first, ADD_ROWS):
+            for start, stop in ranges(last - first, fitting.BLOCK_ROWS):
                 block = matrix[done : done + stop - start]
                 stored = as_vectors(block, "int8") if self.dtype == "int8" else rounded(block, self.dtype)
                 bad = write_vectors(backend, self._slabs, chunk, first + start, stored)
                 if bad.any():
                     raise self._bad_row(block, stored, int(bad.argmax()), done)
+                if encoded:
+                    fitting.encode(self._slabs, encoded, chunk, first + start, first + stop, chunk.arrays)
                 done += stop - start
                 if progress is not None:
                     progress(done, len(matrix))
@@ -551,52 +540,16 @@ class Index:
 
     def _bound(self, backend: Backend, exact: bool) -> list[Bound]:
         """The stages of a search over the rows as they are now. What backends prepare is kept until the rows change."""
-        wanted = [(-1, self._exact, None)] if exact else [
-            (-1 if isinstance(stage, Full) else number, part, stage.shortlist)
-            for number, (stage, part) in enumerate(zip(self._stages, self._parts, strict=True))
-        ]
         found = []
-        for number, part, shortlist in wanted:
+        whole = [(-1, Full(), self._exact)]
+        for number, stage, part in whole if exact else zip(range(len(self._stages)), self._stages, self._parts, strict=True):
+            number = -1 if isinstance(stage, Full) else number
             layout = self._store.layout
             kept = self._prepared.get((backend.name, number))
             if kept is None or kept[0] != layout:
-                kept = (layout, Bound(part, part.rows(backend, self._store), shortlist))
+                kept = (layout, Bound(part, part.rows(backend, self._store), stage.shortlist))
                 self._prepared[backend.name, number] = kept
             found.append(kept[1])
-        return found
-
-    def _run(
-        self,
-        backend: Backend,
-        plan: Sequence[Bound],
-        queries: F32,
-        k: int,
-        allowed: Allowed | list[Allowed],
-        threads: int | None,
-        progress: Progress | None,
-    ) -> Found:
-        """Search with one filter for all queries or one for each."""
-        if isinstance(allowed, Allowed):
-            count = allowed.count
-            k = min(k, count)
-            if not k or not len(queries):
-                return Found.empty(len(queries), k, len(plan))
-            if count <= DIRECT_ROWS and count < len(self):
-                return cascades.run_on_candidates(backend, plan, queries, k, [allowed.positions()] * len(queries), threads=threads)
-            counts = np.full(len(queries), count)
-            return cascades.run(backend, plan, queries, k, allowed.by_position(), counts, threads=threads, progress=progress)
-
-        counts = np.array([one.count for one in allowed], np.int64)
-        found = Found.empty(len(queries), min(k, int(counts.max(initial=0))), len(plan))
-        few = counts <= DIRECT_ROWS
-        for group in _groups(np.flatnonzero(few), MASK_BYTES // (8 * DIRECT_ROWS)):
-            width = min(k, int(counts[group].max()))
-            positions = [allowed[query].positions() for query in group]
-            found.put(group, cascades.run_on_candidates(backend, plan, queries[group], width, positions, threads=threads))
-        for group in _groups(np.flatnonzero(~few), max(1, MASK_BYTES // self._store.total)):
-            width = min(k, int(counts[group].max()))
-            mask = np.stack([allowed[query].by_position() for query in group])
-            found.put(group, cascades.run(backend, plan, queries[group], width, mask, counts[group], threads=threads))
         return found
 
 
@@ -609,8 +562,3 @@ def as_recall(value: Any) -> float:
     if not 0.0 < recall <= 1.0:
         raise ValueError(f"recall: expected a number above 0 and up to 1, got {value!r}")
     return recall
-
-
-def _groups(queries: I64, size: int) -> Iterator[I64]:
-    for first in range(0, len(queries), size):
-        yield queries[first : first + size]

@@ -18,7 +18,7 @@ from .cascade import Cascade
 from .layout import CHUNK_ROWS, GROUP, round_up
 from .representations import Representation, stage_of
 from .rows import Chunk, RowStore
-from .storage import NewSegment, State, StoredSegment, read_state, segments_to_merge, verify_state, write_state
+from .storage import NewSegment, State, StoredSegment, segments_to_merge, verify_state, write_state
 from .types import I64, MAX_DIM, IndexFormatError, Kind, Metric
 from .validation import as_int, as_kind, as_metric
 
@@ -118,7 +118,7 @@ def write(
     content = write_state(path, segments, aux=aux, meta=description.to_json())
     for chunk, segment in zip(store.chunks, content.segments, strict=True):
         chunk.segment = segment
-    return Files(Path(path), tuple(parts), content)
+    return Files(Path(path).absolute(), tuple(parts), content)
 
 
 def _tidy(store: RowStore) -> None:
@@ -132,12 +132,10 @@ def _tidy(store: RowStore) -> None:
         if number not in merged and chunk.segment is None and round_up(live[number], GROUP) < rows[number]:
             runs.append(range(number, number + 1))
     if runs:
-        store.rewrite(sorted(runs, key=lambda run: run.start))
+        store.rewrite(sorted(runs, key=lambda run: run[0]))
 
 
-def restore(
-    content: State, description: Description, parts: Sequence[Representation], store: RowStore
-) -> tuple[Representation, ...]:
+def restore(content: State, description: Description, parts: Sequence[Representation], store: RowStore) -> tuple[Representation, ...]:
     """Fill an empty store from files, and return the representations as learned."""
     learned = tuple(_learned(part, content.aux.get(f"stage_{number}")) for number, part in enumerate(parts))
     if all(part.fitted for part in learned) != description.fitted:

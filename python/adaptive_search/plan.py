@@ -60,8 +60,9 @@ class Audit(NamedTuple):
     recall : float
         Mean over the queries of the share of the true k neighbors, by id, that were found.
     low, high : float
-        95% interval of the mean recall over queries like these: Wilson's score interval with one trial per query. A recall between 0 and 1 varies no
-        more than a coin of the same mean, so the interval is on the wide side, and it does not shrink to a point when all queries agree.
+        95% interval of the mean recall over queries like these: Wilson's score interval with one trial per query. A recall between
+        0 and 1 varies no more than a coin of the same mean, so the interval is on the wide side, and does not shrink to a point when
+        all queries agree.
     n : int
         Queries measured.
     """

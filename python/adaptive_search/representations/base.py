@@ -59,20 +59,22 @@ class Bounds(NamedTuple):
 class Representation(ABC):
     """Rows at one price: how they are learned, encoded, scanned and rescored.
 
-    A scan and a rescoring answer in *raw* scores, in the order in which rows are better: what the backend returns, such
-    as a Hamming distance. `estimates` turns them into score units (the metric's own), which keeps their order, and `bounds` says how far the
-    true score can be from there. Fixed shortlists need neither; the last stage's estimates are the scores of the answer.
+    A scan and a rescoring answer in *raw* scores, which is what the backend returns, such as Hamming distances, best first.
+    `estimates` turns them into score units (the metric's own), which keeps their order, and `bounds` says how far from there the true
+    score can be. Fixed shortlists need neither; the last stage's estimates are the scores of the answer.
 
     Attributes
     ----------
     columns : tuple of Column
         What is held for every row beside the vectors themselves. Names are unique within an index.
-    fitted : bool
-        Whether rows can be encoded.
     """
 
     columns: tuple[Column, ...] = ()
-    fitted = True
+
+    @property
+    def fitted(self) -> bool:
+        """Whether rows can be encoded."""
+        return True
 
     @property
     def bytes_per_row(self) -> int:

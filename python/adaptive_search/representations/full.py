@@ -52,7 +52,6 @@ class FullRows(Representation):
 
 def dense_chunks(slabs: Slabs, store: RowStore, dims: int, norm: str) -> list[DenseChunk]:
     """The first dims of all rows as a backend takes them, with the column of norms that belongs to them."""
-    return [
-        DenseChunk(slabs.pieces([chunk.arrays[column.name] for column in slabs.columns], slice(0, chunk.rows), 0, dims), chunk.arrays[norm][: chunk.rows])
-        for chunk in store.chunks
-    ]
+    norms = store.used(norm)
+    arrays = zip(*(store.used(column.name) for column in slabs.columns), strict=True)
+    return [DenseChunk(slabs.pieces(own, slice(None), 0, dims), norm) for own, norm in zip(arrays, norms, strict=True)]

@@ -66,8 +66,10 @@ class Int8Rows(Representation):
 
     def encode(self, vectors: F32) -> dict[str, Array]:
         codes = self._quantizer.encode(vectors[:, : self._dims])
-        values = [codes, self._quantizer.norms2(codes)] if self._metric == "l2" else [codes]
-        return {column.name: value for column, value in zip(self.columns, values, strict=True)}
+        values: dict[str, Array] = {self.columns[0].name: codes}
+        if self._metric == "l2":
+            values[self.columns[1].name] = self._quantizer.norms2(codes)
+        return values
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
         codes, *norms = (store.used(column.name) for column in self.columns)
