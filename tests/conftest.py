@@ -1,0 +1,56 @@
+"""Every test that asks for `backend` runs on every backend of the machine.
+
+ADAPTIVE_SEARCH_BACKEND
+    Only this one is tested.
+ADAPTIVE_SEARCH_EXPECT
+    Names, separated by commas, of backends that must be present; a missing one fails the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+import adaptive_search
+from adaptive_search.backends import backends, get, missing, use_backend
+from adaptive_search.backends.protocol import Backend
+
+FORCED = os.environ.get("ADAPTIVE_SEARCH_BACKEND", "")
+NAMES = [FORCED] if FORCED else backends()
+
+hypothesis.settings.register_profile("default", deadline=None, max_examples=25, print_blob=True)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    expected = [name.strip() for name in os.environ.get("ADAPTIVE_SEARCH_EXPECT", "").split(",") if name.strip()]
+    lacking = {name: missing(name) or f"ADAPTIVE_SEARCH_BACKEND={FORCED} excludes it" for name in expected if name not in NAMES}
+    if lacking:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in lacking.items())
+        raise pytest.UsageError(f"ADAPTIVE_SEARCH_EXPECT names backends that are not tested here: {reasons}")
+    _cache_numba_by_content(config)
+
+
+def _cache_numba_by_content(config: pytest.Config) -> None:
+    """Numba notices only changes of the file that a function stands in, not of the functions that it was compiled with."""
+    sources = sorted((Path(adaptive_search.__file__).parent / "backends" / "numba_ops").glob("*.py"))
+    digest = hashlib.sha256(b"\0".join(source.read_bytes() for source in sources)).hexdigest()[:16]
+    if hasattr(config, "cache"):
+        os.environ.setdefault("NUMBA_CACHE_DIR", str(config.cache.mkdir(f"numba-{digest}")))
+
+
+def pytest_report_header() -> str:
+    return f"backends: {', '.join(NAMES)}"
+
+
+@pytest.fixture(params=NAMES)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    """A backend, also the one in use."""
+    with use_backend(request.param):
+        yield get(request.param)

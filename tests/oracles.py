@@ -1,0 +1,181 @@
+"""What answers should be, in plain NumPy.
+
+Two kinds: float64 oracles, which say what a score means, and the canonical model, which says its bits: float32 operations in the order
+written down in ``adaptive_search/backends/protocol.py``, one NumPy call for each rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+F32, F64, I64 = NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]
+
+LANES = 16
+
+
+def same_bits(a: Array, b: Array) -> bool:
+    """Equal float32 values to the bit; any NaN equals any other."""
+    return a.shape == b.shape and bool(np.all((a.view(np.int32) == b.view(np.int32)) | (np.isnan(a) & np.isnan(b))))
+
+
+# --- element kinds -------------------------------------------------------------------------------------------------------
+def widened(kind: str, rows: Array) -> F32:
+    """Stored elements as float32, which is exact."""
+    if kind == "bfloat16":
+        return (rows.astype(np.uint32) << 16).view(np.float32)
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return rows.astype(np.float32)
+
+
+def narrowed(kind: str, rows: Array) -> Array:
+    """Floats as a stored kind; bfloat16 by cutting, int8 by rounding and clipping."""
+    if kind == "bfloat16":
+        return (np.ascontiguousarray(rows, np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    if kind == "int8":
+        return np.clip(np.rint(rows), -128, 127).astype(np.int8)
+    with np.errstate(over="ignore"):
+        return rows.astype(kind)
+
+
+# --- float64 -------------------------------------------------------------------------------------------------------------
+def dot(queries: Array, rows: Array) -> F64:
+    return queries.astype(np.float64) @ rows.astype(np.float64).T
+
+
+def squared_distance(queries: Array, rows: Array) -> F64:
+    q, x = queries.astype(np.float64), rows.astype(np.float64)
+    return np.stack([np.square(x - one).sum(axis=1) for one in q]) if len(q) else np.zeros((0, len(x)))
+
+
+def norms(rows: Array) -> F64:
+    return np.sqrt(np.square(rows.astype(np.float64)).sum(axis=1))
+
+
+def cosine(queries: Array, rows: Array) -> F64:
+    """0 where a vector is zero."""
+    length = np.outer(norms(queries), norms(rows))
+    return np.divide(dot(queries, rows), length, out=np.zeros_like(length), where=length > 0)
+
+
+def score(metric: str, queries: Array, rows: Array) -> F64:
+    return {"ip": dot, "cosine": cosine, "l2": squared_distance}[metric](queries, rows)
+
+
+def error_bound(metric: str, queries: Array, rows: Array) -> F64:
+    """How far a float32 sum in any order may be from `score`; the second term covers underflow."""
+    dims = queries.shape[1]
+    q, x = norms(queries)[:, None], norms(rows)[None, :]
+    scale = {"ip": q * x, "cosine": np.ones_like(q * x), "l2": (q + x) ** 2}[metric]
+    underflow = dims * 2.0**-148 / (np.where(x > 0, np.minimum(x, 1), 1) if metric == "cosine" else 1)
+    return 2 * (dims + 8) * 2.0**-24 * scale + underflow
+
+
+def hamming(queries: Array, codes: Array, bits: int) -> I64:
+    a, b = (np.unpackbits(array, axis=1)[:, :bits] for array in (queries, codes))
+    return np.stack([(b != one).sum(axis=1) for one in a]) if len(a) else np.zeros((0, len(b)), np.int64)
+
+
+# --- the canonical model --------------------------------------------------------------------------------------------------
+def _tree(lanes: Array) -> Array:
+    """Sum over the last axis, the upper half onto the lower one."""
+    count = lanes.shape[-1]
+    while count > 1:
+        count //= 2
+        lanes = lanes[..., :count] + lanes[..., count : 2 * count]
+    return lanes[..., 0]
+
+
+def _padded(array: Array, multiple: int) -> Array:
+    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, -array.shape[-1] % multiple)])
+
+
+def _lane_sum(queries: F32, rows: F32, squared: bool) -> F32:
+    q, x = _padded(queries, LANES), _padded(rows, LANES)
+    out = np.zeros((len(q), len(x)), np.float32)
+    with np.errstate(all="ignore"):
+        for at in range(len(q)):
+            lanes = np.zeros((len(x), LANES), np.float32)
+            for i in range(0, x.shape[1], LANES):
+                part, rows_part = q[at, i : i + LANES], x[:, i : i + LANES]
+                lanes += (part - rows_part) * (part - rows_part) if squared else part * rows_part
+            out[at] = _tree(lanes)
+    return out
+
+
+def canonical_norm64(rows: F32) -> F64:
+    x = _padded(rows, LANES).astype(np.float64)
+    lanes = np.zeros((len(x), LANES))
+    for i in range(0, x.shape[1], LANES):
+        lanes += x[:, i : i + LANES] * x[:, i : i + LANES]
+    return np.sqrt(_tree(lanes))
+
+
+def canonical_norms(rows: F32) -> F32:
+    with np.errstate(over="ignore"):
+        return canonical_norm64(rows).astype(np.float32)
+
+
+def canonical_unit(queries: F32) -> F32:
+    length = canonical_norm64(queries)[:, None]
+    return np.divide(queries.astype(np.float64), length, out=np.zeros(queries.shape), where=length > 0).astype(np.float32)
+
+
+def canonical_score(metric: str, queries: F32, rows: F32) -> F32:
+    """(Q, N) scores of dense rows that were widened before."""
+    if metric == "l2":
+        return _lane_sum(queries, rows, squared=True)
+    if metric == "ip":
+        return _lane_sum(queries, rows, squared=False)
+    length = np.broadcast_to(canonical_norms(rows), (len(queries), len(rows)))
+    product = _lane_sum(canonical_unit(queries), rows, squared=False)
+    with np.errstate(all="ignore"):
+        return np.divide(product, length, out=np.zeros_like(product), where=length != 0)
+
+
+def canonical_integer(metric: str, codes: Array, rows: Array, factors: F32, offsets: F32, norms2: F32 | None = None) -> F32:
+    """(Q, N) scores of int8 rows with int8 queries."""
+    c, x = codes.astype(np.int64), rows.astype(np.int64)
+    if metric == "l2_exact":
+        return squared_distance(c, x).astype(np.float32)
+    start = offsets[:, None] if norms2 is None else offsets[:, None] + norms2[None, :]
+    return start + factors[:, None] * (c @ x.T).astype(np.float32)
+
+
+def canonical_adc(tables: F32, codes: Array) -> F32:
+    """(Q, N) sums of table entries; codes (N, M), one entry a code."""
+    out = tables[:, 0][:, codes[:, 0]]
+    for m in range(1, codes.shape[1]):
+        out = out + tables[:, m][:, codes[:, m]]
+    return out
+
+
+def canonical_tables(queries: F32, codebooks: F32, squared: bool) -> F32:
+    subspaces, count, dims = codebooks.shape
+    q = np.pad(queries, ((0, 0), (0, subspaces * dims - queries.shape[1]))).reshape(-1, subspaces, dims)
+    out = np.zeros((len(q), subspaces, count), np.float32)
+    for s in range(dims):
+        part, word = q[:, :, s, None], codebooks[None, :, :, s]
+        out += (part - word) * (part - word) if squared else part * word
+    return out
+
+
+# --- top-k --------------------------------------------------------------------------------------------------------------
+def best(scores: Array, k: int, *, ids: Array | None = None, largest: bool = True, allowed: Array | None = None) -> tuple[F32, I64]:
+    """Scores and row numbers of the k best, ties to the smaller id, NaN last; NaN and -1 beyond the rows there are."""
+    count, n = scores.shape
+    names = np.arange(n) if ids is None else ids
+    permitted = np.ones((count, n), bool) if allowed is None else np.broadcast_to(allowed, (count, n))
+    found = np.full((count, k), -1, np.int64)
+    top = np.full((count, k), np.nan, np.float32)
+    for query in range(count):
+        rows = np.flatnonzero(permitted[query])
+        key = scores[query, rows].astype(np.float64)
+        key = -key if largest else key
+        order = rows[np.lexsort((names[rows], key, np.isnan(key)))][:k]
+        found[query, : len(order)] = order
+        top[query, : len(order)] = scores[query, order]
+    return top, found
