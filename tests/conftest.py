@@ -23,8 +23,15 @@ from adaptive_search.backends.protocol import Backend
 FORCED = os.environ.get("ADAPTIVE_SEARCH_BACKEND", "")
 NAMES = [FORCED] if FORCED else backends()
 
-hypothesis.settings.register_profile("default", deadline=None, max_examples=25, print_blob=True)
-hypothesis.settings.register_profile("thorough", deadline=None, max_examples=1000, print_blob=True)
+# The backend is the one fixture that tests of properties share, and examples do not change it.
+for name, examples in (("default", 25), ("thorough", 1000)):
+    hypothesis.settings.register_profile(
+        name,
+        deadline=None,
+        max_examples=examples,
+        print_blob=True,
+        suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture],
+    )
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
