@@ -334,8 +334,7 @@ def test_scan_progress_counts_visits_of_all_queries() -> None:
         run_scan(FakeRows(7), lambda first, last: FakeScan([], first, last, 1), queries, 1, threads=threads, progress=record)
         assert {total for _, total in reports} == {7 * queries}
         assert [done for done, _ in reports] == sorted(done for done, _ in reports)
-        if threads == 1:
-            assert reports[-1] == (7 * queries, 7 * queries)
+        assert reports[-1] == (7 * queries, 7 * queries)
 
 
 # --- fork and exit, with real searches ------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Matrix:
         """Rows (N, D) whose dtype is known to be a float or int8."""
         native = "bfloat16" if is_bfloat16(array.dtype) else array.dtype.name
         known = native in KINDS and array.dtype.isnative
-        contiguous = array.strides[1] == array.itemsize and array.flags.aligned
+        contiguous = array.strides[1] == array.itemsize
         kind: Kind = native if native in KINDS else "float32"
         return cls(array, kind, known and contiguous, name)
 

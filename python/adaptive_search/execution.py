@@ -131,7 +131,7 @@ class _Job:
         self._pace = 0.0
         self._progress = progress
         self._caller = threading.get_ident()
-        self._loop: Callable[[], None] = lambda: None
+        self._loop: Callable[[], None]
         self._helpers: list[Future[None]] = []
 
     def run(self, loop: Callable[[], None]) -> None:
@@ -145,8 +145,13 @@ class _Job:
             # Helpers write into the caller's arrays: none may be at work once this has returned.
             wait(self._helpers)
             raise
+        finally:
+            # The loop knows this job: without the circle, what it works on is freed at once.
+            del self._loop
         for helper in self._helpers:
             helper.result()
+        if self._helpers and self._progress is not None:
+            self._progress(self._done, self._units)
 
     def _help(self) -> None:
         try:
