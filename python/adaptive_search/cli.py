@@ -22,16 +22,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         from .commands import app
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _EXTRAS:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
             raise
-        return _fail(f"the command line needs {error.name}: pip install 'adaptive-search[cli]'")
+        return _fail(f"the command line needs {package}: pip install 'adaptive-search[cli]'")
     try:
         code = app(given or ["--help"], prog_name="adaptive-search", standalone_mode=False)
     except typer.TyperException as error:
         return _fail(error.format_message())
     except BrokenPipeError:
         # The reader (head, less) has gone. Python would complain again when it flushes stdout at exit.
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 0
     except (ValueError, TypeError, OSError, MemoryError) as error:
         return _fail(str(error) or type(error).__name__)
