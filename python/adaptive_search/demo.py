@@ -69,8 +69,8 @@ def run(directory: Path, console: Console) -> None:
             numbers = (f"{result.recall:.4f}", f"{1e3 * result.single:.3f}", f"{1e3 * result.batch:.4f}")
             table.add_row("" if number else name, search, *numbers, end_section=number == len(measured) - 1)
     console.print(
-        f"All {len(data.queries):,} questions on every backend: recall against exact search; milliseconds per query, one at a time and in one "
-        f"batch, with {get_threads()} threads. Numbers behind stages are the rows that they keep.",
+        f"All {len(data.queries):,} questions on every backend: recall against exact search; milliseconds per query, one at a time and in "
+        f"one batch, with {get_threads()} threads. Numbers behind stages are the rows that they keep.",
         highlight=False,
     )
     console.print(table)
