@@ -14,10 +14,10 @@ from . import defaults, filters, fitting, persistence, searching
 from .arrays import finite_rows, float32, ranges, rounded, widened
 from .backends import current
 from .backends.protocol import Backend
-from .cascade import Bound, Cascade, SearchStats, StageStats
+from .cascade import Bound, Cascade, Found, SearchStats, StageStats
 from .execution import Progress, progress_bar
 from .layout import Slabs
-from .plan import Audit, Plan
+from .plan import Audit, Plan, as_recall
 from .representations import Full, Prefix, Representation, Stage
 from .rows import RowStore, Span
 from .storage import read_state
@@ -408,17 +408,19 @@ class Index:
         threads = as_threads(threads)
         exact = self._is_exact(recall)
         allowed = filters.resolve(filter, self._store, len(batch))
-        backend = current()
-        plan = self._bound(backend, exact)
-        with progress_bar(progress, "searching", "queries") as bar:
-            found = searching.answer(backend, plan, self._store, batch, k, allowed, threads, bar)
+        stages = (Full(),) if exact else self._stages
+        if len(self):
+            backend = current()
+            with progress_bar(progress, "searching", "queries") as bar:
+                found = searching.answer(backend, self._bound(backend, exact), self._store, batch, k, allowed, threads, bar)
+        else:
+            found = Found.empty(len(batch), 0, len(stages))
         best = found.positions
         ids = np.where(best >= 0, self._store.ids[best], -1) if best.size else best
         neighbors = Neighbors(ids[0], found.scores[0]) if single else Neighbors(ids, found.scores)
         if not stats:
             return neighbors
-        names = map(repr, (Full(),) if exact else self._stages)
-        return neighbors, SearchStats(tuple(map(StageStats, names, found.scored, found.survivors)))
+        return neighbors, SearchStats(tuple(map(StageStats, map(repr, stages), found.scored, found.survivors)))
 
     def audit(self, queries: Any, k: int = 10, *, threads: int | None = None, progress: bool = False) -> Audit:
         """Measure the recall of searches as they run now against exact search, by id.
@@ -551,14 +553,3 @@ class Index:
                 self._prepared[backend.name, number] = kept
             found.append(kept[1])
         return found
-
-
-def as_recall(value: Any) -> float:
-    """A recall above 0 and up to 1."""
-    try:
-        recall = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"recall: expected a number, got {value!r}") from None
-    if not 0.0 < recall <= 1.0:
-        raise ValueError(f"recall: expected a number above 0 and up to 1, got {value!r}")
-    return recall

@@ -16,6 +16,7 @@ import numpy as np
 
 from .cascade import Cascade
 from .layout import CHUNK_ROWS, GROUP, round_up
+from .plan import as_recall
 from .representations import Representation, stage_of
 from .rows import Chunk, RowStore
 from .storage import NewSegment, State, StoredSegment, segments_to_merge, verify_state, write_state
@@ -89,7 +90,7 @@ class Description:
                 as_int(meta["fit_rows"], "fit_rows", 0),
                 meta["fitted"],
                 as_int(meta["largest_id"], "largest_id", -1, np.iinfo(np.int64).max),
-                None if asked is None else (float(asked[0]), as_int(asked[1], "k", 1)),
+                None if asked is None else (as_recall(asked[0]), as_int(asked[1], "k", 1)),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise IndexFormatError(f"the manifest does not describe an index: {error}") from None
@@ -124,12 +125,14 @@ def write(
 def _tidy(store: RowStore) -> None:
     """Merge small chunks with their neighbours, and drop the dead rows of those that must be written anyway."""
     store.pad()
-    rows = [chunk.rows for chunk in store.chunks]
     live = [chunk.rows - chunk.dead for chunk in store.chunks]
+    # Dead rows that only fill up the last group of 64 would be there again after a rewrite.
+    least = [round_up(count, GROUP) for count in live]
+    rows = [count if chunk.rows == padded else chunk.rows for chunk, count, padded in zip(store.chunks, live, least, strict=True)]
     runs = segments_to_merge(rows, live, large=LARGE_CHUNK)
     merged = {number for run in runs for number in run}
     for number, chunk in enumerate(store.chunks):
-        if number not in merged and chunk.segment is None and round_up(live[number], GROUP) < rows[number]:
+        if number not in merged and chunk.segment is None and least[number] < chunk.rows:
             runs.append(range(number, number + 1))
     if runs:
         store.rewrite(sorted(runs, key=lambda run: run[0]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -87,3 +87,14 @@ class Audit(NamedTuple):
         centre = (mean + weight / 2) / (1 + weight)
         half = Z95 * math.sqrt(mean * (1 - mean) / count + weight / (4 * count)) / (1 + weight)
         return cls(mean, max(0.0, centre - half), min(1.0, centre + half), count)
+
+
+def as_recall(value: Any) -> float:
+    """A recall above 0 and up to 1."""
+    try:
+        recall = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"recall: expected a number, got {value!r}") from None
+    if not 0.0 < recall <= 1.0:
+        raise ValueError(f"recall: expected a number above 0 and up to 1, got {value!r}")
+    return recall
