@@ -148,9 +148,9 @@ class Guarded:
 
 
 def cut(n: int, sizes: tuple[int, ...]) -> list[slice]:
-    """Slices of the given sizes, the last size as often as needed, that cover n."""
+    """Slices of the given sizes, the last size as often as needed, that cover n; one slice if there is nothing to cover."""
     out, start, i = [], 0, 0
-    while start < n:
+    while start < n or not out:
         size = sizes[min(i, len(sizes) - 1)]
         out.append(slice(start, min(start + size, n)))
         start += size

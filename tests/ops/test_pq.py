@@ -1,0 +1,300 @@
+"""Product quantization: table sums, tables, nearest codewords and the blocked layout, to the bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import awkward
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, strategies as st
+from numpy.typing import NDArray
+
+from adaptive_search.backends.protocol import Backend
+
+Array = NDArray[Any]
+
+SUBSPACES = (1, 2, 3, 7, 8, 15, 16, 31, 33, 48, 63, 96, 97)
+
+
+def make(n: int, subspaces: int, bits: int, seed: int = 0) -> Array:
+    """One code an entry, (n, M)."""
+    return np.random.default_rng(seed).integers(0, 2**bits, (n, subspaces)).astype(np.uint8)
+
+
+def make_tables(count: int, subspaces: int, bits: int, seed: int = 1) -> Array:
+    return np.random.default_rng(seed).standard_normal((count, subspaces, 2**bits)).astype(np.float32)
+
+
+def row_major(codes: Array, bits: int) -> Array:
+    """Codes as ``encode`` returns them: two of four bits share a byte, the even subspace in the low nibble."""
+    if bits == 8:
+        return codes
+    pairs = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    return pairs[:, ::2] | pairs[:, 1::2] << 4
+
+
+def blocked(codes: Array, bits: int) -> Array:
+    """The layout of protocol.Backend.pq_rows."""
+    stored = row_major(codes, bits)
+    stored = np.pad(stored, ((0, -len(stored) % 64), (0, 0)))
+    return np.ascontiguousarray(stored.reshape(-1, 64, stored.shape[1]).transpose(0, 2, 1))
+
+
+def chunks(codes: Array, bits: int, sizes: tuple[int, ...] = (64 * 10**6,), place: Any = None) -> list[tuple[Array, int]]:
+    place = place or (lambda array: array)
+    return [(place(blocked(codes[part], bits)), len(codes[part])) for part in awkward.cut(len(codes), sizes)]
+
+
+def check(found: tuple[Array, Array], tables: Array, codes: Array, k: int, largest: bool, ids: Any = None, allowed: Any = None) -> None:
+    scores, numbers = oracles.best(oracles.canonical_adc(tables, codes), k, ids=ids, largest=largest, allowed=allowed)
+    np.testing.assert_array_equal(found[1], numbers)
+    assert found[0].dtype == np.float32
+    assert oracles.same_bits(found[0], scores)
+
+
+def check_scans(backend: Backend, tables: Array, codes: Array, bits: int, k: int, counts: tuple[int, ...], **options: Any) -> None:
+    """Scans with the first so many queries, for the largest and for the smallest sums."""
+    ids, allowed = options.pop("ids", None), options.pop("allowed", None)
+    prepared = backend.pq_rows(chunks(codes, bits, **options), codes.shape[1], bits, ids)
+    for count in counts:
+        mask = allowed if allowed is None or allowed.ndim == 1 else allowed[:count]
+        for largest in (True, False):
+            found = awkward.run(backend.pq_scan(prepared, tables[:count], k, largest, mask), prepared)
+            check(found, tables[:count], codes, k, largest, ids, mask)
+
+
+# --- scans ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("subspaces", SUBSPACES)
+def test_subspaces(backend: Backend, subspaces: int, bits: int) -> None:
+    check_scans(backend, make_tables(21, subspaces, bits), make(230, subspaces, bits), bits, 7, (1, 6, 21), sizes=(128, 64))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("subspaces", [600, 2000])
+def test_many_subspaces_do_not_overflow(backend: Backend, subspaces: int, bits: int) -> None:
+    """Every entry near its table's maximum: sums of rounded entries are as large as they can be, and differences small."""
+    codes = make(500, subspaces, bits)
+    tables = make_tables(5, subspaces, bits)
+    tables[1] = 1000 + tables[1]
+    tables[2] = np.where(np.arange(2**bits) == 0, np.float32(-1000), 1000 + tables[2] / 100)
+    codes[100:] = np.maximum(codes[100:], 1)
+    check_scans(backend, tables, codes, bits, 20, (1, 5))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("n", [0, 1, 2, 63, 64, 65, 4095, 4096, 4097, 9000])
+def test_row_counts(backend: Backend, n: int, bits: int) -> None:
+    for sizes in ((64 * 10**6,), (64, 4096, 128)):
+        check_scans(backend, make_tables(9, 5, bits), make(n, 5, bits), bits, 10, (1, 9), sizes=sizes)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("k", [1, 10, 100, 5000, 5001])
+def test_ties_go_to_the_smaller_id(backend: Backend, k: int, bits: int) -> None:
+    rng = np.random.default_rng(k)
+    codes, tables = make(7, 6, bits)[rng.integers(0, 7, 5000)], make_tables(5, 6, bits)
+    tables[1], tables[2, :, ::2] = 0.1, 3
+    for ids in (None, awkward.read_only(rng.permutation(5000).astype(np.int64) * 5)):
+        check_scans(backend, tables, codes, bits, k, (1, 5), sizes=(1024, 2048), ids=ids)
+
+
+TABLES = {
+    "constant": lambda t: np.full_like(t, 0.3),
+    "constant but for one": lambda t: np.where(np.arange(t.size).reshape(t.shape) == t.size // 2, np.float32(0.30000004), np.float32(0.3)),
+    "zero": np.zeros_like,
+    "negative zero": lambda t: np.full_like(t, -0.0),
+    "both zeros": lambda t: np.where(t > 0, np.float32(0), np.float32(-0.0)),
+    "one subspace dwarfs all": lambda t: t * np.where(np.arange(t.shape[1]) == 3, np.float32(1e8), np.float32(1))[None, :, None],
+    "one entry dwarfs all": lambda t: np.where(np.arange(t.shape[2]) == 5, np.float32(1e20), t),
+    "tiny": lambda t: (t * 1e-42).astype(np.float32),
+    "huge": lambda t: (t * 1e36).astype(np.float32),
+    "overflowing": lambda t: (np.sign(t) * 3e38).astype(np.float32),
+    "nearly equal": lambda t: np.nextafter(np.float32(1), np.sign(t)).astype(np.float32),
+    "steps of one subspace": lambda t: np.sort(t, axis=2),
+}
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("shape", TABLES)
+def test_tables_of_all_shapes(backend: Backend, shape: str, bits: int) -> None:
+    """A scan that rounds its tables must not let the rounding decide."""
+    codes = make(3000, 9, bits)
+    with np.errstate(all="ignore"):
+        check_scans(backend, TABLES[shape](make_tables(18, 9, bits)), codes, bits, 25, (1, 18))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("k", [10, 6000])
+def test_sorted_rows(backend: Backend, k: int, order: int, bits: int) -> None:
+    base = 2**bits
+    values = np.arange(12000)[::order] * (base**2) // 12000
+    codes = np.stack([values // base, values % base, values * 0], axis=1).astype(np.uint8)
+    tables = np.zeros((9, 3, base), np.float32)
+    tables[:, 0], tables[:, 1] = np.arange(base) * base, np.arange(base)
+    tables[4:] *= -1
+    check_scans(backend, tables, codes, bits, k, (1, 9), sizes=(4992,))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("count", awkward.BATCHES)
+def test_batches(backend: Backend, count: int, bits: int) -> None:
+    check_scans(backend, make_tables(100, 13, bits), make(700, 13, bits), bits, 10, (count,), sizes=(320,))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.6])
+def test_masks(backend: Backend, share: float, bits: int) -> None:
+    rng = np.random.default_rng(7)
+    for shape in ((5000,), (20, 5000)):
+        allowed = awkward.before_forbidden_page(rng.random(shape) < share)
+        check_scans(backend, make_tables(20, 5, bits), make(5000, 5, bits), bits, 10, (1, 3, 20), sizes=(4096,), allowed=allowed)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("place", awkward.FLAT_PLACES)
+def test_places(backend: Backend, place: str, bits: int) -> None:
+    put = awkward.FLAT_PLACES[place]
+    for subspaces in (1, 2, 5, 16, 33):
+        codes, tables = make(135, subspaces, bits), put(make_tables(19, subspaces, bits))
+        check_scans(backend, tables, codes, bits, 5, (1, 4, 19), sizes=(64,), place=put)
+        prepared = backend.pq_rows(chunks(codes, bits, (64,), put), subspaces, bits)
+        candidates = put(np.tile(np.array([[134, 0, 64, 65, 7]], np.int64), (19, 1)))
+        allowed = np.isin(np.arange(135), candidates[0])
+        check(backend.pq_rescore(prepared, tables, candidates, 5, True), tables, codes, 5, True, allowed=allowed)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_rescore(backend: Backend, bits: int) -> None:
+    rng = np.random.default_rng(4)
+    codes, tables = make(3000, 11, bits), make_tables(9, 11, bits)
+    codes[1000:2000] = codes[:1000]
+    ids = rng.permutation(3000).astype(np.int64)
+    prepared = backend.pq_rows(chunks(codes, bits, (64, 1024)), 11, bits, ids)
+    for width in (0, 1, 7, 100, 4000):
+        candidates = rng.integers(-1, 3000, (9, width))
+        candidates[2] = -1
+        candidates[3] = 17
+        allowed = np.zeros((9, 3000), bool)
+        for query, some in enumerate(candidates):
+            allowed[query, some[some >= 0]] = True
+        for k in (1, 10, 4000):
+            for largest in (True, False):
+                check(backend.pq_rescore(prepared, tables, candidates, k, largest), tables, codes, k, largest, ids, allowed)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_forks(backend: Backend, bits: int) -> None:
+    codes, tables = make(30000, 5, bits), make_tables(10, 5, bits)
+    prepared = backend.pq_rows(chunks(codes, bits, (8960, 4096, 128)), 5, bits)
+    for count in (1, 10):
+        scan = backend.pq_scan(prepared, tables[:count], 300, False)
+        forks = [scan.fork(), scan]
+        for visit in range(prepared.visits):
+            forks[visit % 2].run(visit, visit + 1)
+        scan.merge(forks[0])
+        check(scan.finish(), tables[:count], codes, 300, False)
+
+
+# --- tables, codewords, layout -------------------------------------------------------------------------------------------
+def make_codebooks(subspaces: int, bits: int, dims: int, seed: int = 3) -> Array:
+    return np.random.default_rng(seed).standard_normal((subspaces, 2**bits, dims)).astype(np.float32)
+
+
+SHAPES = [(1, 1, 0), (1, 7, 0), (2, 3, 1), (3, 16, 5), (5, 8, 0), (7, 1, 0), (8, 33, 32), (16, 4, 0), (33, 5, 4), (48, 16, 0)]
+"""Subspaces, dims of each, dims that the last one lacks."""
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("squared", [False, True])
+def test_tables(backend: Backend, squared: bool, bits: int) -> None:
+    for subspaces, dims, lacking in SHAPES:
+        codebooks = make_codebooks(subspaces, bits, dims)
+        for count in (0, 1, 2, 5, 17):
+            queries = np.random.default_rng(4).standard_normal((count, subspaces * dims - lacking)).astype(np.float32)
+            expected = oracles.canonical_tables(queries, codebooks, squared)
+            for put in (np.copy, awkward.before_forbidden_page, awkward.unaligned):
+                out = awkward.Guarded((count, subspaces, 2**bits), np.float32)
+                backend.pq_tables(put(queries), put(codebooks), squared, out.array)
+                assert oracles.same_bits(out.array, expected)
+                assert out.intact
+
+
+def test_tables_say_what_they_mean(backend: Backend) -> None:
+    """The sum of a row's entries is the product with, or the squared distance to, its decoded vector."""
+    codebooks, codes = make_codebooks(6, 4, 5), make(50, 6, 4)
+    queries = np.random.default_rng(4).standard_normal((7, 30)).astype(np.float32)
+    decoded = codebooks[np.arange(6), codes].reshape(50, 30)
+    for squared, meaning in ((False, oracles.dot), (True, oracles.squared_distance)):
+        out = np.empty((7, 6, 16), np.float32)
+        backend.pq_tables(queries, codebooks, squared, out)
+        np.testing.assert_allclose(oracles.canonical_adc(out, codes), meaning(queries, decoded), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_assign(backend: Backend, bits: int) -> None:
+    for subspaces, dims, lacking in SHAPES:
+        codebooks = make_codebooks(subspaces, bits, dims)
+        for n in (0, 1, 2, 63, 64, 65, 131):
+            vectors = np.random.default_rng(5).standard_normal((n, subspaces * dims - lacking)).astype(np.float32)
+            expected = oracles.canonical_tables(vectors, codebooks, True).argmin(axis=2)
+            for put in awkward.ROW_PLACES.values() if n == 65 else (np.copy,):
+                out = awkward.Guarded((n, subspaces), np.int32)
+                backend.pq_assign(put(vectors), codebooks, out.array)
+                np.testing.assert_array_equal(out.array, expected)
+                assert out.intact
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_assign_prefers_the_lowest_index(backend: Backend, bits: int) -> None:
+    rng = np.random.default_rng(6)
+    for distinct in (1, 2, 5):
+        codebooks = rng.integers(-1, 2, (9, distinct, 2)).astype(np.float32)[:, rng.integers(0, distinct, 2**bits)]
+        vectors = rng.integers(-2, 3, (200, 18)).astype(np.float32)
+        out = np.empty((200, 9), np.int32)
+        backend.pq_assign(vectors, codebooks, out)
+        np.testing.assert_array_equal(out, oracles.canonical_tables(vectors, codebooks, True).argmin(axis=2))
+
+
+def test_assign_of_huge_and_tiny_vectors(backend: Backend) -> None:
+    """Distances that are all infinite, or all equal after rounding, choose the first codeword."""
+    codebooks = make_codebooks(4, 8, 3)
+    vectors = np.random.default_rng(7).standard_normal((30, 12)).astype(np.float32)
+    vectors *= np.array([1e30, 1e10, 1, 1e-30, 1e-44, 0], np.float64).repeat(5)[:, None].astype(np.float32)
+    out = np.empty((30, 4), np.int32)
+    backend.pq_assign(vectors, codebooks, out)
+    with np.errstate(all="ignore"):
+        np.testing.assert_array_equal(out, oracles.canonical_tables(vectors, codebooks, True).argmin(axis=2))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_pack_and_unpack(backend: Backend, bits: int) -> None:
+    for n in (0, 1, 63, 64, 65, 200):
+        for subspaces in (1, 2, 3, 8, 33):
+            codes = make(n, subspaces, bits)
+            stored = row_major(codes, bits)
+            for put in awkward.ROW_PLACES.values() if n == 65 else (np.copy,):
+                out = awkward.Guarded((-(-n // 64), stored.shape[1], 64), np.uint8)
+                backend.pq_pack(put(stored), bits, out.array)
+                np.testing.assert_array_equal(out.array, blocked(codes, bits))
+                assert out.intact
+            back = awkward.Guarded(stored.shape, np.uint8)
+            backend.pq_unpack(awkward.before_forbidden_page(out.array), bits, back.array)
+            np.testing.assert_array_equal(back.array, stored)
+            assert back.intact
+
+
+@given(st.data())
+def test_any_shape(backend: Backend, data: st.DataObject) -> None:
+    n, subspaces, count = data.draw(st.integers(0, 300)), data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    bits, levels = data.draw(st.sampled_from([4, 8])), data.draw(st.sampled_from([1, 3, 1000]))
+    sizes = tuple(64 * size for size in data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    codes = rng.integers(0, 2**bits, (n, subspaces)).astype(np.uint8)
+    tables = (rng.integers(-levels, levels + 1, (count, subspaces, 2**bits)) / 7).astype(np.float32)
+    allowed = data.draw(st.sampled_from([None, rng.random(n) < 0.5, rng.random((count, n)) < 0.3]))
+    ids = data.draw(st.sampled_from([None, rng.permutation(n).astype(np.int64)]))
+    check_scans(backend, tables, codes, bits, data.draw(st.integers(1, 320)), (count,), sizes=sizes, ids=ids, allowed=allowed)
