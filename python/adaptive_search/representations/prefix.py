@@ -41,7 +41,7 @@ class Prefix(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.renormalize, bool | np.bool_):
-            raise TypeError(f"renormalize must be True or False, got {self.renormalize!r}")
+            raise TypeError(f"renormalize: expected True or False, got {self.renormalize!r}")
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> PrefixRows:
         if self.dims > slabs.dim:
