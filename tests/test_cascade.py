@@ -14,9 +14,8 @@ from adaptive_search.representations import STAGES, stage_of
 
 
 def test_stages_are_as_they_are_written() -> None:
-    cascade = asx.Cascade(
-        [asx.Binary(keep=1000), asx.PQ(48, bits=4, keep=200), asx.Int8(dims=64, keep=50), asx.Prefix(128, keep=20), asx.Full()]
-    )
+    stages = [asx.Binary(keep=1000), asx.PQ(48, bits=4, keep=200), asx.Int8(dims=64, keep=50), asx.Prefix(128, keep=20), asx.Full()]
+    cascade = asx.Cascade(stages)
     text = "Binary(keep=1000), PQ(subspaces=48, bits=4, keep=200), Int8(dims=64, keep=50), Prefix(dims=128, keep=20), Full()"
     assert repr(cascade) == f"Cascade([{text}])"
     assert eval(repr(cascade), {name: getattr(asx, name) for name in ("Cascade", *STAGES)}) == cascade

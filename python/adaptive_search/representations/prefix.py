@@ -108,7 +108,10 @@ class PrefixRows(Representation):
         else:
             low, high = score - query_rest * row_rest, score + query_rest * row_rest
         slack = self._rounding(query_norm, row_norm)
-        return Bounds(_downward(low - slack), _downward(-high - slack) * np.float32(-1))
+        bounds = Bounds(_downward(low - slack), -_downward(-high - slack))
+        # Once a sum has overflowed, what it stood for is lost.
+        bounds.low[np.isinf(estimates)], bounds.high[np.isinf(estimates)] = -np.inf, np.inf
+        return bounds
 
     def _cut(self, queries: F32) -> F32:
         return np.ascontiguousarray(queries[:, : self._dims])
