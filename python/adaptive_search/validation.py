@@ -97,7 +97,7 @@ def as_batch(value: Any, name: str = "queries") -> tuple[Array, bool]:
 
 def as_float32(array: Array, name: str = "queries", row_name: str = "row") -> F32:
     """Contiguous float32 copy (or the array itself) of floats or int8, all of it finite."""
-    out = np.require(arrays.float32(array), requirements="CA")
+    out = np.require(arrays.float32(array), requirements=("C", "A"))
     finite = np.isfinite(out).all(axis=1)
     if not finite.all():
         row = int((~finite).argmax())
@@ -217,7 +217,7 @@ def _int64(array: Array, name: str) -> I64:
         raise TypeError(f"{name}: expected integers, got {array.dtype}")
     if array.dtype == np.uint64 and array.size and int(array.max()) > np.iinfo(np.int64).max:
         raise ValueError(f"{name}: expected 64-bit signed integers, got {array.max()}")
-    return np.require(array, np.int64, "CA")
+    return np.require(array, np.int64, ("C", "A"))
 
 
 def as_candidates(value: Any, queries: int, rows: int, single: bool) -> I64:

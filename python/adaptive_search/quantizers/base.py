@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 import numpy as np
 
 from ..arrays import Matrix, block_rows, finite_rows, float32, ranges
 from ..backends import current
-from ..execution import progress_bar
+from ..execution import progress_bar, run_ranges
 from ..types import F32, I64, Array, Metric, Neighbors
-from ..validation import as_metric, as_queries, as_rows
+from ..validation import as_metric, as_queries, as_rows, as_threads
+
+Encode = Callable[[F32, Array], None]
 
 
 class Quantizer(ABC):
@@ -85,6 +87,20 @@ class Quantizer(ABC):
         self._check_fitted()
         batch, single = as_queries(queries, self.dim)
         return self._scaled(batch), single
+
+    def _encoded(self, X: Any, out_type: type[np.generic], encode: Encode, threads: int | None, progress: bool) -> Array:
+        """Codes of all rows: ``encode(vectors, codes)`` fills in those of some."""
+        matrix = self._rows(X)
+        threads = as_threads(threads)
+        codes = np.empty((len(matrix), self.code_bytes), out_type)
+        for first, last, vectors in self._blocks(matrix, progress, "Encoding"):
+            part = codes[first:last]
+
+            def work(begin: int, end: int, vectors: F32 = vectors, part: Array = part) -> None:
+                encode(vectors[begin:end], part[begin:end])
+
+            run_ranges(work, last - first, threads=threads, grain=256)
+        return codes
 
     def _blocks(self, matrix: Matrix, progress: bool, title: str) -> Iterator[tuple[int, int, F32]]:
         """Rows in blocks of float32, finite, of unit length for cosine."""

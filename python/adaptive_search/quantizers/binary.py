@@ -69,17 +69,14 @@ class BinaryQuantizer(Quantizer):
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> U8:
         """Codes (N, code_bytes) uint8, packed as by ``np.packbits(bits, axis=1)``."""
-        matrix = self._rows(X)
-        out = np.empty((len(matrix), self.code_bytes), np.uint8)
-        for first, last, vectors in self._blocks(matrix, progress, "Encoding"):
-            out[first:last] = self._pack(vectors)
-        return out
 
-    def _pack(self, vectors: F32) -> U8:
-        # Scaling to unit length could round the smallest elements to 0 and change their bit, so it is left out.
-        return np.packbits(vectors[:, : self.bits] > 0, axis=1)
+        def encode(vectors: F32, codes: Array) -> None:
+            codes[:] = self.query_codes(vectors)
+
+        return self._encoded(X, np.uint8, encode, threads, progress)
 
     def _scaled(self, vectors: F32) -> F32:
+        # Scaling to unit length could round the smallest elements to 0 and change their bit, so it is left out.
         return vectors
 
     def decode(self, codes: Any) -> F32:
@@ -94,7 +91,7 @@ class BinaryQuantizer(Quantizer):
 
     def query_codes(self, queries: F32) -> U8:
         """Codes of checked float32 queries (Q, D)."""
-        return self._pack(queries)
+        return np.packbits(queries[:, : self.bits] > 0, axis=1)
 
     def estimates(self, queries: F32, distances: F32) -> F32:
         """Scores in the metric's units for Hamming distances (Q, k) of checked float32 queries (Q, D); NaN stays NaN."""

@@ -91,22 +91,18 @@ class Int8Quantizer(Quantizer):
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> I8:
         """Codes (N, D) int8, from -127 to 127. Values beyond the limits are clipped, and counted in `clipped`."""
-        matrix = self._rows(X)
-        out = np.empty(matrix.array.shape, np.int8)
-        clipped = 0
-        for first, last, vectors in self._blocks(matrix, progress, "Encoding"):
-            out[first:last], beyond = self._round(vectors)
-            clipped += beyond
-        self.clipped += clipped
-        return out
+        clipped: list[int] = []
 
-    def _round(self, vectors: F32) -> tuple[I8, int]:
-        beyond = np.abs(vectors) > self.limits
-        # A dim without a scale has nothing but code 0; what does not fit the limits may overflow, and is clipped.
-        with np.errstate(over="ignore"):
-            steps = np.divide(vectors, self.scales, out=np.zeros_like(vectors), where=self.scales > 0)
-        codes: I8 = np.clip(np.rint(steps), -127, 127).astype(np.int8)
-        return codes, int(np.count_nonzero(beyond))
+        def encode(vectors: F32, codes: Array) -> None:
+            clipped.append(int(np.count_nonzero(np.abs(vectors) > self.limits)))
+            # A dim without a scale has nothing but code 0; what is far beyond the limits overflows, and is clipped.
+            with np.errstate(over="ignore"):
+                steps = np.divide(vectors, self.scales, out=np.zeros_like(vectors), where=self.scales > 0)
+            codes[:] = np.clip(np.rint(steps), -127, 127)
+
+        codes = self._encoded(X, np.int8, encode, threads, progress)
+        self.clipped += sum(clipped)
+        return codes
 
     def decode(self, codes: Any) -> F32:
         """Rows (N, D): codes times scales."""

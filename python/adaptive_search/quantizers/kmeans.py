@@ -50,8 +50,7 @@ def train(
         assign(points, codebooks, nearest, threads)
         if iteration and np.array_equal(before, nearest):
             break
-        for m in moving:
-            _move(parts[m], nearest[:, m], codebooks[m])
+        _move_all(moving, parts, nearest, codebooks, threads)
         if progress is not None:
             progress(iteration + 1, iterations)
     for _ in range(MAX_REPAIRS if moving else 0):
@@ -72,6 +71,14 @@ def assign(points: F32, codebooks: F32, out: I32, threads: int | None = None) ->
         backend.pq_assign(points[first:last], codebooks, out[first:last])
 
     run_ranges(work, len(points), threads=threads, grain=256)
+
+
+def _move_all(moving: list[int], parts: list[F32], nearest: I32, codebooks: F32, threads: int | None) -> None:
+    def work(first: int, last: int) -> None:
+        for m in moving[first:last]:
+            _move(parts[m], nearest[:, m], codebooks[m])
+
+    run_ranges(work, len(moving), threads=threads)
 
 
 def _distinct(part: F32, count: int, rng: np.random.Generator) -> F32:

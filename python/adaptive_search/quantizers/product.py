@@ -154,18 +154,19 @@ class ProductQuantizer(Quantizer):
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> U8:
         """Row-major codes (N, code_bytes) uint8; with 4 bits two codes share a byte, the low nibble being the even subspace."""
-        matrix = self._rows(X)
-        threads = as_threads(threads)
-        out = np.empty((len(matrix), self.code_bytes), np.uint8)
-        for first, last, vectors in self._blocks(matrix, progress, "Encoding"):
-            nearest = np.empty((last - first, self.subspaces), np.int32)
-            kmeans.assign(vectors, self.codebooks, nearest, threads)
+
+        backend = current()
+
+        def encode(vectors: F32, codes: Array) -> None:
+            nearest = np.empty((len(vectors), self.subspaces), np.int32)
+            backend.pq_assign(vectors, self.codebooks, nearest)
             if self.bits == 8:
-                out[first:last] = nearest
+                codes[:] = nearest
             else:
-                out[first:last] = nearest[:, ::2]
-                out[first:last, : self.subspaces // 2] |= nearest[:, 1::2].astype(np.uint8) << 4
-        return out
+                codes[:] = nearest[:, ::2]
+                codes[:, : self.subspaces // 2] |= nearest[:, 1::2].astype(np.uint8) << 4
+
+        return self._encoded(X, np.uint8, encode, threads, progress)
 
     def decode(self, codes: Any) -> F32:
         """The rows (N, D) that codes (row-major or packed) stand for."""
