@@ -241,7 +241,7 @@ def test_assign(backend: Backend, bits: int) -> None:
         for n in (0, 1, 2, 63, 64, 65, 131):
             vectors = np.random.default_rng(5).standard_normal((n, subspaces * dims - lacking)).astype(np.float32)
             expected = oracles.canonical_tables(vectors, codebooks, True).argmin(axis=2)
-            for put in awkward.ROW_PLACES.values() if n == 65 else (np.copy,):
+            for put in awkward.FLAT_PLACES.values() if n == 65 else (np.copy,):
                 out = awkward.Guarded((n, subspaces), np.int32)
                 backend.pq_assign(put(vectors), codebooks, out.array)
                 np.testing.assert_array_equal(out.array, expected)
@@ -252,7 +252,7 @@ def test_assign(backend: Backend, bits: int) -> None:
 def test_assign_prefers_the_lowest_index(backend: Backend, bits: int) -> None:
     rng = np.random.default_rng(6)
     for distinct in (1, 2, 5):
-        codebooks = rng.integers(-1, 2, (9, distinct, 2)).astype(np.float32)[:, rng.integers(0, distinct, 2**bits)]
+        codebooks = np.take(rng.integers(-1, 2, (9, distinct, 2)).astype(np.float32), rng.integers(0, distinct, 2**bits), axis=1)
         vectors = rng.integers(-2, 3, (200, 18)).astype(np.float32)
         out = np.empty((200, 9), np.int32)
         backend.pq_assign(vectors, codebooks, out)
@@ -276,7 +276,7 @@ def test_pack_and_unpack(backend: Backend, bits: int) -> None:
         for subspaces in (1, 2, 3, 8, 33):
             codes = make(n, subspaces, bits)
             stored = row_major(codes, bits)
-            for put in awkward.ROW_PLACES.values() if n == 65 else (np.copy,):
+            for put in awkward.FLAT_PLACES.values() if n == 65 else (np.copy,):
                 out = awkward.Guarded((-(-n // 64), stored.shape[1], 64), np.uint8)
                 backend.pq_pack(put(stored), bits, out.array)
                 np.testing.assert_array_equal(out.array, blocked(codes, bits))
