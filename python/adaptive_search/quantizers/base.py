@@ -74,6 +74,9 @@ class Quantizer(ABC):
         matrix = as_rows(X, "X")
         if not len(matrix):
             raise ValueError(f"X: expected at least one row to fit to, got shape {matrix.array.shape}")
+        bad = matrix.first_bad(0, len(matrix))
+        if bad >= 0:
+            raise matrix.bad_row_error(bad)
         return matrix
 
     def _rows(self, X: Any) -> Matrix:

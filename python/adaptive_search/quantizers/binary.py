@@ -10,7 +10,7 @@ import numpy as np
 from .. import flat
 from ..backends import current
 from ..functional import HammingFamily, squeezed
-from ..types import F32, U8, Array, Metric, Neighbors
+from ..types import F32, MAX_DIM, U8, Array, Metric, Neighbors
 from ..validation import as_codes, as_int, as_k, as_mask, as_threads
 from .base import Quantizer, taken
 
@@ -137,7 +137,7 @@ class BinaryQuantizer(Quantizer):
     @classmethod
     def from_state(cls, state: Mapping[str, Array], metric: Metric) -> Self:
         shape = taken(state, "shape", np.int64, 1)
-        if len(shape) != 2 or not 1 <= shape[1] <= shape[0]:
+        if len(shape) != 2 or not 1 <= shape[1] <= shape[0] <= MAX_DIM:
             raise ValueError(f"state: expected 'shape' to be (dim, bits), got {shape[:4].tolist()}")
         quantizer = cls(int(shape[1]), metric)
         quantizer.dim = int(shape[0])

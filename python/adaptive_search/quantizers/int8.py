@@ -12,7 +12,7 @@ from ..arrays import Matrix, block_rows, ranges
 from ..backends import current
 from ..backends.protocol import IntegerMetric
 from ..functional import IntegerFamily, squeezed
-from ..types import F32, I8, Array, Bool, Metric, Neighbors
+from ..types import F32, I8, MAX_DIM, Array, Bool, Metric, Neighbors
 from ..validation import as_k, as_mask, as_threads
 from .base import Quantizer, taken
 
@@ -106,7 +106,11 @@ class Int8Quantizer(Quantizer):
 
     def decode(self, codes: Any) -> F32:
         """Rows (N, D): codes times scales."""
-        return self._codes(codes).array.astype(np.float32) * self.scales
+        return self._decoded(self._codes(codes).array)
+
+    def _decoded(self, codes: I8) -> F32:
+        out: F32 = np.multiply(codes, self.scales, dtype=np.float32, order="C")
+        return out
 
     def _codes(self, codes: Any) -> Matrix:
         self._check_fitted()
@@ -122,8 +126,7 @@ class Int8Quantizer(Quantizer):
         matrix = self._codes(codes)
         out = np.empty(len(matrix), np.float32)
         for first, last in ranges(len(matrix), block_rows(4 * self.dim)):
-            decoded = matrix.array[first:last].astype(np.float32) * self.scales
-            current().dense_norms("float32", [decoded], out[first:last])
+            current().dense_norms("float32", [self._decoded(matrix.array[first:last])], out[first:last])
         return out * out
 
     def prepare(self, queries: F32) -> IntegerQueries:
@@ -176,7 +179,7 @@ class Int8Quantizer(Quantizer):
     @classmethod
     def from_state(cls, state: Mapping[str, Array], metric: Metric) -> Self:
         limits = taken(state, "limits", np.float32, 1)
-        if not len(limits) or not np.isfinite(limits).all() or (limits < 0).any():
+        if not 1 <= len(limits) <= MAX_DIM or not np.isfinite(limits).all() or (limits < 0).any():
             raise ValueError("state: expected 'limits' to be finite, not negative, one per dim")
         quantizer = cls(metric)
         quantizer._install(limits.copy())

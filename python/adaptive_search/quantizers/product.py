@@ -138,9 +138,6 @@ class ProductQuantizer(Quantizer):
         matrix = self._sample(X)
         if self.subspaces > matrix.dim:
             raise ValueError(f"X: expected at least one dim for each of {self.subspaces} subspaces, got shape {matrix.array.shape}")
-        bad = matrix.first_bad(0, len(matrix))
-        if bad >= 0:
-            raise matrix.bad_row_error(bad)
         codewords = 1 << self.bits
         most = min(POINTS_PER_CODEWORD * codewords, max(8 * codewords, SAMPLE_BYTES // (4 * matrix.dim)))
         rows = np.arange(len(matrix))

@@ -1,0 +1,176 @@
+"""Binary and int8 quantization: codes, scores, clipping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import oracles
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+
+import adaptive_search as asx
+from adaptive_search.backends.protocol import Backend
+
+METRICS = ("ip", "cosine", "l2")
+on_every_backend = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def rows_of(n: int, dim: int, seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal((n, dim), dtype=np.float32)
+
+
+# --- binary ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, ml_dtypes.bfloat16, np.int8])
+@pytest.mark.parametrize("bits", [None, 1, 7, 8, 9, 20])
+def test_bits_are_signs_of_the_first_dims(dtype: Any, bits: int | None) -> None:
+    rows = np.rint(rows_of(50, 20) * 2).astype(dtype)
+    quantizer = asx.BinaryQuantizer(bits).fit(rows)
+    counted = bits or 20
+    assert quantizer.bits == counted
+    assert quantizer.code_bytes == -(-counted // 8)
+    np.testing.assert_array_equal(quantizer.encode(rows), np.packbits(rows[:, :counted].astype(float) > 0, axis=1))
+
+
+def test_zeros_constants_and_tiny_values_have_fixed_bits(backend: Backend) -> None:
+    rows = np.array([[0.0, -0.0, 1e-45, -1e-45, 3, 3], [-0.0, 0.0, 1e38, -1e38, 3, 3]], np.float32)
+    for metric in METRICS:
+        quantizer = asx.BinaryQuantizer(metric=metric).fit(rows)
+        assert np.unpackbits(quantizer.encode(rows), axis=1)[:, :6].tolist() == [[0, 0, 1, 0, 1, 1]] * 2
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@on_every_backend
+@given(n=st.integers(1, 200), dim=st.integers(1, 70), bits=st.none() | st.integers(1, 70), seed=st.integers(0, 99))
+def test_ranks_are_those_of_the_hamming_distance(backend: Backend, metric: Any, n: int, dim: int, bits: int | None, seed: int) -> None:
+    bits = None if bits is None else min(bits, dim)
+    rows, batch = rows_of(n, dim, seed), rows_of(5, dim, seed + 1)
+    quantizer = asx.BinaryQuantizer(bits, metric).fit(rows)
+    codes = quantizer.encode(rows)
+    # Bits beyond the code are of no account.
+    codes[:, -1] |= (0xFF >> (quantizer.bits % 8)) if quantizer.bits % 8 else 0
+    distances = oracles.hamming(quantizer.encode(batch), codes, quantizer.bits)
+    nearest, ids = oracles.best(distances, 20 if n > 20 else n, largest=False)
+    found = quantizer.top_k(batch, codes, 20)
+    np.testing.assert_array_equal(found.ids, ids)
+    cosines = np.cos(np.pi * nearest.astype(np.float64) / quantizer.bits)
+    lengths = oracles.norms(batch)[:, None]
+    wanted = {"cosine": cosines, "ip": lengths * cosines, "l2": 1 + lengths**2 - 2 * lengths * cosines}[metric]
+    np.testing.assert_allclose(found.scores, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_decoded_signs_have_unit_length() -> None:
+    quantizer = asx.BinaryQuantizer(3).fit(rows_of(2, 5))
+    decoded = quantizer.decode(quantizer.encode([[1.0, -2.0, 3.0, 4.0, -5.0]]))
+    np.testing.assert_allclose(decoded, np.array([[1, -1, 1, 0, 0]]) / np.sqrt(3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("bits", "error"), [(0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)])
+def test_bad_numbers_of_bits_are_explained(bits: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match=r"^bits: expected"):
+        asx.BinaryQuantizer(bits)
+
+
+def test_more_bits_than_dims_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^bits: expected at most one per dim \(5\), got 6"):
+        asx.BinaryQuantizer(6).fit(rows_of(2, 5))
+
+
+# --- int8 -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@on_every_backend
+@given(n=st.integers(1, 150), queries=st.integers(1, 20), dim=st.integers(1, 70), k=st.integers(1, 30), seed=st.integers(0, 99))
+def test_top_k_is_the_canonical_integer_answer(backend: Backend, metric: Any, n: int, queries: int, dim: int, k: int, seed: int) -> None:
+    rows, batch = rows_of(n, dim, seed), rows_of(queries, dim, seed + 1)
+    quantizer = asx.Int8Quantizer(metric).fit(rows)
+    codes = quantizer.encode(rows)
+    checked = oracles.canonical_unit(batch) if metric == "cosine" else batch
+    prepared = quantizer.prepare(checked)
+    assert np.abs(prepared.codes).max() <= 63
+    norms2 = quantizer.norms2(codes) if metric == "l2" else None
+    exact = oracles.canonical_integer(
+        "l2" if norms2 is not None else "ip", prepared.codes, codes, prepared.factors, prepared.offsets, norms2
+    )
+    scores, ids = oracles.best(exact, min(k, n), largest=metric != "l2")
+    found = quantizer.top_k(batch, codes, k)
+    np.testing.assert_array_equal(found.ids, ids)
+    assert oracles.same_bits(found.scores, scores)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_scores_are_near_the_true_ones(backend: Backend, metric: Any) -> None:
+    rows, batch = rows_of(400, 48), rows_of(6, 48, 1)
+    quantizer = asx.Int8Quantizer(metric).fit(rows)
+    found = quantizer.top_k(batch, quantizer.encode(rows), 400)
+    target, stored = (batch, rows) if metric != "cosine" else (oracles.canonical_unit(batch), oracles.canonical_unit(rows))
+    exact = np.take_along_axis(oracles.score("l2" if metric == "l2" else "ip", target, stored), found.ids, axis=1)
+    # Half a step of a row, and half a step of the folded query, in every dim.
+    steps = quantizer.scales.astype(np.float64)
+    folded = np.abs(target) * steps
+    from_rows = (np.abs(target) * steps / 2).sum(axis=1)
+    from_query = folded.max(axis=1) / 63 / 2 * 127 * 48
+    if metric == "l2":
+        bound = 2 * (from_rows + from_query) + (steps * np.abs(stored).max(axis=0) + steps**2 / 4).sum()
+    else:
+        bound = from_rows + from_query
+    assert (np.abs(found.scores - exact) <= bound[:, None]).all()
+    # Errors of single dims cancel out, so that in practice they are much smaller.
+    assert np.abs(found.scores - exact).mean() < 0.05 * np.abs(exact - exact.mean()).mean()
+
+
+def test_codes_are_rounded_to_the_nearest_step(backend: Backend) -> None:
+    rows = rows_of(300, 9) * np.logspace(-20, 20, 9, dtype=np.float32)
+    quantizer = asx.Int8Quantizer().fit(rows)
+    codes = quantizer.encode(rows)
+    assert codes.dtype == np.int8
+    assert (np.abs(codes).max(axis=0) == 127).all()
+    assert (np.abs(quantizer.decode(codes) - rows) <= quantizer.scales * 0.5001).all()
+    assert quantizer.clipped == 0
+
+
+def test_values_beyond_the_limits_are_clipped_and_counted(backend: Backend) -> None:
+    quantizer = asx.Int8Quantizer().fit([[1.0, -2.0, 0.0]])
+    assert quantizer.encode([[1.01, 2.0, 0.0], [-1.01, -2.02, 1e-30], [3e38, -3e38, -3e38], [1.0, 0.5, -0.0]]).tolist() == [
+        [127, 127, 0],
+        [-127, -127, 0],
+        [127, -127, 0],
+        [127, 32, 0],
+    ]
+    assert quantizer.clipped == 1 + 3 + 3
+    quantizer.encode([[5.0, 0.0, 0.0]])
+    assert quantizer.clipped == 8
+    assert quantizer.fit([[1.0, 1.0, 1.0]]).clipped == 0
+
+
+def test_columns_of_zeros_have_no_say(backend: Backend) -> None:
+    rows = rows_of(50, 4)
+    rows[:, 2] = 0
+    quantizer = asx.Int8Quantizer().fit(rows)
+    assert quantizer.scales[2] == 0
+    codes = quantizer.encode(rows)
+    assert (codes[:, 2] == 0).all()
+    one, other = (quantizer.top_k(np.float32([1, 2, anything, 3]), codes, 9) for anything in (0, 1e30))
+    np.testing.assert_array_equal(one.ids, other.ids)
+    np.testing.assert_array_equal(one.scores, other.scores)
+
+
+@pytest.mark.parametrize("dim", [1000, 32_768])
+def test_large_dims_do_not_overflow(backend: Backend, dim: int) -> None:
+    rows = np.ones((3, dim), np.float32)
+    rows[1] = -1
+    rows[2, ::2] = -1
+    quantizer = asx.Int8Quantizer().fit(rows)
+    found = quantizer.top_k(rows[0], quantizer.encode(rows), 3)
+    assert found.ids.tolist() == [0, 2, 1]
+    np.testing.assert_allclose(found.scores, [dim, 0, -dim], rtol=1e-5)
+
+
+def test_scores_beyond_float32_are_refused(backend: Backend) -> None:
+    quantizer = asx.Int8Quantizer("l2").fit([[1.0, 1.0]])
+    with pytest.raises(ValueError, match=r"^queries: scores of row 1 are too large for float32"):
+        quantizer.top_k([[1.0, 1.0], [1e30, 1.0]], np.zeros((2, 2), np.int8), 1)
