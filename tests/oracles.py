@@ -165,7 +165,11 @@ def canonical_tables(queries: F32, codebooks: F32, squared: bool) -> F32:
 
 # --- top-k --------------------------------------------------------------------------------------------------------------
 def best(scores: Array, k: int, *, ids: Array | None = None, largest: bool = True, allowed: Array | None = None) -> tuple[F32, I64]:
-    """Scores and row numbers of the k best, ties to the smaller id, NaN last; NaN and -1 beyond the rows there are."""
+    """Scores and row numbers of the k best, ties to the smaller id; NaN and -1 beyond the rows there are.
+
+    A NaN, from finite terms whose sum overflows both ways, counts as the worst score there is, so that a NaN always means "no row".
+    """
+    scores = np.where(np.isnan(scores), np.float32(-np.inf if largest else np.inf), scores.astype(np.float32))
     count, n = scores.shape
     names = np.arange(n) if ids is None else ids
     permitted = np.ones((count, n), bool) if allowed is None else np.broadcast_to(allowed, (count, n))
@@ -173,9 +177,8 @@ def best(scores: Array, k: int, *, ids: Array | None = None, largest: bool = Tru
     top = np.full((count, k), np.nan, np.float32)
     for query in range(count):
         rows = np.flatnonzero(permitted[query])
-        key = scores[query, rows].astype(np.float64)
-        key = -key if largest else key
-        order = rows[np.lexsort((names[rows], key, np.isnan(key)))][:k]
+        key = -scores[query, rows] if largest else scores[query, rows]
+        order = rows[np.lexsort((names[rows], key))][:k]
         found[query, : len(order)] = order
         top[query, : len(order)] = scores[query, order]
     return top, found

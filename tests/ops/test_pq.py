@@ -105,8 +105,6 @@ TABLES = {
     "constant": lambda t: np.full_like(t, 0.3),
     "constant but for one": lambda t: np.where(np.arange(t.size).reshape(t.shape) == t.size // 2, np.float32(0.30000004), np.float32(0.3)),
     "zero": np.zeros_like,
-    "negative zero": lambda t: np.full_like(t, -0.0),
-    "both zeros": lambda t: np.where(t > 0, np.float32(0), np.float32(-0.0)),
     "one subspace dwarfs all": lambda t: t * np.where(np.arange(t.shape[1]) == 3, np.float32(1e8), np.float32(1))[None, :, None],
     "one entry dwarfs all": lambda t: np.where(np.arange(t.shape[2]) == 5, np.float32(1e20), t),
     "tiny": lambda t: (t * 1e-42).astype(np.float32),

@@ -1,6 +1,6 @@
 """The top-k in progress: per query a reservoir of canonically scored rows, cut to k whenever it is full.
 
-A key is larger for better rows. A NaN key (a sum of finite terms that overflowed both ways) is worse than every other; ties go to the smaller id.
+A key is larger for better rows and never NaN; ties go to the smaller id.
 """
 
 from __future__ import annotations
@@ -18,15 +18,13 @@ from .memory import load_u8
 @kernel
 def better(key: float, id_: int, other_key: float, other_id: int) -> bool:
     """Whether (key, id) comes strictly before the other one."""
-    if key > other_key:
-        return True
-    if key < other_key:
-        return False
-    if key == other_key:
-        return id_ < other_id
-    if np.isnan(key):
-        return bool(np.isnan(other_key)) and id_ < other_id
-    return True
+    return key > other_key or (key == other_key and id_ < other_id)
+
+
+@kernel
+def ordered(key: float) -> float:
+    """A NaN, from a sum of finite terms that overflowed both ways, counts as the worst score."""
+    return np.float32(-np.inf) if np.isnan(key) else key
 
 
 @kernel
@@ -126,9 +124,9 @@ class Reservoirs(NamedTuple):
     counts: I64
     """(Q,) candidates held"""
     cut_keys: F32
-    """(Q,) key of the k-th best at the last cut; NaN, which every key beats, before it"""
+    """(Q,) key of the k-th best at the last cut"""
     cut_ids: I64
-    """(Q,) its id"""
+    """(Q,) its id; before the first cut, one that every row beats"""
     k: int
     ids: int
     """Address of the ids of the rows, or 0."""
@@ -161,6 +159,7 @@ def permitted(allowed: Allowed, query: int, row: int) -> bool:
 @kernel
 def offer(to: Reservoirs, query: int, key: float, row: int) -> bool:
     """Keep a row unless k better ones are known; whether the cut moved."""
+    key = ordered(key)
     if not better(key, row_id(to.ids, row), to.cut_keys[query], to.cut_ids[query]):
         return False
     count = to.counts[query]
@@ -216,7 +215,7 @@ class NumbaScan:
             keys=np.empty(shape, np.float32),
             rows=np.empty(shape, np.int64),
             counts=np.zeros(self._queries, np.int64),
-            cut_keys=np.full(self._queries, np.nan, np.float32),
+            cut_keys=np.full(self._queries, -np.inf, np.float32),
             cut_ids=np.full(self._queries, np.iinfo(np.int64).max),
             k=k,
             ids=self._rows.ids,

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...types import F32, I64, METRICS, Array, Bool, Metric
-from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, permitted
+from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, ordered, permitted
 from .chunks import BASE, COUNT, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
 from .emit import LANES
 from .jit import address, at, kernel
@@ -282,11 +282,12 @@ def _rescore(
             norms = rows.table[chunk, NORMS]
             row = _row(rows, chunk, local, at(copy))
             norm = _norm(norms, local, row, width) if metric == COSINE else np.float32(0)
-            keys[n] = _key(metric, at(queries) + 4 * width * query, row, width, norm)
-            numbers[n] = number
-            if not np.isfinite(keys[n]) and rows.kind != INT8 and norms == 0 and not _finite(row, width):
+            key = _key(metric, at(queries) + 4 * width * query, row, width, norm)
+            if not np.isfinite(key) and rows.kind != INT8 and norms == 0 and not _finite(row, width):
                 bad = number if bad < 0 else min(bad, number)
                 continue
+            keys[n] = ordered(key)
+            numbers[n] = number
             n += 1
         keep_best(keys, numbers, n, ids, sign, scores[query], found[query])
     return bad

@@ -1,6 +1,6 @@
 """Packed binary codes: differing bits, counted in 64-bit words.
 
-A row of at least eight bytes is read in place: whole words, then, if bits are left over, the eight bytes that *end* with the last used byte,
+A row of at least eight bytes is read in place: whole words, then, if bits are left over, the eight bytes that end with the last used one,
 masked to the bits not yet counted, so that nothing beyond a row is read. Shorter rows are copied. Batches pack queries word by word,
 eight queries beside each other.
 """
@@ -16,9 +16,7 @@ from llvmlite import ir
 from ...types import F32, I32, I64, U8, Bool
 from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, permitted
 from .chunks import BASE, COUNT, PIECES, START, STRIDE, NumbaRows, find_chunk
-from .emit import I8 as BYTE
-from .emit import I64 as INT
-from .emit import Sums, Value, count_ones, emitted, load, loop, splat, store, tree, vector
+from .emit import I8 as BYTE, I64 as INT, Sums, Value, count_ones, emitted, load, loop, splat, store, tree, vector
 from .jit import address, at, kernel
 from .memory import INT8, copy_bytes, store_i32
 from .parts import fill_tile, list_rows, part_rows
@@ -124,7 +122,7 @@ def in_place(rows: Layout) -> bool:
 @kernel
 def _limit(cut: float) -> int:
     """The largest distance whose float32 may equal that of the cut; distances above 2**24 are rounded."""
-    return np.int64(-np.float64(cut) * (1 + 2.0**-22)) if cut == cut else np.int64(2**62)
+    return np.int64(-np.float64(cut) * (1 + 2.0**-22)) if cut > -np.inf else np.int64(2**62)
 
 
 @kernel

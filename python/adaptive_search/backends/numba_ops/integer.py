@@ -14,12 +14,9 @@ from llvmlite import ir
 
 from ...types import F32, I8, I64, Array, Bool
 from ..protocol import IntegerMetric
-from .candidates import Allowed, NumbaScan, Reservoirs, empty_results, keep_best, offer, permitted
+from .candidates import Allowed, NumbaScan, Reservoirs, empty_results, keep_best, offer, ordered, permitted
 from .chunks import BASE, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
-from .emit import I8 as BYTE
-from .emit import I16, I32
-from .emit import I64 as INT
-from .emit import Sums, Value, emitted, load, loop, pick, store, tree, vector
+from .emit import I8 as BYTE, I16, I32, I64 as INT, Sums, Value, emitted, load, loop, pick, store, tree, vector
 from .jit import at, kernel
 from .memory import copy_bytes, load_f32, store_u8
 from .parts import fill_tile, list_rows, part_rows
@@ -198,7 +195,7 @@ def _rescore(
                 _gather(rows, chunk, local, part.addresses[0])
             products_1(at(part.addresses), at(queries.rows) + 2 * width * query, 2 * width, width, at(part.products))
             row_squares = squares(part.addresses[0], width) if queries.metric == L2_EXACT else 0
-            keys[n] = _key(queries, query, part.products[0, 0], row_squares, rows.table[chunk, NORMS], local)
+            keys[n] = ordered(_key(queries, query, part.products[0, 0], row_squares, rows.table[chunk, NORMS], local))
             numbers[n] = number
             n += 1
         keep_best(keys, numbers, n, ids, sign, scores[query], found[query])

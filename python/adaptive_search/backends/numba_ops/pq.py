@@ -12,16 +12,27 @@ import numpy as np
 from llvmlite import ir
 
 from ...types import F32, I32, I64, U8, Bool
-from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, permitted
+from .candidates import Allowed, NumbaScan, Reservoirs, empty_results, keep_best, offer, ordered, permitted
 from .chunks import BASE, PIECES, START, STRIDE, NumbaRows, find_chunk
-from .emit import F32 as FLOAT
-from .emit import I8 as BYTE
-from .emit import I16
-from .emit import I32 as INT32
-from .emit import I64 as INT
-from .emit import LANES, Sums, Value, constant, emitted, load, loop, pick, splat, store, vector
+from .emit import (
+    F32 as FLOAT,
+    I8 as BYTE,
+    I16,
+    I32 as INT32,
+    I64 as INT,
+    LANES,
+    Sums,
+    Value,
+    emitted,
+    load,
+    loop,
+    pick,
+    splat,
+    store,
+    vector,
+)
 from .jit import address, at, kernel
-from .memory import INT8, copy_bytes, load_f32, load_u8, store_f32, store_u8
+from .memory import INT8, copy_bytes, load_u8, store_u8
 
 GROUP = 64
 """Rows of a block of codes."""
@@ -116,12 +127,10 @@ def _rescore(rows: Layout, ids: int, tables: F32, candidates: I64, sign: float, 
             codes = rows.table[chunk, PIECES + BASE] + local // GROUP * rows.table[chunk, PIECES + STRIDE] + local % GROUP
             total = np.float32(-0.0)
             for m in range(rows.subspaces):
-                if rows.bits == 8:
-                    code = load_u8(codes + GROUP * m)
-                else:
-                    code = load_u8(codes + GROUP * (m // 2)) >> 4 * (m % 2) & 15
-                total += tables[query, m, code]
-            keys[n] = np.float32(sign) * total
+                place = m * rows.bits // 8
+                code = load_u8(codes + GROUP * place) >> m * rows.bits % 8
+                total += tables[query, m, code & ((1 << rows.bits) - 1)]
+            keys[n] = ordered(np.float32(sign) * total)
             numbers[n] = number
             n += 1
         keep_best(keys, numbers, n, ids, sign, scores[query], found[query])

@@ -14,8 +14,7 @@ import numpy as np
 from llvmlite import binding, ir
 
 from ...types import F32
-from .emit import F32 as FLOAT
-from .emit import FAST, I16, I64, LANES, Sums, Value, emitted, load, loop, splat, store, vector
+from .emit import F32 as FLOAT, FAST, I16, I64, LANES, Sums, Value, emitted, load, loop, splat, store, vector
 from .jit import kernel
 
 TILE_ROWS = 6
