@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from index_cases import (
     DIM,
-    KINDS,
     METRICS,
-    as_kind,
     assert_equal,
     assert_same,
     cascades,
@@ -417,31 +415,6 @@ def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], words:
 @pytest.mark.parametrize("dtype", [np.float16, np.dtype(np.float16), "float16", bfloat16])
 def test_dtypes_may_be_given_as_numpy_has_them(dtype: Any) -> None:
     assert asx.Index(4, dtype=dtype).dtype == ("bfloat16" if dtype is bfloat16 else "float16")
-
-
-# --- build -----------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_small_collection_is_built_for_exact_search(kind: str) -> None:
-    rows, ids, queries = collection(300), shuffled_ids(300), questions(5)
-    index = asx.Index.build(as_kind(rows, kind), ids, "l2", recall=0.9, k=7, queries=queries)
-    assert index.dtype == kind
-    assert (index.plan.stages, index.plan.recall, index.plan.certified) == ((asx.Full(),), 1.0, False)
-    assert_same(index.search(queries, 7), *expected("l2", rows, ids, queries, 7))
-
-
-def test_build_takes_what_add_takes() -> None:
-    assert asx.Index.build(np.eye(3)).dtype == "float32"
-    assert len(asx.Index.build(np.empty((0, 5), np.float32))) == 0
-    for arguments, words in (
-        ({"recall": 0}, "recall"),
-        ({"recall": 1.1}, "recall"),
-        ({"k": 0}, "k: "),
-        ({"queries": np.zeros((1, 4))}, "queries: expected 3 dims"),
-        ({"metric": "hamming"}, "metric"),
-        ({"ids": [0, 0, 1]}, "ids"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            asx.Index.build(np.eye(3, dtype=np.float32), **arguments)
 
 
 def test_an_index_is_made_while_others_search() -> None:

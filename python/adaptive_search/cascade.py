@@ -40,6 +40,7 @@ class Cascade:
 
     Examples
     --------
+    >>> from adaptive_search import Binary, Cascade, Full, Prefix
     >>> Cascade([Prefix(64, keep=200), Full()])
     Cascade([Prefix(dims=64, keep=200), Full()])
     >>> Cascade([Binary(keep=1000), Prefix(64, keep=100)])

@@ -127,7 +127,8 @@ class Index:
         k = as_k(k)
         if queries is not None:
             as_queries(queries, rows.dim)
-        index = cls(rows.dim, metric, rows.kind, defaults.cascade(len(rows), rows.dim, wanted, k))
+        metric = as_metric(metric)
+        index = cls(rows.dim, metric, rows.kind, defaults.cascade(len(rows), rows.dim, rows.kind, metric, wanted, k))
         index._asked = (wanted, k)
         index.add(vectors, ids, progress=progress)
         return index

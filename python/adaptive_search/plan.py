@@ -78,8 +78,9 @@ class Audit(NamedTuple):
 
         Examples
         --------
-        >>> Audit.of(np.ones(100, np.float32))
-        Audit(recall=1.0, low=0.963005234460...49, high=1.0, n=100)
+        >>> audit = Audit.of(np.ones(100, np.float32))
+        >>> audit.recall, round(audit.low, 4), audit.high, audit.n
+        (1.0, 0.963, 1.0, 100)
         """
         count = len(recalls)
         mean = float(recalls.mean(dtype=np.float64))

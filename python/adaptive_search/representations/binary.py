@@ -29,6 +29,7 @@ class Binary(Stage):
 
     Examples
     --------
+    >>> from adaptive_search import Binary
     >>> Binary(keep=1000)
     Binary(keep=1000)
     """

@@ -17,6 +17,7 @@ class Full(Stage):
 
     Examples
     --------
+    >>> from adaptive_search import Full
     >>> Full()
     Full()
     """

@@ -29,6 +29,7 @@ class Int8(Stage):
 
     Examples
     --------
+    >>> from adaptive_search import Int8
     >>> Int8(keep=100)
     Int8(keep=100)
     """

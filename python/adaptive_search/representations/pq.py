@@ -31,6 +31,7 @@ class PQ(Stage):
 
     Examples
     --------
+    >>> from adaptive_search import PQ
     >>> PQ(48, keep=100)
     PQ(subspaces=48, keep=100)
     """

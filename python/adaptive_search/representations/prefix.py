@@ -30,6 +30,7 @@ class Prefix(Stage):
 
     Examples
     --------
+    >>> from adaptive_search import Prefix
     >>> Prefix(64, keep=200)
     Prefix(dims=64, keep=200)
     """
