@@ -191,6 +191,7 @@ def test_selective_masks_give_the_answers_of_a_scan(backend: Backend, n: int, qu
     with pytest.MonkeyPatch.context() as patch:
         for selective in (1, n + 1):
             patch.setattr(flat, "SELECTIVE", selective)
+            patch.setattr(flat, "SELECTIVE_BATCH", selective)
             patch.setattr(flat, "CANDIDATE_ENTRIES", 50)
             answers.append(asx.top_k(batch, rows, k, mask=mask))
     assert_same(*answers)

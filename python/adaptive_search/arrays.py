@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .types import F32, KINDS, MAX_DIM, Array, Bool, Kind
+from .types import F32, MAX_DIM, Array, Bool, Kind
 
 BLOCK_BYTES = 32 << 20
 """Most memory that a converted block of rows takes."""
@@ -32,7 +32,8 @@ def ranges(count: int, step: int) -> Iterator[tuple[int, int]]:
 
 def is_bfloat16(dtype: np.dtype[Any]) -> bool:
     """Whether a dtype is bfloat16, whichever package made it."""
-    return dtype.name == "bfloat16" and dtype.itemsize == 2
+    # A name is put together at every call, so NumPy's own types are told apart first.
+    return dtype.itemsize == 2 and dtype.kind not in "fiu" and dtype.name == "bfloat16" and dtype.isnative
 
 
 def is_real(dtype: np.dtype[Any]) -> bool:
@@ -54,6 +55,8 @@ def float32(array: Array) -> F32:
     """Float32 copy (or the array itself); what does not fit becomes infinite."""
     if is_bfloat16(array.dtype):
         return widened(array.view(np.uint16))
+    if array.dtype == np.float32:
+        return array
     with np.errstate(over="ignore", under="ignore"):
         return array.astype(np.float32, copy=False)
 
@@ -90,6 +93,9 @@ def finite_rows(array: Array) -> Bool:
     return np.asarray(finite.all(axis=1))
 
 
+_USED_IN_PLACE: dict[np.dtype[Any], Kind] = {np.dtype(np.float32): "float32", np.dtype(np.float16): "float16", np.dtype(np.int8): "int8"}
+
+
 @dataclass(frozen=True)
 class Matrix:
     """A caller's rows (N, D) of floats or int8.
@@ -114,11 +120,8 @@ class Matrix:
     @classmethod
     def of(cls, array: Array, name: str) -> Matrix:
         """Rows (N, D) whose dtype is known to be a float or int8."""
-        native = "bfloat16" if is_bfloat16(array.dtype) else array.dtype.name
-        known = native in KINDS and array.dtype.isnative
-        contiguous = array.strides[1] == array.itemsize
-        kind: Kind = native if native in KINDS else "float32"
-        return cls(array, kind, known and contiguous, name)
+        kind: Kind | None = "bfloat16" if is_bfloat16(array.dtype) else _USED_IN_PLACE.get(array.dtype)
+        return cls(array, kind or "float32", kind is not None and array.strides[1] == array.itemsize, name)
 
     def __len__(self) -> int:
         return len(self.array)
@@ -143,12 +146,7 @@ class Matrix:
         """Rows picked from `array`, as a backend wants them."""
         if self.in_place:
             return bits_of(rows)
-        if is_bfloat16(rows.dtype):
-            # Byte order first: a foreign-endian bfloat16 cannot be viewed as native bits.
-            return np.ascontiguousarray(rows.astype(rows.dtype.newbyteorder("="))).view(np.uint16)
-        if self.kind == "float32":
-            return np.ascontiguousarray(float32(rows))
-        return np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
+        return bits_of(np.ascontiguousarray(float32(rows) if self.kind == "float32" else rows))
 
     def first_bad(self, first: int, last: int, allowed: Bool | None = None) -> int:
         """Smallest row in first..last, among the allowed ones, that holds NaN, infinity or what float32 cannot hold; -1 if none."""

@@ -139,7 +139,8 @@ class _Job:
         self._loop = loop
         try:
             loop()
-            wait(self._helpers)
+            if self._helpers:
+                wait(self._helpers)
         except BaseException:
             self.stopped = True
             # Helpers write into the caller's arrays: none may be at work once this has returned.

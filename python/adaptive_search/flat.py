@@ -12,8 +12,13 @@ from .backends.protocol import Rows, Scan
 from .execution import run_ranges, run_scan
 from .types import F32, I64, Bool, Neighbors
 
-SELECTIVE = 32
-"""From one allowed row in this many on downwards, allowed rows are scored one by one instead of scanning all."""
+SELECTIVE = 8
+SELECTIVE_BATCH = 32
+"""From one allowed row in this many on downwards, allowed rows are scored one by one instead of scanning all.
+
+A scan of many queries takes less time per query, as rows are read from memory once for all of them."""
+
+FEW_QUERIES = 4
 
 CANDIDATE_ENTRIES = 1 << 20
 """Most entries of the candidate lists that a mask is turned into at a time."""
@@ -72,7 +77,8 @@ def _block(family: Family, first: int, last: int, k: int, allowed: Bool | None, 
         anyone = allowed if allowed is None or allowed.ndim == 1 else np.logical_or.reduce(allowed, axis=0)
         family.check_rows(first, last, anyone)
 
-    if allowed is not None and most * SELECTIVE <= last - first:
+    selective = SELECTIVE if family.queries <= FEW_QUERIES else SELECTIVE_BATCH
+    if allowed is not None and most * selective <= last - first:
         found = _allowed_only(family, rows, k, allowed, most, threads, bad_row)
     else:
 

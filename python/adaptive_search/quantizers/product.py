@@ -62,7 +62,7 @@ class PackedCodes:
         """Pack row-major codes (N, code_bytes)."""
         data = np.empty((-(-len(codes) // BLOCK), code_bytes(subspaces, bits), BLOCK), np.uint8)
         if len(codes):
-            current().pq_pack(codes if codes.strides[1] == 1 else np.ascontiguousarray(codes), bits, data)
+            current().pq_pack(np.ascontiguousarray(codes), bits, data)
         return cls(data, len(codes), subspaces, bits)
 
     def unpack(self) -> U8:
