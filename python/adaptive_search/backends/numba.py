@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from ..types import F32, I8, I32, I64, KINDS, U8, Array, Bool, Kind, Metric
 from .numba_ops import dense, hamming, integer, pq
 from .numba_ops.chunks import NumbaRows
-from .protocol import DenseChunk, IntegerMetric
+from .protocol import DenseChunk, IntegerMetric, Rows
+
+R = TypeVar("R", bound=NumbaRows)
+
+
+def _own(rows: Rows, expected: type[R]) -> R:
+    """Rows are opaque to their users: those of another backend, or family, are a mistake."""
+    if not isinstance(rows, expected):
+        raise TypeError(f"rows: expected {expected.__name__}, prepared by this backend, got {type(rows).__name__}")
+    return rows
 
 
 class NumbaBackend:
@@ -19,14 +29,14 @@ class NumbaBackend:
     def dense_rows(self, kind: Kind, chunks: Sequence[DenseChunk], ids: I64 | None = None) -> NumbaRows:
         return NumbaRows(KINDS.index(kind), [(len(c.pieces[0]), c.pieces, c.norms) for c in chunks], ids)
 
-    def dense_scan(self, rows: NumbaRows, queries: F32, k: int, metric: Metric, allowed: Bool | None = None) -> dense.DenseScan:
-        return dense.DenseScan(rows, queries, k, metric, allowed)
+    def dense_scan(self, rows: Rows, queries: F32, k: int, metric: Metric, allowed: Bool | None = None) -> dense.DenseScan:
+        return dense.DenseScan(_own(rows, NumbaRows), queries, k, metric, allowed)
 
-    def dense_rescore(self, rows: NumbaRows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
-        return dense.rescore(rows, queries, candidates, k, metric)
+    def dense_rescore(self, rows: Rows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
+        return dense.rescore(_own(rows, NumbaRows), queries, candidates, k, metric)
 
-    def dense_dot(self, rows: NumbaRows, queries: F32, out: F32, first: int, last: int) -> int:
-        return dense.products(rows, queries, out, first, last)
+    def dense_dot(self, rows: Rows, queries: F32, out: F32, first: int, last: int) -> int:
+        return dense.products(_own(rows, NumbaRows), queries, out, first, last)
 
     def dense_norms(self, kind: Kind, pieces: Sequence[Array], out: F32, upward: bool = False) -> None:
         dense.norms(KINDS.index(kind), pieces, out, upward)
@@ -36,37 +46,37 @@ class NumbaBackend:
 
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
     def integer_scan(
-        self, rows: NumbaRows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None = None
+        self, rows: Rows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None = None
     ) -> integer.IntegerScan:
-        return integer.IntegerScan(rows, codes, factors, offsets, k, metric, allowed)
+        return integer.IntegerScan(_own(rows, NumbaRows), codes, factors, offsets, k, metric, allowed)
 
     def integer_rescore(
-        self, rows: NumbaRows, codes: I8, factors: F32, offsets: F32, candidates: I64, k: int, metric: IntegerMetric
+        self, rows: Rows, codes: I8, factors: F32, offsets: F32, candidates: I64, k: int, metric: IntegerMetric
     ) -> tuple[F32, I64]:
-        return integer.rescore(rows, codes, factors, offsets, candidates, k, metric)
+        return integer.rescore(_own(rows, NumbaRows), codes, factors, offsets, candidates, k, metric)
 
     # --- packed binary codes -------------------------------------------------------------------------------------------
     def bit_rows(self, chunks: Sequence[U8], bits: int, ids: I64 | None = None) -> hamming.BitRows:
         return hamming.BitRows(chunks, bits, ids)
 
-    def hamming_scan(self, rows: hamming.BitRows, codes: U8, k: int, allowed: Bool | None = None) -> hamming.HammingScan:
-        return hamming.HammingScan(rows, codes, k, allowed)
+    def hamming_scan(self, rows: Rows, codes: U8, k: int, allowed: Bool | None = None) -> hamming.HammingScan:
+        return hamming.HammingScan(_own(rows, hamming.BitRows), codes, k, allowed)
 
-    def hamming_rescore(self, rows: hamming.BitRows, codes: U8, candidates: I64, k: int) -> tuple[F32, I64]:
-        return hamming.rescore(rows, codes, candidates, k)
+    def hamming_rescore(self, rows: Rows, codes: U8, candidates: I64, k: int) -> tuple[F32, I64]:
+        return hamming.rescore(_own(rows, hamming.BitRows), codes, candidates, k)
 
-    def hamming_distances(self, rows: hamming.BitRows, codes: U8, out: I32, first: int, last: int) -> None:
-        hamming.distances(rows, codes, out, first, last)
+    def hamming_distances(self, rows: Rows, codes: U8, out: I32, first: int, last: int) -> None:
+        hamming.distances(_own(rows, hamming.BitRows), codes, out, first, last)
 
     # --- product quantization ------------------------------------------------------------------------------------------
     def pq_rows(self, chunks: Sequence[tuple[U8, int]], subspaces: int, bits: int, ids: I64 | None = None) -> pq.CodeRows:
         return pq.CodeRows(chunks, subspaces, bits, ids)
 
-    def pq_scan(self, rows: pq.CodeRows, tables: F32, k: int, largest: bool, allowed: Bool | None = None) -> pq.CodeScan:
-        return pq.CodeScan(rows, tables, k, largest, allowed)
+    def pq_scan(self, rows: Rows, tables: F32, k: int, largest: bool, allowed: Bool | None = None) -> pq.CodeScan:
+        return pq.CodeScan(_own(rows, pq.CodeRows), tables, k, largest, allowed)
 
-    def pq_rescore(self, rows: pq.CodeRows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
-        return pq.rescore(rows, tables, candidates, k, largest)
+    def pq_rescore(self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
+        return pq.rescore(_own(rows, pq.CodeRows), tables, candidates, k, largest)
 
     def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
         pq.tables(queries, codebooks, squared, out)

@@ -10,19 +10,20 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from ...types import F32, I64, Bool
+from ..protocol import Scan
 from .chunks import NumbaRows, row_id
-from .jit import address, kernel
+from .jit import Real, address, kernel
 from .memory import load_u8
 
 
 @kernel
-def better(key: float, id_: int, other_key: float, other_id: int) -> bool:
+def better(key: Real, id_: int, other_key: Real, other_id: int) -> bool:
     """Whether (key, id) comes strictly before the other one."""
     return key > other_key or (key == other_key and id_ < other_id)
 
 
 @kernel
-def ordered(key: float) -> float:
+def ordered(key: Real) -> Real:
     """A NaN, from a sum of finite terms that overflowed both ways, counts as the worst score."""
     return np.float32(-np.inf) if np.isnan(key) else key
 
@@ -157,7 +158,7 @@ def permitted(allowed: Allowed, query: int, row: int) -> bool:
 
 
 @kernel
-def offer(to: Reservoirs, query: int, key: float, row: int) -> bool:
+def offer(to: Reservoirs, query: int, key: Real, row: int) -> bool:
     """Keep a row unless k better ones are known; whether the cut moved."""
     key = ordered(key)
     if not better(key, row_id(to.ids, row), to.cut_keys[query], to.cut_ids[query]):
@@ -183,7 +184,7 @@ def _merge(to: Reservoirs, other: Reservoirs) -> None:
 
 
 @kernel
-def _finish(held: Reservoirs, sign: float, scores: F32, found: I64) -> None:
+def _finish(held: Reservoirs, sign: Real, scores: F32, found: I64) -> None:
     for query in range(len(held.counts)):
         keys, rows, count = held.keys[query], held.rows[query], held.counts[query]
         if count > held.k:
@@ -239,7 +240,9 @@ class NumbaScan:
         made._reset()
         return made
 
-    def merge(self, other: NumbaScan) -> None:
+    def merge(self, other: Scan) -> None:
+        if not isinstance(other, NumbaScan):
+            raise TypeError(f"merge: expected a fork of this scan, got {type(other).__name__}")
         _merge(self._held, other._held)
         self._note(other.bad_row)
 
@@ -251,7 +254,7 @@ class NumbaScan:
 
 
 @kernel
-def keep_best(keys: F32, rows: I64, count: int, ids: int, sign: float, scores: F32, found: I64) -> None:
+def keep_best(keys: F32, rows: I64, count: int, ids: int, sign: Real, scores: F32, found: I64) -> None:
     """Sorted, each row once, into one query's ``scores`` and ``found``; -1 and NaN beyond."""
     sort(keys, rows, count, ids)
     kept = 0

@@ -19,7 +19,7 @@ from ...types import F32, I64, METRICS, Array, Bool, Metric
 from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, ordered, permitted
 from .chunks import BASE, COUNT, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
 from .emit import LANES
-from .jit import address, at, kernel
+from .jit import Int, Real, address, at, kernel
 from .lanes import dot, squared_distance, squares64
 from .memory import FLOAT32, INT8, load_f32, store_f32, widen
 from .parts import fill_tile, list_rows, part_rows
@@ -99,7 +99,7 @@ def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
 
 
 @kernel
-def _row(rows: Layout, chunk: int, local: int, buffer: int) -> int:
+def _row(rows: Layout, chunk: int, local: int, buffer: int) -> Int:
     """Address of a row ready for canonical sums; ``buffer`` takes it if it cannot be read in place."""
     if in_place(rows):
         return rows.table[chunk, PIECES + BASE] + local * rows.table[chunk, PIECES + STRIDE]
@@ -108,12 +108,12 @@ def _row(rows: Layout, chunk: int, local: int, buffer: int) -> int:
 
 
 @kernel
-def _norm(norms: int, local: int, row: int, width: int) -> float:
+def _norm(norms: int, local: int, row: int, width: int) -> Real:
     return load_f32(norms + 4 * local) if norms != 0 else np.float32(np.sqrt(squares64(row, width)))
 
 
 @kernel
-def _key(metric: int, query: int, row: int, width: int, norm: float) -> float:
+def _key(metric: int, query: int, row: int, width: int, norm: Real) -> Real:
     """Canonical score, larger is better; ``width`` is padded, ``norm`` is used by cosine only."""
     if metric == L2:
         return -squared_distance(query, row, width)
@@ -168,7 +168,7 @@ def _measure(rows: Layout, chunk: int, n: int, metric: int, tiled: bool, part: P
 
 
 @kernel
-def _limit(cut: float, shift: float) -> float:
+def _limit(cut: Real, shift: Real) -> Real:
     """``cut + shift`` rounded downwards."""
     if shift == 0:
         return np.float32(cut)
@@ -179,7 +179,7 @@ def _limit(cut: float, shift: float) -> float:
 @kernel
 def _consider(
     rows: Layout, chunk: int, part: Part, i: int, queries: Packed, query: int, allowed: Allowed, held: Reservoirs, bad: int
-) -> int:
+) -> Int:
     """Score a row of the part canonically and keep it if it is good enough; smallest bad row so far."""
     row = rows.table[chunk, START] + part.locals[i]
     if not allowed.shared and not permitted(allowed, query, row):
@@ -262,7 +262,7 @@ def _rescore(
     metric: int,
     queries: F32,
     candidates: I64,
-    sign: float,
+    sign: Real,
     keys: F32,
     numbers: I64,
     copy: F32,

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.core.typing import signature
+from numba.core import cgutils as untyped_cgutils, types
 from numba.extending import intrinsic
+
+cgutils: Any = untyped_cgutils
 
 LANES = 16
 
@@ -35,7 +36,7 @@ def emitted(result: str, *parameters: str) -> Callable[[Emitter], Callable[..., 
     """Make ``emitter(builder, *values)`` callable from kernels with the given types."""
 
     def wrap(emitter: Emitter) -> Callable[..., Any]:
-        sig = signature(_TYPES[result], *(_TYPES[p] for p in parameters))
+        sig = _TYPES[result](*(_TYPES[p] for p in parameters))
 
         def codegen(context: Any, builder: ir.IRBuilder, _: Any, args: Any) -> Value:
             value = emitter(builder, *args)

@@ -17,7 +17,7 @@ from ...types import F32, I32, I64, U8, Bool
 from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, permitted
 from .chunks import BASE, COUNT, PIECES, START, STRIDE, NumbaRows, find_chunk
 from .emit import I8 as BYTE, I64 as INT, Sums, Value, count_ones, emitted, load, loop, splat, store, tree, vector
-from .jit import address, at, kernel
+from .jit import Int, Real, address, at, kernel
 from .memory import INT8, copy_bytes, store_i32
 from .parts import fill_tile, list_rows, part_rows
 
@@ -120,7 +120,7 @@ def in_place(rows: Layout) -> bool:
 
 
 @kernel
-def _limit(cut: float) -> int:
+def _limit(cut: Real) -> Int:
     """The largest distance whose float32 may equal that of the cut; distances above 2**24 are rounded."""
     return np.int64(-np.float64(cut) * (1 + 2.0**-22)) if cut > -np.inf else np.int64(2**62)
 

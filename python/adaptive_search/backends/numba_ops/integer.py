@@ -17,7 +17,7 @@ from ..protocol import IntegerMetric
 from .candidates import Allowed, NumbaScan, Reservoirs, empty_results, keep_best, offer, ordered, permitted
 from .chunks import BASE, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
 from .emit import I8 as BYTE, I16, I32, I64 as INT, Sums, Value, emitted, load, loop, pick, store, tree, vector
-from .jit import at, kernel
+from .jit import Real, at, kernel
 from .memory import copy_bytes, load_f32, store_u8
 from .parts import fill_tile, list_rows, part_rows
 
@@ -123,7 +123,7 @@ def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
 
 
 @kernel
-def _key(queries: Packed, query: int, product: int, row_squares: int, norms: int, local: int) -> float:
+def _key(queries: Packed, query: int, product: int, row_squares: int, norms: int, local: int) -> Real:
     """The canonical score, larger is better. Every step rounds to float32."""
     if queries.metric == L2_EXACT:
         return -np.float32(queries.squares[query] + row_squares - 2 * product)
@@ -178,7 +178,7 @@ def _scan(rows: Layout, blocks: I64, queries: Packed, allowed: Allowed, part: Pa
 
 @kernel
 def _rescore(
-    rows: Layout, ids: int, queries: Packed, candidates: I64, sign: float, part: Part, keys: F32, numbers: I64, scores: F32, found: I64
+    rows: Layout, ids: int, queries: Packed, candidates: I64, sign: Real, part: Part, keys: F32, numbers: I64, scores: F32, found: I64
 ) -> None:
     width = padded(rows.width)
     for query in range(len(queries.rows)):

@@ -7,7 +7,7 @@ with strides, so that read-only, strided, unaligned and memory-mapped arrays sha
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -16,14 +16,20 @@ from ...types import Array
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+Real = Any
+"""A number in a kernel, nearly always a float32: Python's float and NumPy's scalars are one there."""
+
+Int = Any
+"""The same for an int64 that comes from NumPy or from an emitted function."""
+
 
 def kernel(function: F) -> F:
     """Compile on first use; release the GIL; never reorder floats."""
     try:
-        compiled: F = numba.njit(nogil=True, cache=True)(function)
+        compiled: Any = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no directory is writable: neither the package's, nor the user's cache, nor NUMBA_CACHE_DIR
         compiled = numba.njit(nogil=True)(function)
-    return compiled
+    return cast(F, compiled)
 
 
 def address(array: Array | None) -> int:
@@ -32,6 +38,6 @@ def address(array: Array | None) -> int:
 
 
 @kernel
-def at(array: Array) -> int:
+def at(array: Array) -> Int:
     """Address of an array inside a kernel. The array must be an argument: Numba frees its own arrays after their last use by name."""
     return np.int64(array.ctypes.data)

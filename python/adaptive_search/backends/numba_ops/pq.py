@@ -31,7 +31,7 @@ from .emit import (
     store,
     vector,
 )
-from .jit import address, at, kernel
+from .jit import Real, address, at, kernel
 from .memory import INT8, copy_bytes, load_u8, store_u8
 
 GROUP = 64
@@ -89,7 +89,7 @@ class Layout(NamedTuple):
 
 
 @kernel
-def _scan(rows: Layout, blocks: I64, tables: F32, sign: float, allowed: Allowed, sums: F32, held: Reservoirs) -> None:
+def _scan(rows: Layout, blocks: I64, tables: F32, sign: Real, allowed: Allowed, sums: F32, held: Reservoirs) -> None:
     table_bytes = 4 * tables.shape[1] * tables.shape[2]
     sign32 = np.float32(sign)
     for b in range(len(blocks)):
@@ -115,7 +115,7 @@ def _scan(rows: Layout, blocks: I64, tables: F32, sign: float, allowed: Allowed,
 
 
 @kernel
-def _rescore(rows: Layout, ids: int, tables: F32, candidates: I64, sign: float, keys: F32, numbers: I64, scores: F32, found: I64) -> None:
+def _rescore(rows: Layout, ids: int, tables: F32, candidates: I64, sign: Real, keys: F32, numbers: I64, scores: F32, found: I64) -> None:
     for query in range(len(tables)):
         n = 0
         for c in range(candidates.shape[1]):
@@ -292,8 +292,8 @@ def _separate(packed: int, count: int, width: int, codes: int, row_stride: int) 
 
 def pack(codes: U8, out: U8) -> None:
     """Rows to blocks. The same bytes for 4 and 8 bits: both keep the even subspace in the low nibble."""
-    _interleave(address(codes), codes.strides[0], *codes.shape, address(out))
+    _interleave(address(codes), codes.strides[0], len(codes), codes.shape[1], address(out))
 
 
 def unpack(packed: U8, out: U8) -> None:
-    _separate(address(packed), *out.shape, address(out), out.strides[0])
+    _separate(address(packed), len(out), out.shape[1], address(out), out.strides[0])
