@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from .arrays import ranges
-from .backends.protocol import Rows, Scan
+from .arrays import Matrix, block_rows, ranges
+from .backends.protocol import Backend, DenseChunk, IntegerMetric, Rows, Scan
 from .execution import run_ranges, run_scan
-from .types import F32, I64, Bool, Neighbors
+from .types import F32, I8, I32, I64, U8, Array, Bool, Metric, Neighbors
 
 SELECTIVE = 8
 SELECTIVE_BATCH = 32
@@ -143,3 +144,139 @@ def merged(one: Neighbors, other: Neighbors, k: int, largest: bool) -> Neighbors
     scores = np.concatenate([one.scores, other.scores], axis=1)
     order = np.lexsort((ids, -scores if largest else scores, ids < 0), axis=1)[:, :k]
     return Neighbors(np.take_along_axis(ids, order, axis=1), np.take_along_axis(scores, order, axis=1))
+
+
+@dataclass(frozen=True)
+class DenseFamily:
+    """Float queries against dense rows of any kind."""
+
+    backend: Backend
+    matrix: Matrix
+    batch: F32
+    metric: Metric
+
+    @property
+    def queries(self) -> int:
+        return len(self.batch)
+
+    @property
+    def rows(self) -> int:
+        return len(self.matrix)
+
+    @property
+    def largest(self) -> bool:
+        return self.metric != "l2"
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        return self.matrix.blocks()
+
+    def open(self, first: int, last: int) -> Rows:
+        return self.bind(self.matrix.part(first, last))
+
+    def bind(self, part: Array) -> Rows:
+        return self.backend.dense_rows(self.matrix.kind, [DenseChunk((part,))])
+
+    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
+        return self.backend.dense_scan(rows, self.batch[first:last], k, self.metric, allowed)
+
+    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
+        return self.backend.dense_rescore(rows, self.batch[first:last], candidates, k, self.metric)
+
+    def fill(self, rows: Rows, start: int, stop: int, out: F32, first: int, last: int) -> int:
+        """Products of queries start..stop with rows first..last, and the smallest bad row or -1."""
+        return self.backend.dense_dot(rows, self.batch[start:stop], out, first, last)
+
+    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
+        row = self.matrix.first_bad(first, last, allowed)
+        if row >= 0:
+            raise self.matrix.bad_row_error(row)
+
+
+@dataclass(frozen=True)
+class IntegerFamily:
+    """int8 queries against int8 rows; scores are factor * (integer) + offset, see `Backend.integer_scan`."""
+
+    backend: Backend
+    matrix: Matrix
+    batch: I8
+    factors: F32
+    offsets: F32
+    metric: IntegerMetric
+    norms2: F32 | None = None
+
+    @property
+    def queries(self) -> int:
+        return len(self.batch)
+
+    @property
+    def rows(self) -> int:
+        return len(self.matrix)
+
+    @property
+    def largest(self) -> bool:
+        return self.metric == "ip"
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        return self.matrix.blocks()
+
+    def open(self, first: int, last: int) -> Rows:
+        return self.bind(self.matrix.part(first, last), None if self.norms2 is None else self.norms2[first:last])
+
+    def bind(self, part: Array, norms2: F32 | None = None) -> Rows:
+        return self.backend.dense_rows("int8", [DenseChunk((part,), norms2)])
+
+    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
+        part = slice(first, last)
+        return self.backend.integer_scan(rows, self.batch[part], self.factors[part], self.offsets[part], k, self.metric, allowed)
+
+    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
+        part = slice(first, last)
+        found = self.backend.integer_rescore(rows, self.batch[part], self.factors[part], self.offsets[part], candidates, k, self.metric)
+        return *found, -1
+
+    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
+        """Integers are finite."""
+
+
+@dataclass(frozen=True)
+class HammingFamily:
+    """Packed binary queries against packed binary rows."""
+
+    backend: Backend
+    codes: U8
+    batch: U8
+    bits: int
+
+    @property
+    def queries(self) -> int:
+        return len(self.batch)
+
+    @property
+    def rows(self) -> int:
+        return len(self.codes)
+
+    @property
+    def largest(self) -> bool:
+        return False
+
+    def blocks(self) -> Iterator[tuple[int, int]]:
+        count, width = self.codes.shape
+        return ranges(count, count or 1 if self.codes.strides[1] == 1 else block_rows(width))
+
+    def open(self, first: int, last: int) -> Rows:
+        part = self.codes[first:last]
+        return self.backend.bit_rows([part if part.strides[1] == 1 else np.ascontiguousarray(part)], self.bits)
+
+    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
+        return self.backend.hamming_scan(rows, self.batch[first:last], k, allowed)
+
+    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
+        return *self.backend.hamming_rescore(rows, self.batch[first:last], candidates, k), -1
+
+    def fill(self, rows: Rows, start: int, stop: int, out: I32, first: int, last: int) -> int:
+        """Distances of queries start..stop to rows first..last; no row is bad."""
+        self.backend.hamming_distances(rows, self.batch[start:stop], out, first, last)
+        return -1
+
+    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
+        """Bits are always good."""

@@ -7,18 +7,17 @@ ties go to the smaller row number.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from . import flat
-from .arrays import Matrix, block_rows, ranges
+from .arrays import block_rows, ranges
 from .backends import current
-from .backends.protocol import Backend, DenseChunk, IntegerMetric, Rows, Scan
+from .backends.protocol import IntegerMetric, Rows
 from .execution import MAX_GROUP, run_ranges
-from .types import F32, I8, I32, I64, U8, Array, Bool, Metric, Neighbors
+from .flat import DenseFamily, HammingFamily, IntegerFamily
+from .types import F32, I32, I64, Array, Metric, Neighbors
 from .validation import (
     as_batch,
     as_bits,
@@ -35,133 +34,6 @@ from .validation import (
 )
 
 VISIT_ROWS = 4096
-
-
-@dataclass(frozen=True)
-class DenseFamily:
-    """Float queries against dense rows of any kind."""
-
-    backend: Backend
-    matrix: Matrix
-    batch: F32
-    metric: Metric
-
-    @property
-    def queries(self) -> int:
-        return len(self.batch)
-
-    @property
-    def rows(self) -> int:
-        return len(self.matrix)
-
-    @property
-    def largest(self) -> bool:
-        return self.metric != "l2"
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        return self.matrix.blocks()
-
-    def open(self, first: int, last: int) -> Rows:
-        return self.bind(self.matrix.part(first, last))
-
-    def bind(self, part: Array) -> Rows:
-        return self.backend.dense_rows(self.matrix.kind, [DenseChunk((part,))])
-
-    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
-        return self.backend.dense_scan(rows, self.batch[first:last], k, self.metric, allowed)
-
-    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
-        return self.backend.dense_rescore(rows, self.batch[first:last], candidates, k, self.metric)
-
-    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
-        row = self.matrix.first_bad(first, last, allowed)
-        if row >= 0:
-            raise self.matrix.bad_row_error(row)
-
-
-@dataclass(frozen=True)
-class IntegerFamily:
-    """int8 queries against int8 rows; scores are factor * (integer) + offset, see `Backend.integer_scan`."""
-
-    backend: Backend
-    matrix: Matrix
-    batch: I8
-    factors: F32
-    offsets: F32
-    metric: IntegerMetric
-    norms2: F32 | None = None
-
-    @property
-    def queries(self) -> int:
-        return len(self.batch)
-
-    @property
-    def rows(self) -> int:
-        return len(self.matrix)
-
-    @property
-    def largest(self) -> bool:
-        return self.metric == "ip"
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        return self.matrix.blocks()
-
-    def open(self, first: int, last: int) -> Rows:
-        return self.bind(self.matrix.part(first, last), None if self.norms2 is None else self.norms2[first:last])
-
-    def bind(self, part: Array, norms2: F32 | None = None) -> Rows:
-        return self.backend.dense_rows("int8", [DenseChunk((part,), norms2)])
-
-    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
-        part = slice(first, last)
-        return self.backend.integer_scan(rows, self.batch[part], self.factors[part], self.offsets[part], k, self.metric, allowed)
-
-    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
-        part = slice(first, last)
-        found = self.backend.integer_rescore(rows, self.batch[part], self.factors[part], self.offsets[part], candidates, k, self.metric)
-        return *found, -1
-
-    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
-        """Integers are finite."""
-
-
-@dataclass(frozen=True)
-class HammingFamily:
-    """Packed binary queries against packed binary rows."""
-
-    backend: Backend
-    codes: U8
-    batch: U8
-    bits: int
-
-    @property
-    def queries(self) -> int:
-        return len(self.batch)
-
-    @property
-    def rows(self) -> int:
-        return len(self.codes)
-
-    @property
-    def largest(self) -> bool:
-        return False
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        count, width = self.codes.shape
-        return ranges(count, count or 1 if self.codes.strides[1] == 1 else block_rows(width))
-
-    def open(self, first: int, last: int) -> Rows:
-        part = self.codes[first:last]
-        return self.backend.bit_rows([part if part.strides[1] == 1 else np.ascontiguousarray(part)], self.bits)
-
-    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
-        return self.backend.hamming_scan(rows, self.batch[first:last], k, allowed)
-
-    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
-        return *self.backend.hamming_rescore(rows, self.batch[first:last], candidates, k), -1
-
-    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
-        """Bits are always good."""
 
 
 def _dense_family(queries: Any, rows: Any, dims: Any, metric: Metric) -> tuple[DenseFamily | IntegerFamily, bool]:
@@ -225,29 +97,8 @@ def dot(queries: Any, rows: Any, *, dims: int | None = None, threads: int | None
     matrix = as_rows(rows)
     width = as_dims(dims, batch.shape[1], matrix.dim)
     family = DenseFamily(current(), matrix.prefix(width), as_float32(batch[:, :width]), "ip")
-    threads = as_threads(threads)
-    out = np.empty((len(batch), len(matrix)), np.float32)
-    for first, last in family.blocks():
-        block = family.open(first, last)
-        whole = last - first == len(matrix)
-        for start, stop in ranges(len(batch), MAX_GROUP):
-            part = out[start:stop] if whole else np.empty((stop - start, last - first), np.float32)
-            _fill_products(family, block, part, start, stop, first, last, threads)
-            if not whole:
-                out[start:stop, first:last] = part
+    out = _all_pairs(family, np.float32, as_threads(threads))
     return out[0] if single else out
-
-
-def _fill_products(family: DenseFamily, block: Rows, out: F32, start: int, stop: int, first: int, last: int, threads: int | None) -> None:
-    bad: list[int] = []
-    batch = family.batch[start:stop]
-
-    def work(begin: int, end: int) -> None:
-        bad.append(family.backend.dense_dot(block, batch, out, begin, end))
-
-    run_ranges(work, last - first, threads=threads, grain=VISIT_ROWS)
-    if max(bad, default=-1) >= 0:
-        family.check_rows(first, last, None)
 
 
 def hamming(queries: Any, codes: Any, *, bits: int | None = None, threads: int | None = None) -> I32:
@@ -280,26 +131,29 @@ def hamming(queries: Any, codes: Any, *, bits: int | None = None, threads: int |
     array([0, 3], dtype=int32)
     """
     family, single = _hamming_family(queries, codes, bits)
-    threads = as_threads(threads)
-    out = np.empty((family.queries, family.rows), np.int32)
-    for first, last in family.blocks():
-        block = family.open(first, last)
-        whole = last - first == family.rows
-        for start, stop in ranges(family.queries, MAX_GROUP):
-            part = out[start:stop] if whole else np.empty((stop - start, last - first), np.int32)
-            _fill_distances(family, block, part, start, stop, last - first, threads)
-            if not whole:
-                out[start:stop, first:last] = part
+    out = _all_pairs(family, np.int32, as_threads(threads))
     return out[0] if single else out
 
 
-def _fill_distances(family: HammingFamily, block: Rows, out: I32, start: int, stop: int, rows: int, threads: int | None) -> None:
-    batch = family.batch[start:stop]
+def _all_pairs(family: DenseFamily | HammingFamily, dtype: type[np.generic], threads: int | None) -> Array:
+    """Products or distances (Q, N)."""
+    out = np.empty((family.queries, family.rows), dtype)
+    for first, last in family.blocks():
+        rows = family.open(first, last)
+        whole = last - first == family.rows
+        for start, stop in ranges(family.queries, MAX_GROUP):
+            part = out[start:stop] if whole else np.empty((stop - start, last - first), dtype)
+            bad: list[int] = []
 
-    def work(begin: int, end: int) -> None:
-        family.backend.hamming_distances(block, batch, out, begin, end)
+            def work(begin: int, end: int, rows: Rows = rows, start: int = start, part: Array = part, bad: list[int] = bad) -> None:
+                bad.append(family.fill(rows, start, start + len(part), part, begin, end))
 
-    run_ranges(work, rows, threads=threads, grain=VISIT_ROWS)
+            run_ranges(work, last - first, threads=threads, grain=VISIT_ROWS)
+            if max(bad, default=-1) >= 0:
+                family.check_rows(first, last, None)
+            if not whole:
+                out[start:stop, first:last] = part
+    return out
 
 
 def top_k(

@@ -9,7 +9,8 @@ import numpy as np
 
 from .. import flat
 from ..backends import current
-from ..functional import HammingFamily, squeezed
+from ..flat import HammingFamily
+from ..functional import squeezed
 from ..types import F32, MAX_DIM, U8, Array, Metric, Neighbors
 from ..validation import as_codes, as_int, as_k, as_mask, as_threads
 from .base import Quantizer, taken

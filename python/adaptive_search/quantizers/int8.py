@@ -11,7 +11,8 @@ from .. import flat
 from ..arrays import Matrix, block_rows, ranges
 from ..backends import current
 from ..backends.protocol import IntegerMetric
-from ..functional import IntegerFamily, squeezed
+from ..flat import IntegerFamily
+from ..functional import squeezed
 from ..types import F32, I8, MAX_DIM, Array, Bool, Metric, Neighbors
 from ..validation import as_k, as_mask, as_threads
 from .base import Quantizer, taken
