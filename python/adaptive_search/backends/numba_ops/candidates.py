@@ -12,29 +12,29 @@ import numpy as np
 from ...types import F32, I64, Bool
 from ..protocol import Scan
 from .chunks import NumbaRows, row_id
-from .jit import Real, address, kernel
+from .jit import Real, address, inner, kernel
 from .memory import load_u8
 
 
-@kernel
+@inner
 def better(key: Real, id_: int, other_key: Real, other_id: int) -> bool:
     """Whether (key, id) comes strictly before the other one."""
     return key > other_key or (key == other_key and id_ < other_id)
 
 
-@kernel
+@inner
 def ordered(key: Real) -> Real:
     """A NaN, from a sum of finite terms that overflowed both ways, counts as the worst score."""
     return np.float32(-np.inf) if np.isnan(key) else key
 
 
-@kernel
+@inner
 def _swap(keys: F32, rows: I64, i: int, j: int) -> None:
     keys[i], keys[j] = keys[j], keys[i]
     rows[i], rows[j] = rows[j], rows[i]
 
 
-@kernel
+@inner
 def _partition(keys: F32, rows: I64, low: int, high: int, ids: int) -> int:
     """Split [low, high] around the median of three; returns the pivot's place. Stops at equal entries, so repeats stay balanced.
 
@@ -65,7 +65,7 @@ def _partition(keys: F32, rows: I64, low: int, high: int, ids: int) -> int:
     return j
 
 
-@kernel
+@inner
 def _insertion_sort(keys: F32, rows: I64, low: int, high: int, ids: int) -> None:
     for i in range(low + 1, high + 1):
         key, row = keys[i], rows[i]
@@ -77,7 +77,7 @@ def _insertion_sort(keys: F32, rows: I64, low: int, high: int, ids: int) -> None
         keys[j], rows[j] = key, row
 
 
-@kernel
+@inner
 def select(keys: F32, rows: I64, count: int, k: int, ids: int) -> None:
     """Move the k best of the first ``count`` to the front, the k-th best to place k - 1."""
     low, high = 0, count - 1
@@ -92,7 +92,7 @@ def select(keys: F32, rows: I64, count: int, k: int, ids: int) -> None:
     _insertion_sort(keys, rows, low, high, ids)
 
 
-@kernel
+@inner
 def sort(keys: F32, rows: I64, count: int, ids: int) -> None:
     """Best first. The larger part waits, so 64 places are enough."""
     waiting = np.empty((64, 2), np.int64)
@@ -152,12 +152,12 @@ def allowed_rows(mask: Bool | None) -> Allowed:
     return Allowed(address(mask), 0 if shared else mask.strides[0], mask.strides[-1], shared)
 
 
-@kernel
+@inner
 def permitted(allowed: Allowed, query: int, row: int) -> bool:
     return allowed.address == 0 or load_u8(allowed.address + query * allowed.query_stride + row * allowed.row_stride) != 0
 
 
-@kernel
+@inner
 def offer(to: Reservoirs, query: int, key: Real, row: int) -> bool:
     """Keep a row unless k better ones are known; whether the cut moved."""
     key = ordered(key)
@@ -253,7 +253,7 @@ class NumbaScan:
         return scores, found
 
 
-@kernel
+@inner
 def keep_best(keys: F32, rows: I64, count: int, ids: int, sign: Real, scores: F32, found: I64) -> None:
     """Sorted, each row once, into one query's ``scores`` and ``found``; -1 and NaN beyond."""
     sort(keys, rows, count, ids)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...types import F32, I64, Array
-from .jit import address, kernel
+from .jit import address, inner
 from .memory import load_i64
 
 BLOCK = 4096
@@ -70,7 +70,7 @@ def _scattered(count: int) -> I64:
     return np.arange(count, dtype=np.int64) * step % max(count, 1)
 
 
-@kernel
+@inner
 def find_chunk(table: I64, row: int) -> int:
     """Line of the chunk that holds a row."""
     low, high = 0, len(table) - 1
@@ -83,7 +83,7 @@ def find_chunk(table: I64, row: int) -> int:
     return low
 
 
-@kernel
+@inner
 def row_id(ids: int, row: int) -> int:
     """What decides between equal scores."""
     return load_i64(ids + 8 * row) if ids != 0 else row

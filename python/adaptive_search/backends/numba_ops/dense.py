@@ -19,11 +19,11 @@ from ...types import F32, I64, METRICS, Array, Bool, Metric
 from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, ordered, permitted
 from .chunks import BASE, COUNT, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
 from .emit import LANES
-from .jit import Int, Real, address, at, kernel
+from .jit import Int, Real, address, at, inner, kernel
 from .lanes import dot, squared_distance, squares64
 from .memory import FLOAT32, INT8, load_f32, store_f32, widen
 from .parts import fill_tile, list_rows, part_rows
-from .tiles import TILE_ROWS, WIDE, not_below, pack_tiles, padded, padded_queries, tile_16, tile_32
+from .tiles import TILE_ROWS, WIDE, not_below, pack_tiles, padded_queries, tile_16, tile_32
 
 IP, COSINE, L2 = (METRICS.index(name) for name in ("ip", "cosine", "l2"))
 
@@ -43,6 +43,10 @@ class Layout(NamedTuple):
     kind: int
     pieces: int
     width: int
+    padded: int
+    """The width in whole lanes."""
+    in_place: bool
+    """Whether canonical sums can read the rows where they are."""
 
 
 class Part(NamedTuple):
@@ -77,17 +81,11 @@ class Packed(NamedTuple):
     """(groups * 16,)"""
 
 
-@kernel
-def in_place(rows: Layout) -> bool:
-    """Whether canonical sums can read the rows where they are."""
-    return rows.kind == FLOAT32 and rows.pieces == 1 and rows.width % LANES == 0
-
-
-@kernel
+@inner
 def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
     """One row as float32, its pieces joined, zeros up to a whole number of lanes."""
     place = PIECES
-    end = target + 4 * padded(rows.width)
+    end = target + 4 * rows.padded
     for _ in range(rows.pieces):
         count = rows.table[chunk, place + WIDTH]
         widen(rows.kind, rows.table[chunk, place + BASE] + local * rows.table[chunk, place + STRIDE], count, target)
@@ -98,21 +96,21 @@ def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
         target += 4
 
 
-@kernel
+@inner
 def _row(rows: Layout, chunk: int, local: int, buffer: int) -> Int:
     """Address of a row ready for canonical sums; ``buffer`` takes it if it cannot be read in place."""
-    if in_place(rows):
+    if rows.in_place:
         return rows.table[chunk, PIECES + BASE] + local * rows.table[chunk, PIECES + STRIDE]
     _gather(rows, chunk, local, buffer)
     return buffer
 
 
-@kernel
+@inner
 def _norm(norms: int, local: int, row: int, width: int) -> Real:
     return load_f32(norms + 4 * local) if norms != 0 else np.float32(np.sqrt(squares64(row, width)))
 
 
-@kernel
+@inner
 def _key(metric: int, query: int, row: int, width: int, norm: Real) -> Real:
     """Canonical score, larger is better; ``width`` is padded, ``norm`` is used by cosine only."""
     if metric == L2:
@@ -123,17 +121,17 @@ def _key(metric: int, query: int, row: int, width: int, norm: Real) -> Real:
     return product
 
 
-@kernel
+@inner
 def _finite(row: int, width: int) -> bool:
     """A square of a float32 cannot overflow in float64."""
     return bool(np.isfinite(squares64(row, width)))
 
 
-@kernel
+@inner
 def _list_part(rows: Layout, chunk: int, first: int, last: int, allowed: Allowed, part: Part) -> int:
     """Fill ``part`` with the rows that a shared mask allows; how many."""
     n = list_rows(rows.table, chunk, first, last, allowed, part.addresses, part.locals)
-    if not in_place(rows):
+    if not rows.in_place:
         for i in range(n):
             part.addresses[i] = at(part.copies) + 4 * part.copies.shape[1] * i
             _gather(rows, chunk, part.locals[i], part.addresses[i])
@@ -141,10 +139,10 @@ def _list_part(rows: Layout, chunk: int, first: int, last: int, allowed: Allowed
     return n
 
 
-@kernel
+@inner
 def _measure(rows: Layout, chunk: int, n: int, metric: int, tiled: bool, part: Part) -> None:
     """What keys and tiles need to know of each row."""
-    norms, width = rows.table[chunk, NORMS], padded(rows.width)
+    norms, width = rows.table[chunk, NORMS], rows.padded
     slack = np.float32((2 * rows.width + 64) * 2.0**-24)
     for i in range(n):
         row = part.addresses[i]
@@ -167,7 +165,7 @@ def _measure(rows: Layout, chunk: int, n: int, metric: int, tiled: bool, part: P
                 part.bases[i] = np.float32(0)
 
 
-@kernel
+@inner
 def _limit(cut: Real, shift: Real) -> Real:
     """``cut + shift`` rounded downwards."""
     if shift == 0:
@@ -176,7 +174,7 @@ def _limit(cut: Real, shift: Real) -> Real:
     return np.float32(exact - abs(exact) * 2.0**-22 - 1e-44)
 
 
-@kernel
+@inner
 def _consider(
     rows: Layout, chunk: int, part: Part, i: int, queries: Packed, query: int, allowed: Allowed, held: Reservoirs, bad: int
 ) -> Int:
@@ -184,7 +182,7 @@ def _consider(
     row = rows.table[chunk, START] + part.locals[i]
     if not allowed.shared and not permitted(allowed, query, row):
         return bad
-    width = padded(rows.width)
+    width = rows.padded
     start = part.addresses[i]
     key = _key(queries.metric, at(queries.rows) + 4 * width * query, start, width, part.norms[i])
     # A NaN or infinite element makes every sum NaN or infinite; so does overflow, hence the closer look.
@@ -194,7 +192,7 @@ def _consider(
     return bad
 
 
-@kernel
+@inner
 def _tile(group: int, groups: int, part: Part, i: int, tiles: F32) -> None:
     """Products of six rows with one or two groups of queries."""
     group_bytes = 4 * LANES * tiles.shape[1]
@@ -205,7 +203,7 @@ def _tile(group: int, groups: int, part: Part, i: int, tiles: F32) -> None:
         tile_16(at(part.addresses) + 8 * i, start, group_bytes, tiles.shape[1], at(part.products))
 
 
-@kernel
+@inner
 def _scan_tiles(
     rows: Layout, chunk: int, n: int, part: Part, queries: Packed, limits: F32, allowed: Allowed, held: Reservoirs, bad: int
 ) -> int:
@@ -269,7 +267,7 @@ def _rescore(
     scores: F32,
     found: I64,
 ) -> int:
-    width = padded(rows.width)
+    width = rows.padded
     bad = -1
     for query in range(len(queries)):
         n = 0
@@ -295,7 +293,7 @@ def _rescore(
 
 @kernel
 def _dot(rows: Layout, queries: Packed, first: int, last: int, part: Part, everything: Allowed, out: int, query_stride: int) -> int:
-    width = padded(rows.width)
+    width = rows.padded
     n_queries = len(queries.rows)
     step = len(part.norms)
     bad = -1
@@ -328,7 +326,7 @@ def _dot(rows: Layout, queries: Packed, first: int, last: int, part: Part, every
 
 @kernel
 def _norms(rows: Layout, copy: F32, upward: bool, out: F32) -> None:
-    width = padded(rows.width)
+    width = rows.padded
     for local in range(len(out)):
         norm = np.sqrt(squares64(_row(rows, 0, local, at(copy)), width))
         if upward:
@@ -348,12 +346,13 @@ def _unit(queries: F32, out: F32) -> None:
 
 
 def _layout(rows: NumbaRows) -> Layout:
-    return Layout(rows.table, rows.kind, rows.pieces, rows.width)
+    padded = -(-rows.width // LANES) * LANES
+    in_place = rows.kind == FLOAT32 and rows.pieces == 1 and rows.width == padded
+    return Layout(rows.table, rows.kind, rows.pieces, rows.width, padded, in_place)
 
 
-def _part(rows: NumbaRows) -> Part:
-    width = -(-rows.width // LANES) * LANES
-    count = part_rows(4 * width, TILE_ROWS)
+def _part(rows: Layout) -> Part:
+    count = part_rows(4 * rows.padded, TILE_ROWS)
     return Part(
         addresses=np.empty(count, np.int64),
         locals=np.empty(count, np.int64),
@@ -362,7 +361,7 @@ def _part(rows: NumbaRows) -> Part:
         bases=np.empty(count, np.float32),
         slacks=np.empty(count, np.float32),
         products=np.empty((2, TILE_ROWS, LANES), np.float32),
-        copies=np.empty((0 if in_place(_layout(rows)) else count, width), np.float32),
+        copies=np.empty((0 if rows.in_place else count, rows.padded), np.float32),
     )
 
 
@@ -395,8 +394,9 @@ class DenseScan(NumbaScan):
         self._packed = _pack(queries, METRICS.index(metric))
 
     def _visit(self, blocks: I64) -> int:
+        layout = _layout(self._rows)
         limits = np.empty(len(self._packed.shifts), np.float32)
-        return _scan(_layout(self._rows), blocks, self._packed, limits, self._allowed, _part(self._rows), self._held)
+        return _scan(layout, blocks, self._packed, limits, self._allowed, _part(layout), self._held)
 
 
 def rescore(rows: NumbaRows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
@@ -411,12 +411,14 @@ def rescore(rows: NumbaRows, queries: F32, candidates: I64, k: int, metric: Metr
 
 
 def products(rows: NumbaRows, queries: F32, out: F32, first: int, last: int) -> int:
-    return _dot(_layout(rows), _pack(queries, IP), first, last, _part(rows), allowed_rows(None), address(out), out.strides[0])
+    layout = _layout(rows)
+    return _dot(layout, _pack(queries, IP), first, last, _part(layout), allowed_rows(None), address(out), out.strides[0])
 
 
 def norms(kind: int, pieces: Sequence[Array], out: F32, upward: bool) -> None:
     rows = NumbaRows(kind, [(len(out), pieces, None)], None)
-    _norms(_layout(rows), np.empty(-(-rows.width // LANES) * LANES, np.float32), upward, out)
+    layout = _layout(rows)
+    _norms(layout, np.empty(layout.padded, np.float32), upward, out)
 
 
 def unit_queries(queries: F32) -> F32:

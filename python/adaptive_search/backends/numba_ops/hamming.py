@@ -17,7 +17,7 @@ from ...types import F32, I32, I64, U8, Bool
 from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, permitted
 from .chunks import BASE, COUNT, PIECES, START, STRIDE, NumbaRows, find_chunk
 from .emit import I8 as BYTE, I64 as INT, Sums, Value, count_ones, emitted, load, loop, splat, store, tree, vector
-from .jit import Int, Real, address, at, kernel
+from .jit import Int, Real, address, at, inner, kernel
 from .memory import INT8, copy_bytes, store_i32
 from .parts import fill_tile, list_rows, part_rows
 
@@ -93,6 +93,7 @@ class Layout(NamedTuple):
     """Offset of the eight bytes that hold what is left."""
     mask: int
     """Which of their bits are counted; 0 if nothing is left."""
+    in_place: bool
 
 
 class Part(NamedTuple):
@@ -114,21 +115,16 @@ class Packed(NamedTuple):
     """(groups, words + 1, 8); no group if the queries are few."""
 
 
-@kernel
-def in_place(rows: Layout) -> bool:
-    return rows.mask == 0 or rows.bytes >= WORD
-
-
-@kernel
+@inner
 def _limit(cut: Real) -> Int:
     """The largest distance whose float32 may equal that of the cut; distances above 2**24 are rounded."""
     return np.int64(-np.float64(cut) * (1 + 2.0**-22)) if cut > -np.inf else np.int64(2**62)
 
 
-@kernel
+@inner
 def _list_part(rows: Layout, chunk: int, first: int, last: int, allowed: Allowed, part: Part) -> int:
     n = list_rows(rows.table, chunk, first, last, allowed, part.addresses, part.locals)
-    if not in_place(rows):
+    if not rows.in_place:
         for i in range(n):
             copy_bytes(part.addresses[i], at(part.copies) + WORD * i, rows.bytes)
             part.addresses[i] = at(part.copies) + WORD * i
@@ -136,7 +132,7 @@ def _list_part(rows: Layout, chunk: int, first: int, last: int, allowed: Allowed
     return n
 
 
-@kernel
+@inner
 def _consider(rows: Layout, chunk: int, part: Part, i: int, query: int, distance_: int, allowed: Allowed, held: Reservoirs) -> None:
     row = rows.table[chunk, START] + part.locals[i]
     if allowed.shared or permitted(allowed, query, row):
@@ -189,7 +185,7 @@ def _rescore(rows: Layout, ids: int, queries: I64, candidates: I64, copy: U8, ke
                 continue
             chunk = find_chunk(rows.table, number)
             row = rows.table[chunk, PIECES + BASE] + (number - rows.table[chunk, START]) * rows.table[chunk, PIECES + STRIDE]
-            if not in_place(rows):
+            if not rows.in_place:
                 copy_bytes(row, at(copy), rows.bytes)
                 row = at(copy)
             keys[n] = -np.float32(distance(at(queries) + query * line, row, rows.words, rows.tail, rows.mask))
@@ -233,7 +229,8 @@ class BitRows(NumbaRows):
         counted[WORD * words - tail : used - tail] = 0xFF
         if bits % 8:
             counted[used - tail - 1] = 0xFF << (8 - bits % 8) & 0xFF
-        self.layout = Layout(self.table, words, used, tail, int(counted.view(np.int64)[0]))
+        mask = int(counted.view(np.int64)[0])
+        self.layout = Layout(self.table, words, used, tail, mask, in_place=mask == 0 or used >= WORD)
 
     def pack(self, codes: U8) -> Packed:
         """Queries word by word, and eight beside each other for all but a last few."""
@@ -257,7 +254,7 @@ class BitRows(NumbaRows):
             addresses=np.empty(count, np.int64),
             locals=np.empty(count, np.int64),
             distances=np.empty((TILE_ROWS, GROUP), np.int64),
-            copies=np.zeros((0 if in_place(self.layout) else count, WORD), np.uint8),
+            copies=np.zeros((0 if self.layout.in_place else count, WORD), np.uint8),
         )
 
 

@@ -15,9 +15,9 @@ from llvmlite import ir
 from ...types import F32, I8, I64, Array, Bool
 from ..protocol import IntegerMetric
 from .candidates import Allowed, NumbaScan, Reservoirs, empty_results, keep_best, offer, ordered, permitted
-from .chunks import BASE, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
+from .chunks import BASE, BLOCK, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
 from .emit import I8 as BYTE, I16, I32, I64 as INT, Sums, Value, emitted, load, loop, pick, store, tree, vector
-from .jit import Real, at, kernel
+from .jit import Real, at, inner, kernel
 from .memory import copy_bytes, load_f32, store_u8
 from .parts import fill_tile, list_rows, part_rows
 
@@ -73,7 +73,9 @@ class Layout(NamedTuple):
 
     table: I64
     pieces: int
-    width: int
+    padded: int
+    """The width in whole steps."""
+    in_place: bool
 
 
 class Part(NamedTuple):
@@ -98,20 +100,10 @@ class Packed(NamedTuple):
     squares: I64
 
 
-@kernel
-def padded(width: int) -> int:
-    return (width + STEP - 1) // STEP * STEP
-
-
-@kernel
-def in_place(rows: Layout) -> bool:
-    return rows.pieces == 1 and rows.width % STEP == 0
-
-
-@kernel
+@inner
 def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
     place = PIECES
-    end = target + padded(rows.width)
+    end = target + rows.padded
     for _ in range(rows.pieces):
         count = rows.table[chunk, place + WIDTH]
         copy_bytes(rows.table[chunk, place + BASE] + local * rows.table[chunk, place + STRIDE], target, count)
@@ -122,7 +114,7 @@ def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
         target += 1
 
 
-@kernel
+@inner
 def _key(queries: Packed, query: int, product: int, row_squares: int, norms: int, local: int) -> Real:
     """The canonical score, larger is better. Every step rounds to float32."""
     if queries.metric == L2_EXACT:
@@ -133,7 +125,7 @@ def _key(queries: Packed, query: int, product: int, row_squares: int, norms: int
     return queries.offsets[query] + scaled
 
 
-@kernel
+@inner
 def _consider(
     rows: Layout, chunk: int, part: Part, i: int, queries: Packed, query: int, product: int, allowed: Allowed, held: Reservoirs
 ) -> None:
@@ -146,14 +138,14 @@ def _consider(
 @kernel
 def _scan(rows: Layout, blocks: I64, queries: Packed, allowed: Allowed, part: Part, held: Reservoirs) -> None:
     step = len(part.locals)
-    width = padded(rows.width)
+    width = rows.padded
     n_queries = len(queries.rows)
     packed, query_bytes, products = at(queries.rows), 2 * width, at(part.products)
     for b in range(len(blocks)):
         chunk, end = blocks[b, 0], blocks[b, 1] + blocks[b, 2]
         for first in range(blocks[b, 1], end, step):
             n = list_rows(rows.table, chunk, first, min(first + step, end), allowed, part.addresses, part.locals)
-            if not in_place(rows):
+            if not rows.in_place:
                 for i in range(n):
                     part.addresses[i] = at(part.copies) + width * i
                     _gather(rows, chunk, part.locals[i], part.addresses[i])
@@ -180,7 +172,7 @@ def _scan(rows: Layout, blocks: I64, queries: Packed, allowed: Allowed, part: Pa
 def _rescore(
     rows: Layout, ids: int, queries: Packed, candidates: I64, sign: Real, part: Part, keys: F32, numbers: I64, scores: F32, found: I64
 ) -> None:
-    width = padded(rows.width)
+    width = rows.padded
     for query in range(len(queries.rows)):
         n = 0
         for c in range(candidates.shape[1]):
@@ -190,7 +182,7 @@ def _rescore(
             chunk = find_chunk(rows.table, number)
             local = number - rows.table[chunk, START]
             part.addresses[0] = rows.table[chunk, PIECES + BASE] + local * rows.table[chunk, PIECES + STRIDE]
-            if not in_place(rows):
+            if not rows.in_place:
                 part.addresses[0] = at(part.copies)
                 _gather(rows, chunk, local, part.addresses[0])
             products_1(at(part.addresses), at(queries.rows) + 2 * width * query, 2 * width, width, at(part.products))
@@ -202,18 +194,18 @@ def _rescore(
 
 
 def _layout(rows: NumbaRows) -> Layout:
-    return Layout(rows.table, rows.pieces, rows.width)
+    padded = -(-rows.width // STEP) * STEP
+    return Layout(rows.table, rows.pieces, padded, in_place=rows.pieces == 1 and rows.width == padded)
 
 
-def _part(rows: NumbaRows, most: int) -> Part:
-    width = -(-rows.width // STEP) * STEP
-    count = min(part_rows(width, TILE_ROWS), most)
+def _part(rows: Layout, most: int) -> Part:
+    count = min(part_rows(rows.padded, TILE_ROWS), most)
     return Part(
         addresses=np.empty(count + TILE_ROWS, np.int64),
         locals=np.empty(count, np.int64),
         squares=np.zeros(count, np.int64),
         products=np.empty((TILE_ROWS, TILE_QUERIES), np.int64),
-        copies=np.empty((0 if in_place(_layout(rows)) else count, width), np.int8),
+        copies=np.empty((0 if rows.in_place else count, rows.padded), np.int8),
     )
 
 
@@ -230,7 +222,8 @@ class IntegerScan(NumbaScan):
         self._packed = _pack(codes, factors, offsets, metric)
 
     def _visit(self, blocks: I64) -> int:
-        _scan(_layout(self._rows), blocks, self._packed, self._allowed, _part(self._rows, most=4096), self._held)
+        layout = _layout(self._rows)
+        _scan(layout, blocks, self._packed, self._allowed, _part(layout, most=BLOCK), self._held)
         return -1
 
 
@@ -239,5 +232,6 @@ def rescore(rows: NumbaRows, codes: I8, factors: F32, offsets: F32, candidates: 
     scores, found = empty_results(len(codes), k)
     keys, numbers = empty_results(1, candidates.shape[1])
     packed, sign = _pack(codes, factors, offsets, metric), 1.0 if metric == "ip" else -1.0
-    _rescore(_layout(rows), rows.ids, packed, candidates, sign, _part(rows, most=1), keys[0], numbers[0], scores, found)
+    layout = _layout(rows)
+    _rescore(layout, rows.ids, packed, candidates, sign, _part(layout, most=1), keys[0], numbers[0], scores, found)
     return scores, found

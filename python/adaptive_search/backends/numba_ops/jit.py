@@ -24,7 +24,7 @@ Int = Any
 
 
 def kernel(function: F) -> F:
-    """Compile on first use; release the GIL; never reorder floats."""
+    """Compile on first use from Python; release the GIL; never reorder floats."""
     try:
         compiled: Any = numba.njit(nogil=True, cache=True)(function)
     except RuntimeError:  # no directory is writable: neither the package's, nor the user's cache, nor NUMBA_CACHE_DIR
@@ -32,12 +32,18 @@ def kernel(function: F) -> F:
     return cast(F, compiled)
 
 
+def inner(function: F) -> F:
+    """Compile as a part of the kernels that call it; Python cannot, which spares the conversion of arguments."""
+    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    return cast(F, numba.njit(**options)(function))
+
+
 def address(array: Array | None) -> int:
     """Address of the first element; 0 for None. The caller keeps the array alive."""
     return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
-@kernel
+@inner
 def at(array: Array) -> Int:
     """Address of an array inside a kernel. The array must be an argument: Numba frees its own arrays after their last use by name."""
     return np.int64(array.ctypes.data)

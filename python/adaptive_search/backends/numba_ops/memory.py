@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from .emit import F32, I8, I16, I32, I64, LANES, Value, constant, emitted, load, store, vector
-from .jit import kernel
+from .jit import inner
 
 FLOAT32, FLOAT16, BFLOAT16, INT8 = range(4)
 """Element kinds as kernels know them: positions in ``types.KINDS``."""
@@ -101,7 +101,7 @@ def copy_bytes(b: ir.IRBuilder, source: Value, target: Value, count: Value) -> N
     b.call(move, [b.inttoptr(target, pointer), b.inttoptr(source, pointer), count, ir.IntType(1)(0)])
 
 
-@kernel
+@inner
 def widen(kind: int, source: int, count: int, target: int) -> None:
     """Write ``count`` elements as float32."""
     whole = count - count % LANES

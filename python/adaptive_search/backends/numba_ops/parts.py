@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...types import I64
 from .candidates import Allowed, permitted
 from .chunks import BASE, BLOCK, PIECES, START, STRIDE
-from .jit import kernel
+from .jit import inner
 
 PART_BYTES = 256 * 1024
 """So many bytes of rows stay in the second-level cache."""
@@ -16,7 +16,7 @@ def part_rows(row_bytes: int, multiple: int = 1) -> int:
     return min(max(PART_BYTES // max(row_bytes, 1), 1), BLOCK) // multiple * multiple or multiple
 
 
-@kernel
+@inner
 def list_rows(table: I64, chunk: int, first: int, last: int, allowed: Allowed, addresses: I64, locals_: I64) -> int:
     """Addresses (of the first piece) and numbers within the chunk of the rows that a shared mask allows; how many."""
     base, stride, start = table[chunk, PIECES + BASE], table[chunk, PIECES + STRIDE], table[chunk, START]
@@ -30,7 +30,7 @@ def list_rows(table: I64, chunk: int, first: int, last: int, allowed: Allowed, a
     return n
 
 
-@kernel
+@inner
 def fill_tile(addresses: I64, n: int, rows: int) -> None:
     """Repeat the last address up to a whole number of tiles."""
     if n:

@@ -31,7 +31,7 @@ from .emit import (
     store,
     vector,
 )
-from .jit import Real, address, at, kernel
+from .jit import Real, address, at, inner, kernel
 from .memory import INT8, copy_bytes, load_u8, store_u8
 
 GROUP = 64
@@ -187,7 +187,7 @@ distances_16, distances_64 = _codeword_sums(True, 1), _codeword_sums(True, 4)
 """(query, codewords dim by dim, dims, bytes of a dim, out): canonical sums of a query with 16 or 64 codewords."""
 
 
-@kernel
+@inner
 def _entries(query: int, codewords: F32, squared: bool, out: int) -> None:
     """Sums of a query with all codewords of a subspace, ``codewords`` (S, K)."""
     dims, count = codewords.shape

@@ -15,7 +15,6 @@ from llvmlite import binding, ir
 
 from ...types import F32
 from .emit import F32 as FLOAT, FAST, I16, I64, LANES, Sums, Value, emitted, load, loop, splat, store, vector
-from .jit import kernel
 
 TILE_ROWS = 6
 """Six rows by sixteen queries are twelve 256-bit accumulators, which leaves room for the operands in sixteen registers."""
@@ -59,12 +58,6 @@ def not_below(b: ir.IRBuilder, products: Value, factor: Value, base: Value, slac
     upper = b.fadd(upper, splat(b, base), flags=FAST)
     upper = b.fadd(upper, b.fmul(load(b, vector(FLOAT), query_slacks), splat(b, slack), flags=FAST), flags=FAST)
     return b.zext(b.bitcast(b.fcmp_unordered(">=", upper, load(b, vector(FLOAT), limits)), I16), I64)
-
-
-@kernel
-def padded(width: int) -> int:
-    """The least whole number of lanes that holds ``width``."""
-    return (width + LANES - 1) // LANES * LANES
 
 
 def padded_queries(queries: F32) -> F32:
