@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from index_cases import (
     DIM,
     KINDS,
@@ -81,6 +82,33 @@ def test_recall_of_one_is_exact_whatever_the_cascade() -> None:
     answer = expected("cosine", rows, ids, queries, 10)
     assert_same(index.search(queries, recall=1.0), *answer)
     assert not np.array_equal(index.search(queries).ids, answer[0])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_exact_search_of_any_shape(data: st.DataObject) -> None:
+    """Any number of rows, dims, slabs and neighbors, some rows removed, a filter: through every stage and without any."""
+    kind, metric = data.draw(st.sampled_from(KINDS)), data.draw(st.sampled_from(METRICS))
+    count, dim = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 70))
+    rows, queries = collection(count, dim, seed=data.draw(st.integers(0, 99))), questions(data.draw(st.integers(1, 5)), dim)
+    ids = shuffled_ids(count)
+    stages = st.one_of(
+        st.builds(asx.Prefix, st.integers(1, dim), keep=st.just(150), renormalize=st.booleans()),
+        st.builds(asx.Int8, st.integers(1, dim), keep=st.just(150)),
+        st.builds(asx.Binary, st.integers(1, dim), keep=st.just(150)),
+        st.builds(asx.PQ, st.integers(1, dim), bits=st.just(4), keep=st.just(150)),
+    )
+    cascade = data.draw(st.one_of(st.none(), st.builds(asx.Cascade, st.lists(stages, min_size=1, max_size=4))))
+    index = filled(rows, metric, kind, cascade, ids)
+    left = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    index.remove(ids[~left])
+    rows, ids = rows[left], ids[left]
+    allowed = np.random.default_rng(0).random((len(queries), len(ids))) < data.draw(st.sampled_from([0.1, 0.9]))
+    k = data.draw(st.integers(1, 160))
+    if len(ids):
+        assert_same(index.search(queries, k), *expected(metric, rows, ids, queries, k))
+    if allowed.any():
+        assert_same(index.search(queries, k, filter=allowed), *expected(metric, rows, ids, queries, k, allowed))
 
 
 # --- cascades ------------------------------------------------------------------------------------------------------------

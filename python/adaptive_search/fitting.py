@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -17,15 +17,23 @@ from .vectors import read_vectors
 SAMPLE_ROWS = 65_536
 """Rows that are learned from, at most: 256 for each of 256 codewords. All of a large index would be a float32 copy of it."""
 
+SAMPLE_BYTES = 256 << 20
+
 BLOCK_ROWS = 8_192
-"""Rows converted or encoded at a time: as float32 they take some MB."""
+BLOCK_BYTES = 32 << 20
+"""Rows converted or encoded at a time take at most this much as float32."""
+
+
+def blocks(rows: int, dim: int) -> Iterator[tuple[int, int]]:
+    """Ranges (first, last) of rows to be converted or encoded one after another."""
+    return ranges(rows, max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * dim))))
 
 
 def sample_rows(slabs: Slabs, store: RowStore, spans: Sequence[Span] = ()) -> F32:
-    """The living and the staged rows as float32, evenly thinned to at most 65,536."""
+    """The living and the staged rows as float32, evenly thinned to at most 65,536, or fewer if they are long."""
     parts = list(store.living(spans))
     total = sum(len(rows) for _, rows in parts)
-    count = min(total, SAMPLE_ROWS)
+    count = min(total, SAMPLE_ROWS, SAMPLE_BYTES // (4 * slabs.dim))
     chosen = np.arange(count) * total // max(count, 1)
     sample = np.empty((count, slabs.dim), np.float32)
     first = passed = 0
@@ -44,7 +52,7 @@ def encode_all(
     total, done = sum(rows for _, rows in extents), 0
     for chunk, rows in extents:
         arrays = {column.name: column.allocate(chunk.capacity) for part in representations for column in part.columns}
-        for first, last in ranges(rows, BLOCK_ROWS):
+        for first, last in blocks(rows, slabs.dim):
             encode(slabs, representations, chunk, first, last, arrays)
             if progress is not None:
                 progress(done + last, total)

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 
 from . import defaults, filters, fitting, persistence, searching
-from .arrays import finite_rows, float32, ranges, rounded, widened
+from .arrays import finite_rows, float32, rounded, widened
 from .backends import current
 from .backends.protocol import Backend
 from .cascade import Bound, Cascade, Found, SearchStats, StageStats
@@ -502,7 +502,7 @@ class Index:
         encoded = self._parts if self.fitted else ()
         done = 0
         for chunk, first, last in spans:
-            for start, stop in ranges(last - first, fitting.BLOCK_ROWS):
+            for start, stop in fitting.blocks(last - first, self._dim):
                 block = matrix[done : done + stop - start]
                 stored = as_vectors(block, "int8") if self.dtype == "int8" else rounded(block, self.dtype)
                 bad = write_vectors(backend, self._slabs, chunk, first + start, stored)

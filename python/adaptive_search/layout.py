@@ -77,11 +77,14 @@ class Column:
     def allocate(self, capacity: int) -> Array:
         return aligned_zeros(self.shape(capacity), self.dtype)
 
+    def held(self, array: Array, rows: int) -> Array:
+        """What belongs to the first ``rows`` rows, padding included: a view."""
+        return array[: round_up(rows, GROUP) // GROUP] if self.blocked else array[:rows]
+
     def used(self, array: Array, rows: int) -> Array:
         """What kernels see of the first ``rows`` rows: a view without the padding."""
-        if self.blocked:
-            return array[: round_up(rows, GROUP) // GROUP]
-        return array[:rows, : self.width] if self.width else array[:rows]
+        held = self.held(array, rows)
+        return held[:, : self.width] if self.width and not self.blocked else held
 
     def write(self, array: Array, first: int, values: Array) -> None:
         """Put row-major ``values`` into the rows from ``first`` on. In a blocked column the rest of the last group becomes zero."""

@@ -103,7 +103,7 @@ def write(
     _tidy(store)
     segments: list[NewSegment | StoredSegment] = []
     for chunk, ids in zip(store.chunks, store.chunk_ids(), strict=True):
-        arrays = {name: array[: len(array) * chunk.rows // chunk.capacity] for name, array in chunk.arrays.items()}
+        arrays = {name: store.columns[name].held(array, chunk.rows) for name, array in chunk.arrays.items()}
         segments.append(chunk.segment or NewSegment(arrays | {"ids": ids}, chunk.rows))
     aux: dict[str, NewSegment | StoredSegment] = {}
     for number, part in enumerate(parts):
