@@ -1,5 +1,5 @@
-// Dense scans for one to four queries: memory-bound, so every row is read once, in order, and nothing is unrolled over rows (many load
-// streams defeat the hardware prefetcher; software prefetch hurts it too).
+// Dense scans for one to four queries: memory-bound, so every row is read once, in order, and nothing is unrolled over rows: many load
+// streams defeat the hardware prefetcher.
 //
 // Dims lie in lanes; a group of `lanes` rows is summed by one transposing tree. Rows come piece by piece (slab by slab), with partial sums
 // of the block carried in its workspace, so that each slab is read as one stream. Sums of squares for the row terms ride along: one more FMA
@@ -62,6 +62,7 @@ ASX_INLINE void row_sums(const uint8_t* row, int64_t width, const float* query, 
 #pragma GCC unroll 4
         for (int d = 0; d < depth; ++d) {
             const auto x = S::template widen<K>(row + (i + d * S::lanes) * K::bytes);
+            S::prefetch_ahead(row + (i + d * S::lanes) * K::bytes);
 #pragma GCC unroll 4
             for (int q = 0; q < Q; ++q) sums[q][d] = S::fma(x, S::load(query + q * query_stride + i + d * S::lanes), sums[q][d]);
             if (with_squares) squares[d] = S::fma(x, x, squares[d]);

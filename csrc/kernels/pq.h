@@ -117,7 +117,12 @@ template <int B> ASX_INLINE void pq_registers(const Block* block, int64_t first,
     }
 }
 
-template <int B> ASX_INLINE void pq8_sums(const uint8_t* const (&at)[B], const uint8_t* table, int64_t subspaces, Simd::Bytes (&low)[B], Simd::Bytes (&high)[B]) {
+template <bool prefetch> ASX_INLINE Simd::Bytes load_codes(const uint8_t* p) {
+    if (prefetch) Simd::prefetch_ahead(p);
+    return Simd::load_bytes(p);
+}
+
+template <bool prefetch, int B> ASX_INLINE void pq8_sums(const uint8_t* const (&at)[B], const uint8_t* table, int64_t subspaces, Simd::Bytes (&low)[B], Simd::Bytes (&high)[B]) {
     using S = Simd;
     S::Bytes l[B], h[B], pair[B];
 #pragma GCC unroll 8
@@ -126,11 +131,11 @@ template <int B> ASX_INLINE void pq8_sums(const uint8_t* const (&at)[B], const u
     for (; m + 2 <= subspaces; m += 2) {
         const auto first = S::load_table256(table + 256 * m);
 #pragma GCC unroll 8
-        for (int b = 0; b < B; ++b) pair[b] = S::look_up(first, S::load_bytes(at[b] + kPqBlock * m));
+        for (int b = 0; b < B; ++b) pair[b] = S::look_up(first, load_codes<prefetch>(at[b] + kPqBlock * m));
         const auto second = S::load_table256(table + 256 * (m + 1));
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) {
-            const auto sum = S::add_bytes(pair[b], S::look_up(second, S::load_bytes(at[b] + kPqBlock * (m + 1))));
+            const auto sum = S::add_bytes(pair[b], S::look_up(second, load_codes<prefetch>(at[b] + kPqBlock * (m + 1))));
             l[b] = S::add_halves(l[b], sum);
             h[b] = S::add_halves(h[b], S::halves_down(sum));
         }
@@ -160,7 +165,7 @@ int64_t pq8_scan(const Block* block, const void* packed, const float* thresholds
         const uint8_t* at[B];
         Simd::Bytes low[B], high[B];
         pq_registers<B>(block, row / Simd::bytes, subspaces * kPqBlock, at);
-        pq8_sums<B>(at, tables, subspaces, low, high);
+        pq8_sums<true, B>(at, tables, subspaces, low, high);
         for (int b = 0; b < B; ++b) pq_emit(block, header, 0, row + b * Simd::bytes, least, low[b], high[b], survivors);
     }
     return block->rows;
@@ -178,7 +183,7 @@ ASX_INLINE void pq4_sums(const uint8_t* const (&at)[B], const uint8_t* const (&t
         S::Bytes even[B], odd[B];
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) {
-            const auto codes = S::load_bytes(at[b] + kPqBlock * p);
+            const auto codes = load_codes<Q == 1>(at[b] + kPqBlock * p);
             even[b] = S::low_nibbles(codes);
             odd[b] = S::high_nibbles(codes);
         }

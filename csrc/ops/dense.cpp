@@ -196,7 +196,7 @@ int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queri
         q += in.count;
     }
     const int64_t step = cached_rows(dims * (unpack ? 4 : element_bytes(kind)));
-    Workspace workspace(unpack ? step * ((dims + 15) / 16 * 16) * 4 : 0);
+    Workspace& workspace = thread_workspace(unpack ? step * ((dims + 15) / 16 * 16) * 4 : 0);
     int64_t bad_row = -1;
     for (int64_t row = first; row < last;) {
         const Chunk& chunk = rows.chunk_of(row);

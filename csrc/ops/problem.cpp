@@ -11,13 +11,26 @@ Aligned allocate_aligned(int64_t bytes) {
     return Aligned(static_cast<uint8_t*>(p));
 }
 
-Workspace::Workspace(int64_t unpacked_bytes) : memory(allocate_aligned((9 * (kBlockRows + 16)) * 4 + unpacked_bytes)) {
+namespace {
+
+constexpr int64_t kTerms = kBlockRows + 16;             // whole registers may be stored at the end
+constexpr int64_t kSurvivors = 5 * kBlockRows;          // a few-query scan of a whole block fits
+
+}  // namespace
+
+Workspace::Workspace(int64_t bytes) : memory(allocate_aligned(9 * kTerms * 4 + kSurvivors * static_cast<int64_t>(sizeof(Survivor)) + bytes)), unpacked_bytes(bytes) {
     auto* p = reinterpret_cast<float*>(memory.get());
-    constexpr int64_t terms = kBlockRows + 16;          // whole registers may be stored at the end
-    squares = p, scale = p + terms, bias = p + 2 * terms, slack = p + 3 * terms;
-    row_sums = reinterpret_cast<int32_t*>(p + 4 * terms);
-    sums = p + 5 * terms;                               // kBlockRows for each of up to four queries
-    unpacked = p + 9 * terms;
+    squares = p, scale = p + kTerms, bias = p + 2 * kTerms, slack = p + 3 * kTerms;
+    row_sums = reinterpret_cast<int32_t*>(p + 4 * kTerms);
+    sums = p + 5 * kTerms;                              // kBlockRows for each of up to four queries
+    survivors = {reinterpret_cast<Survivor*>(p + 9 * kTerms), 0, kSurvivors};
+    unpacked = reinterpret_cast<float*>(survivors.items + kSurvivors);
+}
+
+Workspace& thread_workspace(int64_t unpacked_bytes) {
+    thread_local std::unique_ptr<Workspace> workspace;
+    if (!workspace || workspace->unpacked_bytes < unpacked_bytes) workspace = std::make_unique<Workspace>(unpacked_bytes);
+    return *workspace;
 }
 
 const Shape& choose_shape(const Family& family, int64_t remaining) {

@@ -24,13 +24,18 @@ struct Group {
     Aligned packed;
 };
 
-// Memory that a scan works in: row terms of one block, partial sums, unpacked rows.
+// Memory that a scan works in: row terms of one block, partial sums, unpacked rows, survivors.
 struct Workspace {
     explicit Workspace(int64_t unpacked_bytes);
     Aligned memory;
+    int64_t unpacked_bytes;
     float *squares, *scale, *bias, *slack, *sums, *unpacked;
     int32_t* row_sums;
+    Survivors survivors;
 };
+
+// The calling thread's workspace, kept from call to call: fresh pages cost more than a small search.
+Workspace& thread_workspace(int64_t unpacked_bytes);
 
 class Problem {
   public:

@@ -8,7 +8,6 @@ namespace asx {
 
 namespace {
 
-constexpr int64_t kSurvivors = 5 * kBlockRows;      // a few-query scan of a whole block fits
 constexpr int64_t kFirstRows = 192;                 // thresholds come from the first few rows, before whole blocks survive
 
 void write_best(const std::vector<Candidate>& best, bool smallest_first, int64_t k, float* scores, int64_t* rows) {
@@ -42,17 +41,13 @@ bool Scan::any_allowed(int64_t first_row, int64_t count) const {
 
 void Scan::run(int64_t first_visit, int64_t last_visit) {
     if (problem_->queries() == 0 || k_ == 0) return;
-    if (!workspace_) {
-        workspace_ = std::make_unique<Workspace>(problem_->unpacked_bytes());
-        buffer_.resize(kSurvivors);
-        survivors_ = {buffer_.data(), 0, kSurvivors};
-    }
+    Workspace& workspace = thread_workspace(problem_->unpacked_bytes());
     for (int64_t v = first_visit; v < last_visit; ++v) {
         const Visit visit = problem_->rows().visit(v);
         int64_t step = started_ ? problem_->block_rows() : kFirstRows;
         for (int64_t done = 0; done < visit.rows;) {
             const int64_t count = std::min(step, visit.rows - done);
-            if (any_allowed(visit.chunk->first + visit.start + done, count)) scan_block(*visit.chunk, visit.start + done, count);
+            if (any_allowed(visit.chunk->first + visit.start + done, count)) scan_block(*visit.chunk, visit.start + done, count, workspace);
             done += count;
             step = problem_->block_rows();
         }
@@ -60,7 +55,7 @@ void Scan::run(int64_t first_visit, int64_t last_visit) {
     }
 }
 
-void Scan::scan_block(const Chunk& chunk, int64_t start, int64_t count) {
+void Scan::scan_block(const Chunk& chunk, int64_t start, int64_t count, Workspace& workspace) {
     Block block = {};
     const int64_t first_row = chunk.first + start;
     block.n_pieces = static_cast<int32_t>(chunk.pieces.size());
@@ -71,16 +66,16 @@ void Scan::scan_block(const Chunk& chunk, int64_t start, int64_t count) {
     }
     block.rows = count;
     block.allowed = allowed_.bytes && !allowed_.stride ? allowed_.bytes + first_row : nullptr;
-    block.squares = workspace_->squares, block.scale = workspace_->scale, block.bias = workspace_->bias;
-    block.slack = workspace_->slack, block.row_sums = workspace_->row_sums, block.workspace = workspace_->sums;
+    block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
+    block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
     block.last_word = problem_->rows().last_word;
-    int64_t bad = problem_->prepare(block, chunk, start, *workspace_);
-    for (const Group& group : problem_->groups()) scan_group(group, block, first_row);
+    int64_t bad = problem_->prepare(block, chunk, start, workspace);
+    for (const Group& group : problem_->groups()) scan_group(group, block, first_row, workspace.survivors);
     if (!block.ready) bad = problem_->first_bad_row(block, chunk, start);
     if (bad >= 0) bad_row_ = bad_row_ < 0 ? first_row + bad : std::min(bad_row_, first_row + bad);
 }
 
-void Scan::scan_group(const Group& group, const Block& block, int64_t first_row) {
+void Scan::scan_group(const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
     alignas(64) float thresholds[64];
     for (int64_t done = 0; done < block.rows;) {
         for (int32_t q = 0; q < group.count; ++q) {
@@ -88,15 +83,15 @@ void Scan::scan_group(const Group& group, const Block& block, int64_t first_row)
             thresholds[q] = candidates_[static_cast<size_t>(query)].threshold() - problem_->underflow() - problem_->shift(query);
         }
         const Block rest = advanced(block, done, problem_->in_pq_blocks());
-        const int64_t finished = group.shape->scan(&rest, group.packed.get(), thresholds, &survivors_);
-        drain(group, rest, first_row + done);
+        const int64_t finished = group.shape->scan(&rest, group.packed.get(), thresholds, &survivors);
+        drain(group, rest, first_row + done, survivors);
         done += finished;
     }
 }
 
-void Scan::drain(const Group& group, const Block& block, int64_t first_row) {
-    for (int64_t i = 0; i < survivors_.count; ++i) {
-        const Survivor& s = survivors_.items[i];
+void Scan::drain(const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
+    for (int64_t i = 0; i < survivors.count; ++i) {
+        const Survivor& s = survivors.items[i];
         const int64_t query = group.first + s.query, row = first_row + s.row;
         if (allowed_.stride && !allowed_.bytes[query * allowed_.stride + row]) continue;
         const float key = s.key + problem_->shift(query);
@@ -111,7 +106,7 @@ void Scan::drain(const Group& group, const Block& block, int64_t first_row) {
         if (!(c.lower < c.upper)) c.lower = kLowest;
         candidates_[static_cast<size_t>(query)].add(*problem_, query, k_, c);
     }
-    survivors_.count = 0;
+    survivors.count = 0;
 }
 
 void Scan::merge(const Scan& other) {

@@ -30,9 +30,9 @@ class Scan {
     void finish(float* scores, int64_t* rows);
 
   private:
-    void scan_block(const Chunk& chunk, int64_t start, int64_t count);
-    void scan_group(const Group& group, const Block& block, int64_t first_row);
-    void drain(const Group& group, const Block& block, int64_t first_row);
+    void scan_block(const Chunk& chunk, int64_t start, int64_t count, Workspace& workspace);
+    void scan_group(const Group& group, const Block& block, int64_t first_row, Survivors& survivors);
+    void drain(const Group& group, const Block& block, int64_t first_row, Survivors& survivors);
     bool any_allowed(int64_t first_row, int64_t count) const;
 
     std::shared_ptr<const Problem> problem_;
@@ -41,9 +41,6 @@ class Scan {
     int64_t bad_row_ = -1;
     bool started_ = false;
     std::vector<Candidates> candidates_;
-    std::unique_ptr<Workspace> workspace_;
-    std::vector<Survivor> buffer_;
-    Survivors survivors_ = {};
 };
 
 // Canonical top-k of candidate lists (queries, width): -1 is none, a row named twice counts once.

@@ -13,6 +13,8 @@ struct Simd {
     static constexpr int tile_rows = 6;         // 6 x 2 accumulators, 2 of the query panel, 1 broadcast: 15 of 16 registers
     static constexpr bool has_bfloat16_dot = false;
 
+    static ASX_INLINE void prefetch_ahead(const uint8_t*) {}          // the hardware prefetcher follows 32-byte loads by itself
+
     // --- float32 -----------------------------------------------------------------------------------------------------
     using F = __m256;
     static ASX_INLINE F zero() { return _mm256_setzero_ps(); }
@@ -143,9 +145,13 @@ struct Simd {
     using Counts = __m256i;
     static ASX_INLINE Words set_word(uint64_t x) { return _mm256_set1_epi64x(static_cast<int64_t>(x)); }
     static ASX_INLINE Words load_words(const void* p) { return load_bytes(p); }
-    static ASX_INLINE Words load_words_part(const void* p, int64_t n) {
-        return _mm256_maskload_epi64(static_cast<const long long*>(p), _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)));
+    static ASX_INLINE Words load_words_bytes(const void* p, int64_t n) {         // n < 32
+        const auto* bytes_at = static_cast<const uint8_t*>(p);
+        uint64_t word[4] = {};
+        for (int64_t w = 0; 8 * w < n; ++w) word[w] = 8 * w + 8 <= n ? read<uint64_t>(bytes_at + 8 * w) : read_low_bytes(bytes_at + 8 * w, n - 8 * w);
+        return _mm256_setr_epi64x(static_cast<int64_t>(word[0]), static_cast<int64_t>(word[1]), static_cast<int64_t>(word[2]), static_cast<int64_t>(word[3]));
     }
+    static ASX_INLINE Words and_words(Words a, Words b) { return _mm256_and_si256(a, b); }
     static ASX_INLINE Words xor_words(Words a, Words b) { return _mm256_xor_si256(a, b); }
     static ASX_INLINE Counts count_zero() { return _mm256_setzero_si256(); }
     static ASX_INLINE Counts count_add(Counts sum, Words a) {

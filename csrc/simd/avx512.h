@@ -18,6 +18,9 @@ struct Simd {
         false;
 #endif
 
+    // Streams read in 64-byte loads are not picked up by the hardware prefetcher of Zen 5: 64-byte rows 4.6 -> 2.0 ns, 3 KiB rows 29 -> 36 GB/s.
+    static ASX_INLINE void prefetch_ahead(const uint8_t* p) { __builtin_prefetch(p + 8192); }
+
     // --- float32 -----------------------------------------------------------------------------------------------------
     using F = __m512;
     static ASX_INLINE F zero() { return _mm512_setzero_ps(); }
@@ -136,7 +139,8 @@ struct Simd {
     using Counts = __m512i;
     static ASX_INLINE Words set_word(uint64_t x) { return _mm512_set1_epi64(static_cast<int64_t>(x)); }
     static ASX_INLINE Words load_words(const void* p) { return _mm512_loadu_si512(p); }
-    static ASX_INLINE Words load_words_part(const void* p, int64_t n) { return _mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << n) - 1), p); }
+    static ASX_INLINE Words load_words_bytes(const void* p, int64_t n) { return load_bytes_part(p, n); }
+    static ASX_INLINE Words and_words(Words a, Words b) { return _mm512_and_si512(a, b); }
     static ASX_INLINE Words xor_words(Words a, Words b) { return _mm512_xor_si512(a, b); }
     static ASX_INLINE Counts count_zero() { return _mm512_setzero_si512(); }
     static ASX_INLINE Counts count_add(Counts sum, Words a) { return _mm512_add_epi64(sum, _mm512_popcnt_epi64(a)); }

@@ -12,6 +12,9 @@ struct Simd {
     static constexpr int tile_rows = 4;         // rows of a register tile
     static constexpr bool has_bfloat16_dot = false;
 
+    // Asks for what a sequential read will need soon, where the hardware does not see it coming.
+    static ASX_INLINE void prefetch_ahead(const uint8_t*) {}
+
     // --- float32 -----------------------------------------------------------------------------------------------------
     struct F {
         float v[lanes];
@@ -158,7 +161,12 @@ struct Simd {
     using Counts = Words;
     static ASX_INLINE Words set_word(uint64_t x) { return {{x, x}}; }
     static ASX_INLINE Words load_words(const void* p) { return read<Words>(p); }
-    static ASX_INLINE Words load_words_part(const void* p, int64_t n) { return {{n > 0 ? read<uint64_t>(p) : 0, 0}}; }     // n < words
+    static ASX_INLINE Words load_words_bytes(const void* p, int64_t n) {         // n bytes, fewer than a register; the rest is zero
+        Words a = {};
+        __builtin_memcpy(a.v, p, static_cast<uint64_t>(n));
+        return a;
+    }
+    static ASX_INLINE Words and_words(Words a, Words b) { return {{a.v[0] & b.v[0], a.v[1] & b.v[1]}}; }
     static ASX_INLINE Words xor_words(Words a, Words b) { return {{a.v[0] ^ b.v[0], a.v[1] ^ b.v[1]}}; }
     static ASX_INLINE Counts count_zero() { return {}; }
     static ASX_INLINE Counts count_add(Counts sum, Words a) {
