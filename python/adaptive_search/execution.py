@@ -28,14 +28,20 @@ Progress = Callable[[int, int], None]
 RANGE_SECONDS = 0.05
 """How long a range should take: short enough for Ctrl-C, long enough that its overhead does not show."""
 
-WORTH_SECONDS = 0.001
+WORTH_SECONDS = 0.002
 """Less work than this is not worth a helper: waking a thread and getting its result takes some 0.1 ms."""
 
 CANDIDATE_BYTES = 64 << 20
 """Most memory for candidates of the scans of one call."""
 
-MAX_GROUP = 256
-"""Queries packed together. More would not make a scan faster, and a visit of 4,096 rows longer than a range should be."""
+MAX_GROUP = 1024
+"""Most queries packed together: what a kernel does to a block of rows before it scores them is shared by so many."""
+
+VISIT_WORK = 1 << 20
+"""Most products (queries times width) per row of a visit, so that one visit of 4,096 rows stays far below a second."""
+
+NARROW = 256
+"""Rows of fewer numbers cost little to read and to prepare again for every thread."""
 
 
 def available_cores() -> int:
@@ -246,6 +252,11 @@ def _asked(threads: int | None) -> int:
     return get_threads() if asked is None else asked
 
 
+def queries_at_once(width: int) -> int:
+    """Most queries to be scored together against rows of so many numbers."""
+    return min(MAX_GROUP, max(32, VISIT_WORK // width))
+
+
 def _raise_bad_row(row: int) -> None:
     raise ValueError(f"rows: row {row} holds NaN or infinity")
 
@@ -256,13 +267,16 @@ def run_scan(
     queries: int,
     k: int,
     *,
+    width: int = 1024,
+    query_bytes: int = 0,
     threads: int | None = None,
     progress: Progress | None = None,
     bad_row: Callable[[int], None] = _raise_bad_row,
 ) -> tuple[F32, I64]:
     """Run a top-k scan for all queries: scores (queries, k) and row numbers, as `Scan.finish` gives them.
 
-    Few queries share the rows out between threads, many queries are shared out themselves.
+    Threads share out the rows, each scanning its part for all queries of a group. Where there are too few rows for that, or
+    many queries for narrow rows, they share out the queries: then nobody has to start twice with the thresholds of a query.
 
     Parameters
     ----------
@@ -272,6 +286,10 @@ def run_scan(
         ``make(first, last)`` gives the scan for queries first..last; called from any thread.
     queries, k : int
         How many queries there are, and the k that ``make`` gives its scans.
+    width : int
+        How many numbers a row is scored from, roughly.
+    query_bytes : int
+        Memory that a query takes beside its candidates, such as its tables.
     threads : int, optional
         At most this many, the calling one included.
     progress : callable, optional
@@ -281,9 +299,10 @@ def run_scan(
     """
     scores = np.empty((queries, k), np.float32)
     found = np.empty((queries, k), np.int64)
-    query_bytes = (2 * k + 64) * 16
-    workers = max(1, min(_asked(threads), CANDIDATE_BYTES // query_bytes))
-    group = max(1, min(MAX_GROUP, CANDIDATE_BYTES // (query_bytes * workers)))
+    candidate_bytes = (2 * k + 64) * 16
+    workers = max(1, min(_asked(threads), CANDIDATE_BYTES // candidate_bytes))
+    fitting = CANDIDATE_BYTES // ((candidate_bytes + query_bytes) * workers)
+    group = max(1, min(queries_at_once(width), fitting))
     visits = rows.visits
 
     def finish(first: int, last: int, scan: Scan, bad: int) -> None:
@@ -291,7 +310,8 @@ def run_scan(
             bad_row(bad)
         scores[first:last], found[first:last] = scan.finish()
 
-    if workers > 1 and (queries >= 64 * workers or (visits < 2 * workers and queries >= 2 * workers)):
+    many = queries >= 64 * workers and width < NARROW
+    if workers > 1 and (many or (visits < 4 * workers and queries >= 2 * workers)):
         _by_queries(make, visits, list(_groups(queries, group, workers)), workers, progress, finish)
     else:
         for first, last in arrays.ranges(queries, group):

@@ -39,6 +39,14 @@ class Family(Protocol):
     def largest(self) -> bool:
         """Whether larger scores are better."""
 
+    @property
+    def width(self) -> int:
+        """How many numbers a row is scored from, roughly."""
+
+    @property
+    def query_bytes(self) -> int:
+        """Memory that a query takes while it is searched, beside its candidates."""
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Ranges of rows that are searched one after another, so that only one at a time is held in converted form."""
 
@@ -88,7 +96,8 @@ def _block(family: Family, first: int, last: int, k: int, allowed: Bool | None, 
             mask = allowed if allowed is None or allowed.ndim == 1 else np.ascontiguousarray(allowed[start:stop])
             return family.scan(rows, start, stop, k, mask)
 
-        scores, ids = run_scan(rows, make, family.queries, k, threads=threads, bad_row=bad_row)
+        width, query_bytes = family.width, family.query_bytes
+        scores, ids = run_scan(rows, make, family.queries, k, width=width, query_bytes=query_bytes, threads=threads, bad_row=bad_row)
         found = Neighbors(ids, scores)
     if first:
         found.ids[found.ids >= 0] += first
@@ -167,6 +176,14 @@ class DenseFamily:
     def largest(self) -> bool:
         return self.metric != "l2"
 
+    @property
+    def width(self) -> int:
+        return self.matrix.dim
+
+    @property
+    def query_bytes(self) -> int:
+        return 4 * self.matrix.dim
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         return self.matrix.blocks()
 
@@ -216,6 +233,14 @@ class IntegerFamily:
     def largest(self) -> bool:
         return self.metric == "ip"
 
+    @property
+    def width(self) -> int:
+        return self.matrix.dim
+
+    @property
+    def query_bytes(self) -> int:
+        return 4 * self.matrix.dim
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         return self.matrix.blocks()
 
@@ -258,6 +283,14 @@ class HammingFamily:
     @property
     def largest(self) -> bool:
         return False
+
+    @property
+    def width(self) -> int:
+        return -(-self.bits // 64)
+
+    @property
+    def query_bytes(self) -> int:
+        return int(self.batch.shape[1])
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         count, width = self.codes.shape

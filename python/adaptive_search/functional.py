@@ -15,7 +15,7 @@ from . import flat
 from .arrays import block_rows, ranges
 from .backends import current
 from .backends.protocol import IntegerMetric, Rows
-from .execution import MAX_GROUP, run_ranges
+from .execution import queries_at_once, run_ranges
 from .flat import DenseFamily, HammingFamily, IntegerFamily
 from .types import F32, I32, I64, Array, Metric, Neighbors
 from .validation import (
@@ -141,7 +141,7 @@ def _all_pairs(family: DenseFamily | HammingFamily, dtype: type[np.generic], thr
     for first, last in family.blocks():
         rows = family.open(first, last)
         whole = last - first == family.rows
-        for start, stop in ranges(family.queries, MAX_GROUP):
+        for start, stop in ranges(family.queries, queries_at_once(family.width)):
             part = out[start:stop] if whole else np.empty((stop - start, last - first), dtype)
             bad: list[int] = []
 

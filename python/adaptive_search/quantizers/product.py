@@ -273,6 +273,14 @@ class _PQFamily:
     def largest(self) -> bool:
         return self.quantizer.metric != "l2"
 
+    @property
+    def width(self) -> int:
+        return self.quantizer.code_bytes
+
+    @property
+    def query_bytes(self) -> int:
+        return 4 * self.quantizer.subspaces << self.quantizer.bits
+
     def blocks(self) -> Iterator[tuple[int, int]]:
         packed = isinstance(self.codes, PackedCodes)
         return ranges(self.rows, max(1, self.rows) if packed else block_rows(self.quantizer.code_bytes))
