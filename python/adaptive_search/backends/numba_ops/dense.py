@@ -21,14 +21,17 @@ from .chunks import BASE, COUNT, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WI
 from .emit import LANES
 from .jit import Int, Real, address, at, inner, kernel
 from .lanes import dot, squared_distance, squares64
-from .memory import FLOAT32, INT8, load_f32, store_f32, widen
-from .parts import fill_tile, list_rows, part_rows
-from .tiles import TILE_ROWS, WIDE, not_below, pack_tiles, padded_queries, tile_16, tile_32
+from .memory import FLOAT32, INT8, load_f32, load_i64, store_f32, store_i64, widen
+from .parts import COPY_BYTES, PART_BYTES, fill_tile, list_rows, part_rows
+from .tiles import TERMS, TILE_ROWS, WIDE, not_below, pack_tiles, padded_queries, tile_16, tile_32
 
 IP, COSINE, L2 = (METRICS.index(name) for name in ("ip", "cosine", "l2"))
 
 FEW = 3
 """Up to so many queries are scored one by one."""
+
+FILTER_ROWS = 16 * TILE_ROWS
+"""Rows that are filtered before the survivors among them move the cuts."""
 
 RAISE = np.float32(1e-15)
 
@@ -57,12 +60,12 @@ class Part(NamedTuple):
     locals: I64
     """Its number within the chunk."""
     norms: F32
-    factors: F32
-    bases: F32
-    slacks: F32
-    """Its tile key is factor * product + base, its slack is added to with the query's."""
+    terms: F32
+    """(n, TERMS) factor, base and slack: a tile key is at most factor * product + base + slack * query slack."""
     products: F32
     """(2, TILE_ROWS, 16)"""
+    masks: I64
+    """(2 * FILTER_ROWS,)"""
     copies: F32
     """Rows that cannot be read in place."""
 
@@ -82,15 +85,13 @@ class Packed(NamedTuple):
 
 
 @inner
-def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
-    """One row as float32, its pieces joined, zeros up to a whole number of lanes."""
-    place = PIECES
-    end = target + 4 * rows.padded
-    for _ in range(rows.pieces):
-        count = rows.table[chunk, place + WIDTH]
-        widen(rows.kind, rows.table[chunk, place + BASE] + local * rows.table[chunk, place + STRIDE], count, target)
-        place += PIECE_COLUMNS
-        target += 4 * count
+def _gather(kind: int, pieces: int, piece: int, local: int, target: int, end: int) -> None:
+    """One row as float32, its pieces joined, zeros up to ``end``. ``piece`` is the address of its pieces in the table."""
+    for _ in range(pieces):
+        width = load_i64(piece + 8 * WIDTH)
+        widen(kind, load_i64(piece + 8 * BASE) + local * load_i64(piece + 8 * STRIDE), width, target)
+        piece += 8 * PIECE_COLUMNS
+        target += 4 * width
     while target < end:
         store_f32(target, np.float32(0))
         target += 4
@@ -101,7 +102,7 @@ def _row(rows: Layout, chunk: int, local: int, buffer: int) -> Int:
     """Address of a row ready for canonical sums; ``buffer`` takes it if it cannot be read in place."""
     if rows.in_place:
         return rows.table[chunk, PIECES + BASE] + local * rows.table[chunk, PIECES + STRIDE]
-    _gather(rows, chunk, local, buffer)
+    _gather(rows.kind, rows.pieces, at(rows.table[chunk]) + 8 * PIECES, local, buffer, buffer + 4 * rows.padded)
     return buffer
 
 
@@ -122,6 +123,16 @@ def _key(metric: int, query: int, row: int, width: int, norm: Real) -> Real:
 
 
 @inner
+def _next(first: int, n: int, metric: int, query: int, addresses: int, width: int, norms: int, cut: Real) -> Int:
+    """The next row whose canonical score is not below the cut, or is infinite or NaN, as those of bad rows are."""
+    for i in range(first, n):
+        key = _key(metric, query, load_i64(addresses + 8 * i), width, load_f32(norms + 4 * i))
+        if not -np.inf < key < cut:
+            return i
+    return n
+
+
+@inner
 def _finite(row: int, width: int) -> bool:
     """A square of a float32 cannot overflow in float64."""
     return bool(np.isfinite(squares64(row, width)))
@@ -132,9 +143,10 @@ def _list_part(rows: Layout, chunk: int, first: int, last: int, allowed: Allowed
     """Fill ``part`` with the rows that a shared mask allows; how many."""
     n = list_rows(rows.table, chunk, first, last, allowed, part.addresses, part.locals)
     if not rows.in_place:
+        pieces, row_bytes, copies = at(rows.table[chunk]) + 8 * PIECES, 4 * rows.padded, at(part.copies)
         for i in range(n):
-            part.addresses[i] = at(part.copies) + 4 * part.copies.shape[1] * i
-            _gather(rows, chunk, part.locals[i], part.addresses[i])
+            part.addresses[i] = copies + row_bytes * i
+            _gather(rows.kind, rows.pieces, pieces, part.locals[i], part.addresses[i], part.addresses[i] + row_bytes)
     fill_tile(part.addresses, n, TILE_ROWS)
     return n
 
@@ -149,20 +161,20 @@ def _measure(rows: Layout, chunk: int, n: int, metric: int, tiled: bool, part: P
         if metric == COSINE:
             norm = _norm(norms, part.locals[i], row, width)
             part.norms[i] = norm
-            part.factors[i] = np.float32(1) / norm if norm != 0 else np.float32(0)
-            part.bases[i] = np.float32(0)
-            part.slacks[i] = slack if norm == 0 or TINY_NORM <= norm <= HUGE_NORM else np.float32(np.inf)
+            part.terms[i, 0] = np.float32(1) / norm if norm != 0 else np.float32(0)
+            part.terms[i, 1] = np.float32(0)
+            part.terms[i, 2] = slack if norm == 0 or TINY_NORM <= norm <= HUGE_NORM else np.float32(np.inf)
         elif tiled:
             # Any norm within a few units of the last place will do here, so a float32 sum is enough.
             norm = load_f32(norms + 4 * part.locals[i]) if norms != 0 else np.sqrt(dot(row, row, width))
             raised = norm + RAISE
-            part.slacks[i] = slack * raised if norm <= HUGE_NORM else np.float32(np.inf)
+            part.terms[i, 2] = slack * raised if norm <= HUGE_NORM else np.float32(np.inf)
             if metric == L2:
-                part.factors[i] = np.float32(2)
-                part.bases[i] = slack * (raised * raised) - norm * norm
+                part.terms[i, 0] = np.float32(2)
+                part.terms[i, 1] = slack * (raised * raised) - norm * norm
             else:
-                part.factors[i] = np.float32(1)
-                part.bases[i] = np.float32(0)
+                part.terms[i, 0] = np.float32(1)
+                part.terms[i, 1] = np.float32(0)
 
 
 @inner
@@ -193,38 +205,59 @@ def _consider(
 
 
 @inner
-def _tile(group: int, groups: int, part: Part, i: int, tiles: F32) -> None:
+def _tile(groups: int, addresses: int, packed: int, width: int, products: int) -> None:
     """Products of six rows with one or two groups of queries."""
-    group_bytes = 4 * LANES * tiles.shape[1]
-    start = at(tiles) + group * group_bytes
     if groups == 2:
-        tile_32(at(part.addresses) + 8 * i, start, group_bytes, tiles.shape[1], at(part.products))
+        tile_32(addresses, packed, 4 * LANES * width, width, products)
     else:
-        tile_16(at(part.addresses) + 8 * i, start, group_bytes, tiles.shape[1], at(part.products))
+        tile_16(addresses, packed, 4 * LANES * width, width, products)
+
+
+@inner
+def _filter(
+    groups: int, n: int, addresses: int, packed: int, width: int, products: int, row_terms: int, query_slacks: int, limits: int, masks: int
+) -> bool:
+    """Queries, as bits, for which each of ``n`` rows may be good enough: ``masks[groups, n]``. Whether there is any."""
+    found = 0
+    for first in range(0, n, TILE_ROWS):
+        _tile(groups, addresses + 8 * first, packed, width, products)
+        for g in range(groups):
+            for i in range(first, min(first + TILE_ROWS, n)):
+                passed = not_below(
+                    products + 4 * LANES * (g * TILE_ROWS + i - first),
+                    row_terms + 4 * TERMS * i,
+                    query_slacks + 4 * LANES * g,
+                    limits + 4 * LANES * g,
+                )
+                store_i64(masks + 8 * (g * n + i), passed)
+                found |= passed
+    return found != 0
 
 
 @inner
 def _scan_tiles(
     rows: Layout, chunk: int, n: int, part: Part, queries: Packed, limits: F32, allowed: Allowed, held: Reservoirs, bad: int
-) -> int:
-    n_queries, n_groups = len(queries.rows), len(queries.tiles)
+) -> Int:
+    n_queries, n_groups, width = len(queries.rows), len(queries.tiles), rows.width
     group = 0
     while group < n_groups:
         groups = 2 if WIDE and group + 2 <= n_groups else 1
-        for first in range(0, n, TILE_ROWS):
-            _tile(group, groups, part, first, queries.tiles)
-            for g in range(group, group + groups):
-                start = g * LANES
+        packed = at(queries.tiles) + 4 * LANES * width * group
+        query_slacks, cuts = at(queries.slacks) + 4 * LANES * group, at(limits) + 4 * LANES * group
+        for first in range(0, n, FILTER_ROWS):
+            count = min(FILTER_ROWS, n - first)
+            addresses, row_terms = at(part.addresses) + 8 * first, at(part.terms) + 4 * TERMS * first
+            if not _filter(groups, count, addresses, packed, width, at(part.products), row_terms, query_slacks, cuts, at(part.masks)):
+                continue
+            for g in range(groups):
+                start = (group + g) * LANES
                 valid = (1 << min(LANES, n_queries - start)) - 1
-                for i in range(first, min(first + TILE_ROWS, n)):
-                    products = at(part.products) + 4 * LANES * ((g - group) * TILE_ROWS + i - first)
-                    passed = valid & not_below(
-                        products, part.factors[i], part.bases[i], part.slacks[i], at(queries.slacks) + 4 * start, at(limits) + 4 * start
-                    )
+                for i in range(count):
+                    passed = valid & part.masks[g * count + i]
                     query = start
                     while passed:
                         if passed & 1:
-                            bad = _consider(rows, chunk, part, i, queries, query, allowed, held, bad)
+                            bad = _consider(rows, chunk, part, first + i, queries, query, allowed, held, bad)
                             limits[query] = _limit(held.cut_keys[query], queries.shifts[query])
                         passed >>= 1
                         query += 1
@@ -235,7 +268,7 @@ def _scan_tiles(
 @kernel
 def _scan(rows: Layout, blocks: I64, queries: Packed, limits: F32, allowed: Allowed, part: Part, held: Reservoirs) -> int:
     tiled = len(queries.tiles) > 0
-    step = len(part.norms)
+    step, width = len(part.norms), rows.padded
     bad = -1
     for query in range(len(queries.rows)):
         limits[query] = _limit(held.cut_keys[query], queries.shifts[query])
@@ -244,12 +277,18 @@ def _scan(rows: Layout, blocks: I64, queries: Packed, limits: F32, allowed: Allo
         end = blocks[b, 1] + blocks[b, 2]
         for first in range(blocks[b, 1], end, step):
             n = _list_part(rows, chunk, first, min(first + step, end), allowed, part)
-            _measure(rows, chunk, n, queries.metric, tiled, part)
+            if tiled or queries.metric == COSINE:
+                _measure(rows, chunk, n, queries.metric, tiled, part)
             if tiled:
                 bad = _scan_tiles(rows, chunk, n, part, queries, limits, allowed, held, bad)
             for query in range(min(len(queries.tiles) * LANES, len(queries.rows)), len(queries.rows)):
-                for i in range(n):
-                    bad = _consider(rows, chunk, part, i, queries, query, allowed, held, bad)
+                start = at(queries.rows) + 4 * width * query
+                i = 0
+                while i < n:
+                    i = _next(i, n, queries.metric, start, at(part.addresses), width, at(part.norms), held.cut_keys[query])
+                    if i < n:
+                        bad = _consider(rows, chunk, part, i, queries, query, allowed, held, bad)
+                    i += 1
     return bad
 
 
@@ -303,8 +342,9 @@ def _dot(rows: Layout, queries: Packed, first: int, last: int, part: Part, every
         for begin in range(low, high, step):
             n = _list_part(rows, chunk, begin, min(begin + step, high), everything, part)
             for group in range(len(queries.tiles)):
+                packed = at(queries.tiles) + 4 * LANES * rows.width * group
                 for i in range(0, n, TILE_ROWS):
-                    _tile(group, 1, part, i, queries.tiles)
+                    _tile(1, at(part.addresses) + 8 * i, packed, rows.width, at(part.products))
                     for q in range(min(LANES, n_queries - group * LANES)):
                         target = out + (group * LANES + q) * query_stride + 4 * (start + begin + i)
                         for j in range(min(TILE_ROWS, n - i)):
@@ -351,16 +391,15 @@ def _layout(rows: NumbaRows) -> Layout:
     return Layout(rows.table, rows.kind, rows.pieces, rows.width, padded, in_place)
 
 
-def _part(rows: Layout) -> Part:
-    count = part_rows(4 * rows.padded, TILE_ROWS)
+def _part(rows: Layout, tiled: bool) -> Part:
+    count = part_rows(4 * rows.padded, TILE_ROWS, PART_BYTES if rows.in_place or tiled else COPY_BYTES)
     return Part(
         addresses=np.empty(count, np.int64),
         locals=np.empty(count, np.int64),
         norms=np.empty(count, np.float32),
-        factors=np.empty(count, np.float32),
-        bases=np.empty(count, np.float32),
-        slacks=np.empty(count, np.float32),
+        terms=np.empty((count, TERMS), np.float32),
         products=np.empty((2, TILE_ROWS, LANES), np.float32),
+        masks=np.empty(2 * FILTER_ROWS, np.int64),
         copies=np.empty((0 if rows.in_place else count, rows.padded), np.float32),
     )
 
@@ -396,7 +435,8 @@ class DenseScan(NumbaScan):
     def _visit(self, blocks: I64) -> int:
         layout = _layout(self._rows)
         limits = np.empty(len(self._packed.shifts), np.float32)
-        return _scan(layout, blocks, self._packed, limits, self._allowed, _part(layout), self._held)
+        part = _part(layout, tiled=len(self._packed.tiles) > 0)
+        return _scan(layout, blocks, self._packed, limits, self._allowed, part, self._held)
 
 
 def rescore(rows: NumbaRows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
@@ -412,7 +452,9 @@ def rescore(rows: NumbaRows, queries: F32, candidates: I64, k: int, metric: Metr
 
 def products(rows: NumbaRows, queries: F32, out: F32, first: int, last: int) -> int:
     layout = _layout(rows)
-    return _dot(layout, _pack(queries, IP), first, last, _part(layout), allowed_rows(None), address(out), out.strides[0])
+    packed = _pack(queries, IP)
+    part = _part(layout, tiled=len(packed.tiles) > 0)
+    return _dot(layout, packed, first, last, part, allowed_rows(None), address(out), out.strides[0])
 
 
 def norms(kind: int, pieces: Sequence[Array], out: F32, upward: bool) -> None:

@@ -14,11 +14,11 @@ from llvmlite import ir
 
 from ...types import F32, I8, I64, Array, Bool
 from ..protocol import IntegerMetric
-from .candidates import Allowed, NumbaScan, Reservoirs, empty_results, keep_best, offer, ordered, permitted
+from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, ordered, permitted
 from .chunks import BASE, BLOCK, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
 from .emit import I8 as BYTE, I16, I32, I64 as INT, Sums, Value, emitted, load, loop, pick, store, tree, vector
 from .jit import Real, at, inner, kernel
-from .memory import copy_bytes, load_f32, store_u8
+from .memory import copy_bytes, load_f32, load_i64, store_u8
 from .parts import fill_tile, list_rows, part_rows
 
 IP, L2, L2_EXACT = range(3)
@@ -84,6 +84,7 @@ class Part(NamedTuple):
     addresses: I64
     locals: I64
     squares: I64
+    norms2: F32
     products: I64
     """(TILE_ROWS, TILE_QUERIES)"""
     copies: I8
@@ -115,64 +116,78 @@ def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
 
 
 @inner
-def _key(queries: Packed, query: int, product: int, row_squares: int, norms: int, local: int) -> Real:
+def _key(metric: int, factor: Real, offset: Real, query_squares: int, product: int, row_squares: int, norm2: Real) -> Real:
     """The canonical score, larger is better. Every step rounds to float32."""
-    if queries.metric == L2_EXACT:
-        return -np.float32(queries.squares[query] + row_squares - 2 * product)
-    scaled = queries.factors[query] * np.float32(product)
-    if queries.metric == L2:
-        return -((queries.offsets[query] + load_f32(norms + 4 * local)) + scaled)
-    return queries.offsets[query] + scaled
+    if metric == L2_EXACT:
+        return -np.float32(query_squares + row_squares - 2 * product)
+    scaled = factor * np.float32(product)
+    return -((offset + norm2) + scaled) if metric == L2 else offset + scaled
 
 
 @inner
-def _consider(
-    rows: Layout, chunk: int, part: Part, i: int, queries: Packed, query: int, product: int, allowed: Allowed, held: Reservoirs
-) -> None:
+def _keep(rows: Layout, chunk: int, part: Part, i: int, query: int, key: Real, allowed: Allowed, held: Reservoirs) -> None:
     row = rows.table[chunk, START] + part.locals[i]
     if allowed.shared or permitted(allowed, query, row):
-        key = _key(queries, query, product, part.squares[i], rows.table[chunk, NORMS], part.locals[i])
         offer(held, query, key, row)
+
+
+@inner
+def _fill(rows: Layout, chunk: int, first: int, last: int, metric: int, allowed: Allowed, part: Part) -> int:
+    """Fill ``part`` with the rows that a shared mask allows; how many."""
+    n = list_rows(rows.table, chunk, first, last, allowed, part.addresses, part.locals)
+    for i in range(n):
+        if not rows.in_place:
+            part.addresses[i] = at(part.copies) + rows.padded * i
+            _gather(rows, chunk, part.locals[i], part.addresses[i])
+        if metric == L2:
+            part.norms2[i] = load_f32(rows.table[chunk, NORMS] + 4 * part.locals[i])
+        elif metric == L2_EXACT:
+            part.squares[i] = squares(part.addresses[i], rows.padded)
+    fill_tile(part.addresses, n, TILE_ROWS)
+    return n
 
 
 @kernel
 def _scan(rows: Layout, blocks: I64, queries: Packed, allowed: Allowed, part: Part, held: Reservoirs) -> None:
-    step = len(part.locals)
-    width = rows.padded
-    n_queries = len(queries.rows)
-    packed, query_bytes, products = at(queries.rows), 2 * width, at(part.products)
+    step, width, metric = len(part.locals), rows.padded, queries.metric
+    n_queries, query_bytes, products = len(queries.rows), 2 * width, at(part.products)
     for b in range(len(blocks)):
         chunk, end = blocks[b, 0], blocks[b, 1] + blocks[b, 2]
         for first in range(blocks[b, 1], end, step):
-            n = list_rows(rows.table, chunk, first, min(first + step, end), allowed, part.addresses, part.locals)
-            if not rows.in_place:
-                for i in range(n):
-                    part.addresses[i] = at(part.copies) + width * i
-                    _gather(rows, chunk, part.locals[i], part.addresses[i])
-            fill_tile(part.addresses, n, TILE_ROWS)
-            if queries.metric == L2_EXACT:
-                for i in range(n):
-                    part.squares[i] = squares(part.addresses[i], width)
+            n = _fill(rows, chunk, first, min(first + step, end), metric, allowed, part)
             query = 0
-            while query + TILE_QUERIES <= n_queries:
-                for i in range(0, n, TILE_ROWS):
-                    products_tile(at(part.addresses) + 8 * i, packed + query * query_bytes, query_bytes, width, products)
-                    for j in range(min(TILE_ROWS, n - i)):
-                        for q in range(TILE_QUERIES):
-                            _consider(rows, chunk, part, i + j, queries, query + q, part.products[j, q], allowed, held)
-                query += TILE_QUERIES
             while query < n_queries:
-                for i in range(n):
-                    products_1(at(part.addresses) + 8 * i, packed + query * query_bytes, query_bytes, width, products)
-                    _consider(rows, chunk, part, i, queries, query, part.products[0, 0], allowed, held)
-                query += 1
+                start = at(queries.rows) + query * query_bytes
+                together, height = (TILE_QUERIES, TILE_ROWS) if query + TILE_QUERIES <= n_queries else (1, 1)
+                for i in range(0, n, height):
+                    if together == 1:
+                        products_1(at(part.addresses) + 8 * i, start, query_bytes, width, products)
+                    else:
+                        products_tile(at(part.addresses) + 8 * i, start, query_bytes, width, products)
+                    for j in range(min(height, n - i)):
+                        squares_, norm2 = part.squares[i + j], part.norms2[i + j]
+                        for q in range(query, query + together):
+                            product = load_i64(products + 8 * (j * together + q - query))
+                            key = _key(metric, queries.factors[q], queries.offsets[q], queries.squares[q], product, squares_, norm2)
+                            if not key < held.cut_keys[q]:
+                                _keep(rows, chunk, part, i + j, q, key, allowed, held)
+                query += together
 
 
 @kernel
 def _rescore(
-    rows: Layout, ids: int, queries: Packed, candidates: I64, sign: Real, part: Part, keys: F32, numbers: I64, scores: F32, found: I64
+    rows: Layout,
+    ids: int,
+    queries: Packed,
+    candidates: I64,
+    sign: Real,
+    everything: Allowed,
+    part: Part,
+    keys: F32,
+    numbers: I64,
+    scores: F32,
+    found: I64,
 ) -> None:
-    width = rows.padded
     for query in range(len(queries.rows)):
         n = 0
         for c in range(candidates.shape[1]):
@@ -181,13 +196,11 @@ def _rescore(
                 continue
             chunk = find_chunk(rows.table, number)
             local = number - rows.table[chunk, START]
-            part.addresses[0] = rows.table[chunk, PIECES + BASE] + local * rows.table[chunk, PIECES + STRIDE]
-            if not rows.in_place:
-                part.addresses[0] = at(part.copies)
-                _gather(rows, chunk, local, part.addresses[0])
-            products_1(at(part.addresses), at(queries.rows) + 2 * width * query, 2 * width, width, at(part.products))
-            row_squares = squares(part.addresses[0], width) if queries.metric == L2_EXACT else 0
-            keys[n] = ordered(_key(queries, query, part.products[0, 0], row_squares, rows.table[chunk, NORMS], local))
+            _fill(rows, chunk, local, local + 1, queries.metric, everything, part)
+            products_1(at(part.addresses), at(queries.rows) + 2 * rows.padded * query, 2 * rows.padded, rows.padded, at(part.products))
+            factor, offset, product = queries.factors[query], queries.offsets[query], part.products[0, 0]
+            key = _key(queries.metric, factor, offset, queries.squares[query], product, part.squares[0], part.norms2[0])
+            keys[n] = ordered(key)
             numbers[n] = number
             n += 1
         keep_best(keys, numbers, n, ids, sign, scores[query], found[query])
@@ -204,6 +217,7 @@ def _part(rows: Layout, most: int) -> Part:
         addresses=np.empty(count + TILE_ROWS, np.int64),
         locals=np.empty(count, np.int64),
         squares=np.zeros(count, np.int64),
+        norms2=np.zeros(count, np.float32),
         products=np.empty((TILE_ROWS, TILE_QUERIES), np.int64),
         copies=np.empty((0 if rows.in_place else count, rows.padded), np.int8),
     )
@@ -233,5 +247,6 @@ def rescore(rows: NumbaRows, codes: I8, factors: F32, offsets: F32, candidates: 
     keys, numbers = empty_results(1, candidates.shape[1])
     packed, sign = _pack(codes, factors, offsets, metric), 1.0 if metric == "ip" else -1.0
     layout = _layout(rows)
-    _rescore(layout, rows.ids, packed, candidates, sign, _part(layout, most=1), keys[0], numbers[0], scores, found)
+    everything, part = allowed_rows(None), _part(layout, most=1)
+    _rescore(layout, rows.ids, packed, candidates, sign, everything, part, keys[0], numbers[0], scores, found)
     return scores, found

@@ -21,6 +21,11 @@ def load_i64(b: ir.IRBuilder, address: Value) -> Value:
 
 
 @emitted("none", "i64", "i64")
+def store_i64(b: ir.IRBuilder, address: Value, value: Value) -> None:
+    store(b, value, address)
+
+
+@emitted("none", "i64", "i64")
 def store_i32(b: ir.IRBuilder, address: Value, value: Value) -> None:
     store(b, b.trunc(value, I32), address)
 

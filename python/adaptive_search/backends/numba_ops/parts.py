@@ -10,10 +10,13 @@ from .jit import inner
 PART_BYTES = 256 * 1024
 """So many bytes of rows stay in the second-level cache."""
 
+COPY_BYTES = 16 * 1024
+"""So many bytes of copied rows stay in the first-level cache, for queries too few to make up for the way to the second."""
 
-def part_rows(row_bytes: int, multiple: int = 1) -> int:
-    """How many rows a part has, a whole number of tiles of ``multiple`` rows."""
-    return min(max(PART_BYTES // max(row_bytes, 1), 1), BLOCK) // multiple * multiple or multiple
+
+def part_rows(row_bytes: int, tile_rows: int, size: int = PART_BYTES) -> int:
+    """How many rows a part has, a whole number of tiles."""
+    return min(max(size // row_bytes, 1), BLOCK) // tile_rows * tile_rows or tile_rows
 
 
 @inner

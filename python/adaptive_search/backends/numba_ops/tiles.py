@@ -51,12 +51,17 @@ tile_32 = _tile(2)
 """(addresses of 6 rows, packed, bytes of a group, width, out): out[2, 6, 16] = products with two groups of queries."""
 
 
-@emitted("i64", "i64", "f32", "f32", "f32", "i64", "i64")
-def not_below(b: ir.IRBuilder, products: Value, factor: Value, base: Value, slack: Value, query_slacks: Value, limits: Value) -> Value:
-    """Bits of the queries whose ``factor * product + base + slack * query_slack`` is not below the limit; NaN is not below anything."""
-    upper = b.fmul(load(b, vector(FLOAT), products), splat(b, factor), flags=FAST)
-    upper = b.fadd(upper, splat(b, base), flags=FAST)
-    upper = b.fadd(upper, b.fmul(load(b, vector(FLOAT), query_slacks), splat(b, slack), flags=FAST), flags=FAST)
+TERMS = 3
+
+
+@emitted("i64", "i64", "i64", "i64", "i64")
+def not_below(b: ir.IRBuilder, products: Value, terms: Value, query_slacks: Value, limits: Value) -> Value:
+    """(products, factor and base and slack of a row, slacks of the queries, their limits): bits of the queries for which
+    ``factor * product + base + slack * query_slack`` is not below the limit. NaN is not below anything.
+    """
+    factor, base, slack = (splat(b, load(b, FLOAT, terms, 4 * i)) for i in range(TERMS))
+    upper = b.fadd(b.fmul(load(b, vector(FLOAT), products), factor, flags=FAST), base, flags=FAST)
+    upper = b.fadd(upper, b.fmul(load(b, vector(FLOAT), query_slacks), slack, flags=FAST), flags=FAST)
     return b.zext(b.bitcast(b.fcmp_unordered(">=", upper, load(b, vector(FLOAT), limits)), I16), I64)
 
 
