@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import oracles
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
+from ops import awkward
 
 import adaptive_search as asx
-import oracles
 from adaptive_search import arrays, flat
 from adaptive_search.backends.protocol import Backend
 from adaptive_search.types import MAX_DIM
-from ops import awkward
 
 METRICS = ("ip", "cosine", "l2")
 DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
@@ -368,10 +368,10 @@ def test_the_first_bad_row_is_named(backend: Backend, dtype: Any, bad: float, mo
     rows = rng.standard_normal((9000, 9)).astype(dtype)
     rows[[8111, 5234, 5999], [8, 0, 3]] = bad
     batch = rows[:3].copy()
-    for metric in METRICS:
-        for threads in (1, 2):
-            with pytest.raises(ValueError, match=r"^rows: row 5234 holds NaN or infinity$"):
-                asx.top_k(batch, rows, 4, metric=metric, threads=threads)
+    # A single positive query makes the worst score there is of a row with -infinity.
+    for queries, metric, threads in itertools.product((batch, np.abs(batch[:1]), rows[:40]), METRICS, (1, 2)):
+        with pytest.raises(ValueError, match=r"^rows: row 5234 holds NaN or infinity$"):
+            asx.top_k(queries, rows, 4, metric=metric, threads=threads)
     with pytest.raises(ValueError, match=r"^rows: row 5234 holds NaN or infinity$"):
         asx.dot(batch, rows)
     with pytest.raises(ValueError, match=r"^queries: row 1 holds NaN or infinity$"):
