@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -187,6 +188,25 @@ def test_answers_depend_on_nothing_but_query_and_rows(metric: str, cascade: asx.
     assert_equal(again.search(queries, 25), answer)
 
 
+@pytest.mark.parametrize(
+    "stage", [asx.Prefix(3), asx.Prefix(3, renormalize=False), asx.Binary(10), asx.Int8(4), asx.PQ(2, bits=4)], ids=str
+)
+@pytest.mark.parametrize("metric", METRICS)
+def test_ties_go_to_the_smaller_id_at_every_cut(metric: str, stage: Any) -> None:
+    """So the order in which rows were added does not matter, also where a shortlist ends between equals."""
+    rows, ids, queries = np.sign(collection(ROWS)), shuffled_ids(ROWS), questions(8)
+    order = np.argsort(ids)
+    shortlist = replace(stage, keep=50)
+    for stages in ([stage], [shortlist, asx.Full()], [asx.Prefix(DIM, keep=ROWS), shortlist, asx.Full()]):
+        answers = []
+        for places in (np.arange(ROWS), order):
+            index = asx.Index(DIM, metric, cascade=asx.Cascade(stages))
+            index.fit(rows.astype(np.float32))
+            index.add(rows[places].astype(np.float32), ids[places])
+            answers.append(index.search(queries, 40))
+        assert_equal(*answers)
+
+
 def test_every_backend_gives_the_same_bits() -> None:
     rows, ids, queries = collection(ROWS), shuffled_ids(ROWS), questions(6)
     for metric in METRICS:
@@ -230,6 +250,8 @@ def test_a_query_whose_filter_leaves_fewer_rows_ends_in_nothing(cascade: asx.Cas
     assert found.ids.shape == (3, 3)
     np.testing.assert_array_equal(found.ids < 0, [[False, False, True], [True] * 3, [False] * 3])
     np.testing.assert_array_equal(np.isnan(found.scores), found.ids < 0)
+    once = filled(rows, "cosine", cascade=cascade).search(queries, 5, filter=[3, 4, 3, 3])
+    assert once.ids.shape == (3, 2)
     nothing = filled(rows, "cosine", cascade=cascade).search(queries, 5, filter=[[], [], []])
     assert nothing.ids.shape == (3, 0)
 
