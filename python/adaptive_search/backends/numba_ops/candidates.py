@@ -12,8 +12,8 @@ import numpy as np
 from ...types import F32, I64, Bool
 from ..protocol import Scan
 from .chunks import NumbaRows, row_id
-from .jit import Real, address, inner, kernel
-from .memory import load_u8
+from .jit import Int, Real, address, inner, kernel
+from .memory import load_i64, load_u8
 
 
 @inner
@@ -155,6 +155,25 @@ def allowed_rows(mask: Bool | None) -> Allowed:
 @inner
 def permitted(allowed: Allowed, query: int, row: int) -> bool:
     return allowed.address == 0 or load_u8(allowed.address + query * allowed.query_stride + row * allowed.row_stride) != 0
+
+
+class Lists(NamedTuple):
+    """Candidate lists of a caller in place, as kernels take them."""
+
+    address: int
+    query_stride: int
+    length: int
+
+
+def candidate_lists(candidates: I64) -> Lists:
+    """Lists of shape (Q, C)."""
+    return Lists(address(candidates), candidates.strides[0], candidates.shape[1])
+
+
+@inner
+def candidate(lists: Lists, query: int, c: int) -> Int:
+    """A row number, or below zero for none."""
+    return load_i64(lists.address + query * lists.query_stride + 8 * c)
 
 
 @inner

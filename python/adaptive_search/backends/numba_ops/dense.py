@@ -16,7 +16,20 @@ from typing import NamedTuple
 import numpy as np
 
 from ...types import F32, I64, METRICS, Array, Bool, Metric
-from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, ordered, permitted
+from .candidates import (
+    Allowed,
+    Lists,
+    NumbaScan,
+    Reservoirs,
+    allowed_rows,
+    candidate,
+    candidate_lists,
+    empty_results,
+    keep_best,
+    offer,
+    ordered,
+    permitted,
+)
 from .chunks import BASE, COUNT, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
 from .emit import LANES
 from .jit import Int, Real, address, at, inner, kernel
@@ -298,7 +311,7 @@ def _rescore(
     ids: int,
     metric: int,
     queries: F32,
-    candidates: I64,
+    lists: Lists,
     sign: Real,
     keys: F32,
     numbers: I64,
@@ -310,8 +323,8 @@ def _rescore(
     bad = -1
     for query in range(len(queries)):
         n = 0
-        for c in range(candidates.shape[1]):
-            number = candidates[query, c]
+        for c in range(lists.length):
+            number = candidate(lists, query, c)
             if number < 0:
                 continue
             chunk = find_chunk(rows.table, number)
@@ -445,8 +458,9 @@ def rescore(rows: NumbaRows, queries: F32, candidates: I64, k: int, metric: Metr
     ready = padded_queries(unit_queries(queries) if metric == "cosine" else queries)
     scores, found = empty_results(len(queries), k)
     keys, numbers = empty_results(1, candidates.shape[1])
+    lists = candidate_lists(candidates)
     copy = np.empty(ready.shape[1], np.float32)
-    bad = _rescore(_layout(rows), rows.ids, code, ready, candidates, sign, keys[0], numbers[0], copy, scores, found)
+    bad = _rescore(_layout(rows), rows.ids, code, ready, lists, sign, keys[0], numbers[0], copy, scores, found)
     return scores, found, bad
 
 

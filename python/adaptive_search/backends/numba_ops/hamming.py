@@ -14,7 +14,19 @@ import numpy as np
 from llvmlite import ir
 
 from ...types import F32, I32, I64, U8, Bool
-from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, permitted
+from .candidates import (
+    Allowed,
+    Lists,
+    NumbaScan,
+    Reservoirs,
+    allowed_rows,
+    candidate,
+    candidate_lists,
+    empty_results,
+    keep_best,
+    offer,
+    permitted,
+)
 from .chunks import BASE, COUNT, PIECES, START, STRIDE, NumbaRows, find_chunk
 from .emit import I8 as BYTE, I64 as INT, Sums, Value, count_ones, emitted, load, loop, splat, store, tree, vector
 from .jit import Int, Real, address, at, inner, kernel
@@ -175,12 +187,12 @@ def _scan(rows: Layout, blocks: I64, queries: Packed, limits: I64, allowed: Allo
 
 
 @kernel
-def _rescore(rows: Layout, ids: int, queries: I64, candidates: I64, copy: U8, keys: F32, numbers: I64, scores: F32, found: I64) -> None:
+def _rescore(rows: Layout, ids: int, queries: I64, lists: Lists, copy: U8, keys: F32, numbers: I64, scores: F32, found: I64) -> None:
     line = WORD * (rows.words + 1)
     for query in range(len(queries)):
         n = 0
-        for c in range(candidates.shape[1]):
-            number = candidates[query, c]
+        for c in range(lists.length):
+            number = candidate(lists, query, c)
             if number < 0:
                 continue
             chunk = find_chunk(rows.table, number)
@@ -274,7 +286,18 @@ def rescore(rows: BitRows, codes: U8, candidates: I64, k: int) -> tuple[F32, I64
     """See ``Backend.hamming_rescore``."""
     scores, found = empty_results(len(codes), k)
     keys, numbers = empty_results(1, candidates.shape[1])
-    _rescore(rows.layout, rows.ids, rows.pack(codes).rows, candidates, np.zeros(WORD, np.uint8), keys[0], numbers[0], scores, found)
+    lists = candidate_lists(candidates)
+    _rescore(
+        rows.layout,
+        rows.ids,
+        rows.pack(codes).rows,
+        lists,
+        np.zeros(WORD, np.uint8),
+        keys[0],
+        numbers[0],
+        scores,
+        found,
+    )
     return scores, found
 
 

@@ -14,7 +14,20 @@ from llvmlite import ir
 
 from ...types import F32, I8, I64, Array, Bool
 from ..protocol import IntegerMetric
-from .candidates import Allowed, NumbaScan, Reservoirs, allowed_rows, empty_results, keep_best, offer, ordered, permitted
+from .candidates import (
+    Allowed,
+    Lists,
+    NumbaScan,
+    Reservoirs,
+    allowed_rows,
+    candidate,
+    candidate_lists,
+    empty_results,
+    keep_best,
+    offer,
+    ordered,
+    permitted,
+)
 from .chunks import BASE, BLOCK, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
 from .emit import I8 as BYTE, I16, I32, I64 as INT, Sums, Value, emitted, load, loop, pick, store, tree, vector
 from .jit import Real, at, inner, kernel
@@ -179,7 +192,7 @@ def _rescore(
     rows: Layout,
     ids: int,
     queries: Packed,
-    candidates: I64,
+    lists: Lists,
     sign: Real,
     everything: Allowed,
     part: Part,
@@ -190,8 +203,8 @@ def _rescore(
 ) -> None:
     for query in range(len(queries.rows)):
         n = 0
-        for c in range(candidates.shape[1]):
-            number = candidates[query, c]
+        for c in range(lists.length):
+            number = candidate(lists, query, c)
             if number < 0:
                 continue
             chunk = find_chunk(rows.table, number)
@@ -245,8 +258,9 @@ def rescore(rows: NumbaRows, codes: I8, factors: F32, offsets: F32, candidates: 
     """See ``Backend.integer_rescore``."""
     scores, found = empty_results(len(codes), k)
     keys, numbers = empty_results(1, candidates.shape[1])
+    lists = candidate_lists(candidates)
     packed, sign = _pack(codes, factors, offsets, metric), 1.0 if metric == "ip" else -1.0
     layout = _layout(rows)
     everything, part = allowed_rows(None), _part(layout, most=1)
-    _rescore(layout, rows.ids, packed, candidates, sign, everything, part, keys[0], numbers[0], scores, found)
+    _rescore(layout, rows.ids, packed, lists, sign, everything, part, keys[0], numbers[0], scores, found)
     return scores, found

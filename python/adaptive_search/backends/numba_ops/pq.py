@@ -12,7 +12,19 @@ import numpy as np
 from llvmlite import ir
 
 from ...types import F32, I32, I64, U8, Bool
-from .candidates import Allowed, NumbaScan, Reservoirs, empty_results, keep_best, offer, ordered, permitted
+from .candidates import (
+    Allowed,
+    Lists,
+    NumbaScan,
+    Reservoirs,
+    candidate,
+    candidate_lists,
+    empty_results,
+    keep_best,
+    offer,
+    ordered,
+    permitted,
+)
 from .chunks import BASE, PIECES, START, STRIDE, NumbaRows, find_chunk
 from .emit import (
     F32 as FLOAT,
@@ -115,11 +127,11 @@ def _scan(rows: Layout, blocks: I64, tables: F32, sign: Real, allowed: Allowed, 
 
 
 @kernel
-def _rescore(rows: Layout, ids: int, tables: F32, candidates: I64, sign: Real, keys: F32, numbers: I64, scores: F32, found: I64) -> None:
+def _rescore(rows: Layout, ids: int, tables: F32, lists: Lists, sign: Real, keys: F32, numbers: I64, scores: F32, found: I64) -> None:
     for query in range(len(tables)):
         n = 0
-        for c in range(candidates.shape[1]):
-            number = candidates[query, c]
+        for c in range(lists.length):
+            number = candidate(lists, query, c)
             if number < 0:
                 continue
             chunk = find_chunk(rows.table, number)
@@ -159,7 +171,8 @@ def rescore(rows: CodeRows, tables: F32, candidates: I64, k: int, largest: bool)
     """See ``Backend.pq_rescore``."""
     scores, found = empty_results(len(tables), k)
     keys, numbers = empty_results(1, candidates.shape[1])
-    _rescore(rows.layout, rows.ids, np.array(tables), candidates, 1.0 if largest else -1.0, keys[0], numbers[0], scores, found)
+    lists = candidate_lists(candidates)
+    _rescore(rows.layout, rows.ids, np.array(tables), lists, 1.0 if largest else -1.0, keys[0], numbers[0], scores, found)
     return scores, found
 
 
