@@ -374,8 +374,8 @@ def test_a_stage_without_keep_needs_calibration() -> None:
 def test_what_a_backend_prepared_is_used_until_rows_change(backend: Backend) -> None:
     index = filled(collection(50), "cosine", cascade=cascades(keep=9)[0])
     index.search(questions(2))
-    before = index._bound(backend, exact=False)
+    before = index._prepare(backend, exact=False)
     index.remove(3)
-    assert all(now is then for now, then in zip(index._bound(backend, exact=False), before, strict=True))
+    assert all(now is then for now, then in zip(index._prepare(backend, exact=False), before, strict=True))
     index.add(collection(1).astype(np.float32))
-    assert not any(now is then for now, then in zip(index._bound(backend, exact=False), before, strict=True))
+    assert not any(now is then for now, then in zip(index._prepare(backend, exact=False), before, strict=True))

@@ -107,8 +107,8 @@ class SearchStats(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Bound:
-    """A stage over the rows of an index, on one backend."""
+class PreparedStage:
+    """A stage with the rows of an index, on one backend."""
 
     representation: Representation
     rows: Rows
@@ -142,7 +142,7 @@ class Found(NamedTuple):
 
 def run(
     backend: Backend,
-    stages: Sequence[Bound],
+    stages: Sequence[PreparedStage],
     queries: F32,
     k: int,
     allowed: Bool | None,
@@ -155,7 +155,7 @@ def run(
 
     Parameters
     ----------
-    stages : sequence of Bound
+    stages : sequence of PreparedStage
         At least one; all but the last with a shortlist.
     queries : ndarray of float32, shape (Q, D)
     k : int
@@ -188,7 +188,7 @@ def run(
 
 
 def run_on_candidates(
-    backend: Backend, stages: Sequence[Bound], queries: F32, k: int, candidates: Sequence[I64], *, threads: int | None = None
+    backend: Backend, stages: Sequence[PreparedStage], queries: F32, k: int, candidates: Sequence[I64], *, threads: int | None = None
 ) -> Found:
     """Score each query's candidates with the last stage alone; ``k`` is at most the length of the longest list."""
     found = Found.empty(len(queries), k, len(stages))
@@ -203,7 +203,7 @@ def run_on_candidates(
 
 def _rescore(
     backend: Backend,
-    stages: Sequence[Bound],
+    stages: Sequence[PreparedStage],
     start: int,
     queries: F32,
     widths: Sequence[int],
@@ -221,7 +221,7 @@ def _rescore(
         def work(
             first: int,
             last: int,
-            stage: Bound = stage,
+            stage: PreparedStage = stage,
             width: int = width,
             candidates: I64 = candidates,
             raw: F32 = raw,
@@ -238,7 +238,7 @@ def _rescore(
     found.scores[...] = stages[-1].representation.estimates(backend, queries, raw)
 
 
-def _widths(stages: Sequence[Bound], k: int, most: int) -> list[int]:
+def _widths(stages: Sequence[PreparedStage], k: int, most: int) -> list[int]:
     """Rows per query that each stage hands on."""
     widths = []
     for stage in stages[:-1]:

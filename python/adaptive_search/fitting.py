@@ -39,7 +39,10 @@ def sample_rows(slabs: Slabs, store: RowStore, spans: Sequence[Span] = ()) -> F3
     first = passed = 0
     for chunk, rows in parts:
         last = int(np.searchsorted(chosen, passed + len(rows)))
-        sample[first:last] = read_vectors(slabs, chunk, rows[chosen[first:last] - passed])
+        picked = rows[chosen[first:last] - passed]
+        if len(picked):
+            consecutive = picked[-1] - picked[0] + 1 == len(picked)
+            sample[first:last] = read_vectors(slabs, chunk, slice(picked[0], picked[-1] + 1) if consecutive else picked)
         first, passed = last, passed + len(rows)
     return sample
 
@@ -63,6 +66,8 @@ def encode_all(
 
 def encode(slabs: Slabs, representations: Sequence[Representation], chunk: Chunk, first: int, last: int, arrays: dict[str, Array]) -> None:
     """Write the codes of a chunk's rows first..last, at most one block, into ``arrays``."""
+    if not any(part.columns for part in representations):
+        return
     vectors = read_vectors(slabs, chunk, slice(first, last))
     for part in representations:
         values = part.encode(vectors)

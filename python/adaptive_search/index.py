@@ -14,7 +14,7 @@ from . import defaults, filters, fitting, persistence, searching
 from .arrays import finite_rows, float32, rounded, widened
 from .backends import current
 from .backends.protocol import Backend
-from .cascade import Bound, Cascade, Found, SearchStats, StageStats
+from .cascade import Cascade, Found, PreparedStage, SearchStats, StageStats
 from .execution import Progress, progress_bar
 from .layout import Slabs
 from .plan import Audit, Plan, as_recall
@@ -78,7 +78,7 @@ class Index:
         self._fit_rows = default_rows if fit_rows is None else as_int(fit_rows, "fit_rows", 1)
         self._store = RowStore((*self._slabs.columns, *self._slabs.norm_columns))
         # By backend and stage: the layout of the store that it was prepared for, and the stage.
-        self._prepared: dict[tuple[str, int], tuple[int, Bound]] = {}
+        self._prepared: dict[tuple[str, int], tuple[int, PreparedStage]] = {}
         self._asked: tuple[float, int] | None = None
         self._files: persistence.Files | None = None
 
@@ -130,7 +130,7 @@ class Index:
         metric = as_metric(metric)
         index = cls(rows.dim, metric, rows.kind, defaults.cascade(len(rows), rows.dim, rows.kind, metric, wanted, k))
         index._asked = (wanted, k)
-        index.add(vectors, ids, progress=progress)
+        index.add(rows.array, ids, progress=progress)
         return index
 
     @classmethod
@@ -275,7 +275,7 @@ class Index:
             negative, repeated or present id.
         """
         # Rank, width and dtype are looked at on no rows, so that nothing is converted as a whole.
-        matrix = as_matrix(vectors, "vectors") if self.dtype != "int8" else np.asarray(vectors)
+        matrix = as_matrix(vectors, "vectors") if self.dtype != "int8" else np.asanyarray(vectors)
         as_vectors(matrix[:0] if matrix.ndim == 2 else matrix, self.dtype, self._dim)
         count = len(matrix)
         new_ids = self._new_ids(ids, count)
@@ -306,7 +306,7 @@ class Index:
         self._store.kill(positions)
 
     def fit(self, sample: Any = None, *, progress: bool = False) -> None:
-        """Learn every stage of the cascade that learns, and encode all rows.
+        """Learn every stage of the cascade that learns, and encode all rows; anew if that was done before.
 
         Parameters
         ----------
@@ -325,11 +325,12 @@ class Index:
         else:
             stored = as_vectors(sample, self.dtype, self._dim, "sample")
             learned = widened(stored) if self.dtype == "bfloat16" else float32(stored)
+        if not any(stage.fit_rows for stage in self._stages):
+            return
         if not len(learned):
             raise ValueError("sample: there are no rows to learn from")
-        if any(stage.fit_rows for stage in self._stages):
-            with progress_bar(progress, "encoding") as bar:
-                self._learn(learned, (), np.empty(0, np.int64), bar)
+        with progress_bar(progress, "encoding") as bar:
+            self._learn(learned, (), np.empty(0, np.int64), bar)
 
     # --- searching ---------------------------------------------------------------------------------------------------
     @overload
@@ -413,7 +414,7 @@ class Index:
         if len(self):
             backend = current()
             with progress_bar(progress, "searching", "queries") as bar:
-                found = searching.answer(backend, self._bound(backend, exact), self._store, batch, k, allowed, threads, bar)
+                found = searching.answer(backend, self._prepare(backend, exact), self._store, batch, k, allowed, threads, bar)
         else:
             found = Found.empty(len(batch), 0, len(stages))
         best = found.positions
@@ -541,7 +542,7 @@ class Index:
             raise ValueError("cascade: a stage with keep=None needs calibration by tune(); give every stage before the last a keep=")
         return not self.fitted
 
-    def _bound(self, backend: Backend, exact: bool) -> list[Bound]:
+    def _prepare(self, backend: Backend, exact: bool) -> list[PreparedStage]:
         """The stages of a search over the rows as they are now. What backends prepare is kept until the rows change."""
         found = []
         whole = [(-1, Full(), self._exact)]
@@ -550,7 +551,7 @@ class Index:
             layout = self._store.layout
             kept = self._prepared.get((backend.name, number))
             if kept is None or kept[0] != layout:
-                kept = (layout, Bound(part, part.rows(backend, self._store), stage.shortlist))
+                kept = (layout, PreparedStage(part, part.rows(backend, self._store), stage.shortlist))
                 self._prepared[backend.name, number] = kept
             found.append(kept[1])
         return found

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from .backends.protocol import Backend
-from .cascade import Bound, Found, run, run_on_candidates
+from .cascade import Found, PreparedStage, run, run_on_candidates
 from .execution import Progress
 from .filters import Allowed
 from .rows import RowStore
@@ -22,7 +22,7 @@ MASK_BYTES = 64 << 20
 
 def answer(
     backend: Backend,
-    stages: Sequence[Bound],
+    stages: Sequence[PreparedStage],
     store: RowStore,
     queries: F32,
     k: int,

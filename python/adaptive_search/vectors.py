@@ -33,7 +33,7 @@ def write_vectors(backend: Backend, slabs: Slabs, chunk: Chunk, first: int, stor
 
 
 def read_vectors(slabs: Slabs, chunk: Chunk, rows: slice | I64) -> F32:
-    """Some rows of a chunk as float32 (n, dim)."""
+    """Some rows of a chunk as float32 (n, dim): a view where they are stored like that."""
     arrays = [chunk.arrays[column.name] for column in slabs.columns]
     parts = [
         widened(piece) if slabs.kind == "bfloat16" else float32(piece)

@@ -18,7 +18,7 @@ from adaptive_search.types import F32, I64
 
 def scored(index: asx.Index, queries: F32, backend: Backend) -> tuple[Any, F32, I64]:
     """The first stage's representation, its estimates for all rows, and their positions."""
-    stage = index._bound(backend, exact=False)[0]
+    stage = index._prepare(backend, exact=False)[0]
     scan = stage.representation.scan(backend, stage.rows, queries, len(index), None)
     scan.run(0, stage.rows.visits)
     raw, positions = scan.finish()
@@ -98,7 +98,7 @@ def test_estimates_without_bounds_say_so(stage: Any) -> None:
 
 def test_no_candidate_has_no_bounds() -> None:
     index = filled(collection(50), "ip", cascade=asx.Cascade([asx.Prefix(3)]))
-    representation = index._bound(current(), exact=False)[0].representation
+    representation = index._prepare(current(), exact=False)[0].representation
     positions = np.array([[4, -1]])
     low, high = representation.bounds(current(), index._store, questions(1), positions, np.float32([[1, np.nan]]))
     np.testing.assert_array_equal(np.isnan(low), [[False, True]])
@@ -140,7 +140,7 @@ def test_rescoring_gives_the_scores_of_a_scan(metric: str, kind: str, backend: B
     ]
     index = filled(rows, metric, kind, asx.Cascade(stages), ids)
     everything = np.random.default_rng(0).permuted(np.tile(np.append(np.arange(300), [-1, 5, 5]), (5, 1)), axis=1)
-    for stage in index._bound(backend, exact=False):
+    for stage in index._prepare(backend, exact=False):
         scan = stage.representation.scan(backend, stage.rows, queries, 40, None)
         scan.run(0, stage.rows.visits)
         raw, positions = scan.finish()
