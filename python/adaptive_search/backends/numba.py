@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from ..types import F32, I8, I32, I64, KINDS, U8, Array, Bool, Kind, Metric
-from .numba_ops import dense, hamming, integer, pq
+from .numba_ops import codewords, dense, dense_rows, hamming, integer, pq
 from .numba_ops.chunks import NumbaRows
 from .protocol import DenseChunk, IntegerMetric, Rows
 
@@ -39,10 +39,10 @@ class NumbaBackend:
         return dense.products(_own(rows, NumbaRows), queries, out, first, last)
 
     def dense_norms(self, kind: Kind, pieces: Sequence[Array], out: F32, upward: bool = False) -> None:
-        dense.norms(KINDS.index(kind), pieces, out, upward)
+        dense_rows.norms(KINDS.index(kind), pieces, out, upward)
 
     def dense_unit(self, queries: F32, out: F32) -> None:
-        out[:] = dense.unit_queries(queries)
+        out[:] = dense_rows.unit_queries(queries)
 
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
     def integer_scan(
@@ -79,13 +79,13 @@ class NumbaBackend:
         return pq.rescore(_own(rows, pq.CodeRows), tables, candidates, k, largest)
 
     def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
-        pq.tables(queries, codebooks, squared, out)
+        codewords.tables(queries, codebooks, squared, out)
 
     def pq_assign(self, vectors: F32, codebooks: F32, out: I32) -> None:
-        pq.assign(vectors, codebooks, out)
+        codewords.assign(vectors, codebooks, out)
 
     def pq_pack(self, codes: U8, bits: int, out: U8) -> None:
-        pq.pack(codes, out)
+        codewords.pack(codes, out)
 
     def pq_unpack(self, packed: U8, bits: int, out: U8) -> None:
-        pq.unpack(packed, out)
+        codewords.unpack(packed, out)

@@ -1,4 +1,4 @@
-"""Dense rows: scans, rescoring, products, norms.
+"""Dense rows: scans, rescoring, products.
 
 Few queries are scored canonically at once: reading the rows is what it costs. For more, tiles of products are compared with the cut
 of every query, and only what is not clearly worse is scored canonically. Bounds: see ``docs/architecture.md``; here they are
@@ -10,7 +10,6 @@ with norms raised by 1e-15, which outweighs all underflow (at most 2**-150 for e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,15 +29,14 @@ from .candidates import (
     ordered,
     permitted,
 )
-from .chunks import BASE, COUNT, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
+from .chunks import COUNT, NORMS, PIECES, START, NumbaRows, find_chunk
+from .dense_rows import COSINE, IP, L2, Layout, finite, gather, key_of, layout_of, row_address, row_norm, unit_queries
 from .emit import LANES
 from .jit import Int, Real, address, at, inner, kernel
-from .lanes import dot, squared_distance, squares64
-from .memory import FLOAT32, INT8, load_f32, load_i64, store_f32, store_i64, widen
+from .lanes import dot
+from .memory import INT8, load_f32, load_i64, store_f32, store_i64
 from .parts import COPY_BYTES, PART_BYTES, fill_tile, list_rows, part_rows
 from .tiles import TERMS, TILE_ROWS, WIDE, not_below, pack_tiles, padded_queries, tile_16, tile_32
-
-IP, COSINE, L2 = (METRICS.index(name) for name in ("ip", "cosine", "l2"))
 
 FEW = 3
 """Up to so many queries are scored one by one."""
@@ -50,19 +48,6 @@ RAISE = np.float32(1e-15)
 
 TINY_NORM, HUGE_NORM = np.float32(1e-30), np.float32(1e18)
 """Outside these, underflow of a cosine or overflow of a partial sum may spoil a tile key: such rows are always scored canonically."""
-
-
-class Layout(NamedTuple):
-    """Dense rows as kernels take them."""
-
-    table: I64
-    kind: int
-    pieces: int
-    width: int
-    padded: int
-    """The width in whole lanes."""
-    in_place: bool
-    """Whether canonical sums can read the rows where they are."""
 
 
 class Part(NamedTuple):
@@ -98,57 +83,13 @@ class Packed(NamedTuple):
 
 
 @inner
-def _gather(kind: int, pieces: int, piece: int, local: int, target: int, end: int) -> None:
-    """One row as float32, its pieces joined, zeros up to ``end``. ``piece`` is the address of its pieces in the table."""
-    for _ in range(pieces):
-        width = load_i64(piece + 8 * WIDTH)
-        widen(kind, load_i64(piece + 8 * BASE) + local * load_i64(piece + 8 * STRIDE), width, target)
-        piece += 8 * PIECE_COLUMNS
-        target += 4 * width
-    while target < end:
-        store_f32(target, np.float32(0))
-        target += 4
-
-
-@inner
-def _row(rows: Layout, chunk: int, local: int, buffer: int) -> Int:
-    """Address of a row ready for canonical sums; ``buffer`` takes it if it cannot be read in place."""
-    if rows.in_place:
-        return rows.table[chunk, PIECES + BASE] + local * rows.table[chunk, PIECES + STRIDE]
-    _gather(rows.kind, rows.pieces, at(rows.table[chunk]) + 8 * PIECES, local, buffer, buffer + 4 * rows.padded)
-    return buffer
-
-
-@inner
-def _norm(norms: int, local: int, row: int, width: int) -> Real:
-    return load_f32(norms + 4 * local) if norms != 0 else np.float32(np.sqrt(squares64(row, width)))
-
-
-@inner
-def _key(metric: int, query: int, row: int, width: int, norm: Real) -> Real:
-    """Canonical score, larger is better; ``width`` is padded, ``norm`` is used by cosine only."""
-    if metric == L2:
-        return -squared_distance(query, row, width)
-    product = dot(query, row, width)
-    if metric == COSINE:
-        return product / norm if norm != 0 else np.float32(0)
-    return product
-
-
-@inner
 def _next(first: int, n: int, metric: int, query: int, addresses: int, width: int, norms: int, cut: Real) -> Int:
     """The next row whose canonical score is not below the cut, or is infinite or NaN, as those of bad rows are."""
     for i in range(first, n):
-        key = _key(metric, query, load_i64(addresses + 8 * i), width, load_f32(norms + 4 * i))
+        key = key_of(metric, query, load_i64(addresses + 8 * i), width, load_f32(norms + 4 * i))
         if not -np.inf < key < cut:
             return i
     return n
-
-
-@inner
-def _finite(row: int, width: int) -> bool:
-    """A square of a float32 cannot overflow in float64."""
-    return bool(np.isfinite(squares64(row, width)))
 
 
 @inner
@@ -159,7 +100,7 @@ def _list_part(rows: Layout, chunk: int, first: int, last: int, allowed: Allowed
         pieces, row_bytes, copies = at(rows.table[chunk]) + 8 * PIECES, 4 * rows.padded, at(part.copies)
         for i in range(n):
             part.addresses[i] = copies + row_bytes * i
-            _gather(rows.kind, rows.pieces, pieces, part.locals[i], part.addresses[i], part.addresses[i] + row_bytes)
+            gather(rows.kind, rows.pieces, pieces, part.locals[i], part.addresses[i], part.addresses[i] + row_bytes)
     fill_tile(part.addresses, n, TILE_ROWS)
     return n
 
@@ -172,7 +113,7 @@ def _measure(rows: Layout, chunk: int, n: int, metric: int, tiled: bool, part: P
     for i in range(n):
         row = part.addresses[i]
         if metric == COSINE:
-            norm = _norm(norms, part.locals[i], row, width)
+            norm = row_norm(norms, part.locals[i], row, width)
             part.norms[i] = norm
             part.terms[i, 0] = np.float32(1) / norm if norm != 0 else np.float32(0)
             part.terms[i, 1] = np.float32(0)
@@ -209,9 +150,9 @@ def _consider(
         return bad
     width = rows.padded
     start = part.addresses[i]
-    key = _key(queries.metric, at(queries.rows) + 4 * width * query, start, width, part.norms[i])
+    key = key_of(queries.metric, at(queries.rows) + 4 * width * query, start, width, part.norms[i])
     # A NaN or infinite element makes every sum NaN or infinite; so does overflow, hence the closer look.
-    if not np.isfinite(key) and rows.kind != INT8 and rows.table[chunk, NORMS] == 0 and not _finite(start, width):
+    if not np.isfinite(key) and rows.kind != INT8 and rows.table[chunk, NORMS] == 0 and not finite(start, width):
         return row if bad < 0 else min(bad, row)
     offer(held, query, key, row)
     return bad
@@ -330,10 +271,10 @@ def _rescore(
             chunk = find_chunk(rows.table, number)
             local = number - rows.table[chunk, START]
             norms = rows.table[chunk, NORMS]
-            row = _row(rows, chunk, local, at(copy))
-            norm = _norm(norms, local, row, width) if metric == COSINE else np.float32(0)
-            key = _key(metric, at(queries) + 4 * width * query, row, width, norm)
-            if not np.isfinite(key) and rows.kind != INT8 and norms == 0 and not _finite(row, width):
+            row = row_address(rows, chunk, local, at(copy))
+            norm = row_norm(norms, local, row, width) if metric == COSINE else np.float32(0)
+            key = key_of(metric, at(queries) + 4 * width * query, row, width, norm)
+            if not np.isfinite(key) and rows.kind != INT8 and norms == 0 and not finite(row, width):
                 bad = number if bad < 0 else min(bad, number)
                 continue
             keys[n] = ordered(key)
@@ -371,37 +312,10 @@ def _dot(rows: Layout, queries: Packed, first: int, last: int, part: Part, every
             for i in range(n):
                 # The first query's product tells: a bad element makes it NaN or infinite.
                 product = load_f32(out + 4 * (start + begin + i))
-                if not np.isfinite(product) and not _finite(part.addresses[i], width):
+                if not np.isfinite(product) and not finite(part.addresses[i], width):
                     bad = start + begin + i if bad < 0 else bad
                     break
     return bad
-
-
-@kernel
-def _norms(rows: Layout, copy: F32, upward: bool, out: F32) -> None:
-    width = rows.padded
-    for local in range(len(out)):
-        norm = np.sqrt(squares64(_row(rows, 0, local, at(copy)), width))
-        if upward:
-            norm *= 1 + 2.0**-40
-        rounded = np.float32(norm)
-        if upward and np.float64(rounded) < norm:
-            rounded = np.nextafter(rounded, np.float32(np.inf))
-        out[local] = rounded
-
-
-@kernel
-def _unit(queries: F32, out: F32) -> None:
-    for query in range(len(out)):
-        norm = np.sqrt(squares64(at(queries) + 4 * queries.shape[1] * query, queries.shape[1]))
-        for i in range(out.shape[1]):
-            out[query, i] = np.float32(queries[query, i] / norm) if norm != 0 else np.float32(0)
-
-
-def _layout(rows: NumbaRows) -> Layout:
-    padded = -(-rows.width // LANES) * LANES
-    in_place = rows.kind == FLOAT32 and rows.pieces == 1 and rows.width == padded
-    return Layout(rows.table, rows.kind, rows.pieces, rows.width, padded, in_place)
 
 
 def _part(rows: Layout, tiled: bool) -> Part:
@@ -446,7 +360,7 @@ class DenseScan(NumbaScan):
         self._packed = _pack(queries, METRICS.index(metric))
 
     def _visit(self, blocks: I64) -> int:
-        layout = _layout(self._rows)
+        layout = layout_of(self._rows)
         limits = np.empty(len(self._packed.shifts), np.float32)
         part = _part(layout, tiled=len(self._packed.tiles) > 0)
         return _scan(layout, blocks, self._packed, limits, self._allowed, part, self._held)
@@ -460,24 +374,12 @@ def rescore(rows: NumbaRows, queries: F32, candidates: I64, k: int, metric: Metr
     keys, numbers = empty_results(1, candidates.shape[1])
     lists = candidate_lists(candidates)
     copy = np.empty(ready.shape[1], np.float32)
-    bad = _rescore(_layout(rows), rows.ids, code, ready, lists, sign, keys[0], numbers[0], copy, scores, found)
+    bad = _rescore(layout_of(rows), rows.ids, code, ready, lists, sign, keys[0], numbers[0], copy, scores, found)
     return scores, found, bad
 
 
 def products(rows: NumbaRows, queries: F32, out: F32, first: int, last: int) -> int:
-    layout = _layout(rows)
+    layout = layout_of(rows)
     packed = _pack(queries, IP)
     part = _part(layout, tiled=len(packed.tiles) > 0)
     return _dot(layout, packed, first, last, part, allowed_rows(None), address(out), out.strides[0])
-
-
-def norms(kind: int, pieces: Sequence[Array], out: F32, upward: bool) -> None:
-    rows = NumbaRows(kind, [(len(out), pieces, None)], None)
-    layout = _layout(rows)
-    _norms(layout, np.empty(layout.padded, np.float32), upward, out)
-
-
-def unit_queries(queries: F32) -> F32:
-    out = np.empty(queries.shape, np.float32)
-    _unit(padded_queries(queries), out)
-    return out

@@ -1,17 +1,17 @@
-"""Product quantization: sums of table entries over blocks of 64 rows, tables, nearest codewords, the blocked layout.
+"""Product quantization: scans over blocks of 64 rows.
 
 A scan adds the float tables in the canonical order, so that its sums *are* the scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 
-from ...types import F32, I32, I64, U8, Bool
+from ...types import F32, I64, U8, Bool
 from .candidates import (
     Allowed,
     Lists,
@@ -26,11 +26,11 @@ from .candidates import (
     permitted,
 )
 from .chunks import BASE, PIECES, START, STRIDE, NumbaRows, find_chunk
+from .codewords import GROUP
 from .emit import (
     F32 as FLOAT,
     I8 as BYTE,
     I16,
-    I32 as INT32,
     I64 as INT,
     LANES,
     Sums,
@@ -38,16 +38,12 @@ from .emit import (
     emitted,
     load,
     loop,
-    pick,
     splat,
     store,
     vector,
 )
-from .jit import Real, address, at, inner, kernel
-from .memory import INT8, copy_bytes, load_u8, store_u8
-
-GROUP = 64
-"""Rows of a block of codes."""
+from .jit import Real, at, kernel
+from .memory import INT8, load_u8
 
 
 def _add_entries(b: ir.IRBuilder, sums: Sums, table: Value, indices: list[Value]) -> None:
@@ -174,139 +170,3 @@ def rescore(rows: CodeRows, tables: F32, candidates: I64, k: int, largest: bool)
     lists = candidate_lists(candidates)
     _rescore(rows.layout, rows.ids, np.array(tables), lists, 1.0 if largest else -1.0, keys[0], numbers[0], scores, found)
     return scores, found
-
-
-# --- codewords ---------------------------------------------------------------------------------------------------------
-def _codeword_sums(squared: bool, groups: int) -> Callable[..., Any]:
-    @emitted("none", "i64", "i64", "i64", "i64", "i64")
-    def sums_of(b: ir.IRBuilder, query: Value, codewords: Value, dims: Value, line_bytes: Value, out: Value) -> None:
-        sums = Sums(b, vector(FLOAT), groups)
-        with loop(b, dims) as s:
-            q = splat(b, load(b, FLOAT, query, b.shl(s, INT(2))))
-            line = b.add(codewords, b.mul(s, line_bytes))
-            for g in range(groups):
-                c = load(b, vector(FLOAT), line, 4 * LANES * g)
-                if squared:
-                    c = b.fsub(q, c)
-                sums[g] = b.fadd(sums[g], b.fmul(c, c if squared else q))
-        for g in range(groups):
-            store(b, sums[g], out, 4 * LANES * g)
-
-    return sums_of
-
-
-products_16, products_64 = _codeword_sums(False, 1), _codeword_sums(False, 4)
-distances_16, distances_64 = _codeword_sums(True, 1), _codeword_sums(True, 4)
-"""(query, codewords dim by dim, dims, bytes of a dim, out): canonical sums of a query with 16 or 64 codewords."""
-
-
-@inner
-def _entries(query: int, codewords: F32, squared: bool, out: int) -> None:
-    """Sums of a query with all codewords of a subspace, ``codewords`` (S, K)."""
-    dims, count = codewords.shape
-    start, line = at(codewords), 4 * count
-    k = 0
-    while k < count:
-        if k + 64 <= count:
-            if squared:
-                distances_64(query, start + 4 * k, dims, line, out + 4 * k)
-            else:
-                products_64(query, start + 4 * k, dims, line, out + 4 * k)
-            k += 64
-        else:
-            if squared:
-                distances_16(query, start + 4 * k, dims, line, out + 4 * k)
-            else:
-                products_16(query, start + 4 * k, dims, line, out + 4 * k)
-            k += 16
-
-
-@emitted("i64", "i64", "i64")
-def lowest(b: ir.IRBuilder, values: Value, count: Value) -> Value:
-    """Place of the least of ``count`` floats, a whole number of sixteens; the first one on ties. NaN is never least."""
-    best, places = Sums(b, vector(FLOAT), 1, float("inf")), Sums(b, vector(INT32), 1)
-    places[0] = steps = ir.Constant(vector(INT32), list(range(LANES)))
-    with loop(b, count, LANES) as i:
-        value = load(b, vector(FLOAT), values, b.shl(i, INT(2)))
-        less = b.fcmp_ordered("<", value, best[0])
-        places[0] = b.select(less, b.add(splat(b, b.trunc(i, INT32)), steps), places[0])
-        best[0] = b.select(less, value, best[0])
-    value, place, width = best[0], places[0], LANES
-    while width > 1:
-        width //= 2
-        low, high = range(width), range(width, 2 * width)
-        value_0, value_1, place_0, place_1 = pick(b, value, low), pick(b, value, high), pick(b, place, low), pick(b, place, high)
-        less = b.fcmp_ordered("<", value_1, value_0)
-        equal = b.and_(b.fcmp_ordered("==", value_1, value_0), b.icmp_signed("<", place_1, place_0))
-        less = b.or_(less, equal)
-        value, place = b.select(less, value_1, value_0), b.select(less, place_1, place_0)
-    return b.sext(b.extract_element(place, INT32(0)), INT)
-
-
-@kernel
-def _tables(queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
-    """``queries`` (Q, M * S), ``codebooks`` (M, S, K)."""
-    subspaces, dims, count = codebooks.shape
-    for m in range(subspaces):
-        for query in range(len(queries)):
-            target = at(out) + 4 * count * (query * subspaces + m)
-            _entries(at(queries) + 4 * (query * queries.shape[1] + m * dims), codebooks[m], squared, target)
-
-
-@kernel
-def _assign(vectors: int, stride: int, width: int, codebooks: F32, rows: F32, entries: F32, out: I32) -> None:
-    """``codebooks`` (M, S, K), ``rows`` (part, M * S) zeros. A codebook stays in the cache for all vectors of a part."""
-    subspaces, dims, count = codebooks.shape
-    for first in range(0, len(out), len(rows)):
-        n = min(len(rows), len(out) - first)
-        for i in range(n):
-            copy_bytes(vectors + (first + i) * stride, at(rows) + 4 * rows.shape[1] * i, 4 * width)
-        for m in range(subspaces):
-            for i in range(n):
-                _entries(at(rows) + 4 * (rows.shape[1] * i + m * dims), codebooks[m], True, at(entries))
-                out[first + i, m] = lowest(at(entries), count)
-
-
-def _by_dim(codebooks: F32) -> F32:
-    return np.ascontiguousarray(codebooks.transpose(0, 2, 1), np.float32)
-
-
-def tables(queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
-    """See ``Backend.pq_tables``."""
-    subspaces, _, dims = codebooks.shape
-    ready = np.zeros((len(queries), subspaces * dims), np.float32)
-    ready[:, : queries.shape[1]] = queries
-    _tables(ready, _by_dim(codebooks), squared, out)
-
-
-def assign(vectors: F32, codebooks: F32, out: I32) -> None:
-    """See ``Backend.pq_assign``."""
-    subspaces, count, dims = codebooks.shape
-    rows, entries = np.zeros((64, subspaces * dims), np.float32), np.empty(count, np.float32)
-    _assign(address(vectors), vectors.strides[0], vectors.shape[1], _by_dim(codebooks), rows, entries, out)
-
-
-# --- the blocked layout ------------------------------------------------------------------------------------------------
-@kernel
-def _interleave(codes: int, row_stride: int, count: int, width: int, packed: int) -> None:
-    for row in range(-(-count // GROUP) * GROUP):
-        target = packed + row // GROUP * width * GROUP + row % GROUP
-        for m in range(width):
-            store_u8(target + GROUP * m, load_u8(codes + row * row_stride + m) if row < count else 0)
-
-
-@kernel
-def _separate(packed: int, count: int, width: int, codes: int, row_stride: int) -> None:
-    for row in range(count):
-        source = packed + row // GROUP * width * GROUP + row % GROUP
-        for m in range(width):
-            store_u8(codes + row * row_stride + m, load_u8(source + GROUP * m))
-
-
-def pack(codes: U8, out: U8) -> None:
-    """Rows to blocks. The same bytes for 4 and 8 bits: both keep the even subspace in the low nibble."""
-    _interleave(address(codes), codes.strides[0], len(codes), codes.shape[1], address(out))
-
-
-def unpack(packed: U8, out: U8) -> None:
-    _separate(address(packed), len(out), out.shape[1], address(out), out.strides[0])
