@@ -10,7 +10,7 @@ const int64_t* ids_pointer(const py::object& ids) { return ids.is_none() ? nullp
 
 Piece piece_of(const py::array& a, py::ssize_t item_bytes) {
     require(a.ndim() == 2 && a.itemsize() == item_bytes, "pieces: expected matrices of the kind's element type");
-    require(a.shape(1) <= 1 || a.strides(1) == item_bytes, "pieces: expected a contiguous last axis");
+    require(a.size() == 0 || a.shape(1) <= 1 || a.strides(1) == item_bytes, "pieces: expected a contiguous last axis");
     return {static_cast<const uint8_t*>(a.data()), a.strides(0), a.shape(1)};
 }
 
@@ -113,7 +113,8 @@ PyScan PyScan::make(std::shared_ptr<const Problem> problem, int64_t k, const py:
         const auto a = allowed.cast<py::array>();
         const int axes = a.ndim() == 2 ? 2 : 1;
         map.bytes = reinterpret_cast<const uint8_t*>(contiguous<bool>(a, axes, "allowed"));
-        require(a.shape(axes - 1) == problem->rows().size() && (axes == 1 || a.shape(0) == problem->queries()), "allowed: expected shape (N,) or (Q, N)");
+        require(a.shape(axes - 1) == problem->rows().size() && (axes == 1 || a.shape(0) == problem->queries()),
+                "allowed: expected shape (N,) or (Q, N)");
         map.stride = axes == 2 ? a.shape(1) : 0;
     }
     return {std::make_unique<Scan>(std::move(problem), k, map), py::make_tuple(std::move(owners), allowed)};

@@ -42,18 +42,25 @@ Lists lists_of(const py::array& candidates, int64_t queries, int64_t rows) {
     return {p, candidates.shape(1)};
 }
 
-py::tuple rescored(const Problem& problem, const py::array& candidates, int64_t k) {
+struct Rescored {
+    py::array_t<float> scores;
+    py::array_t<int64_t> rows;
+    int64_t bad_row;
+};
+
+Rescored rescored(const Problem& problem, const py::array& candidates, int64_t k) {
     const Lists lists = lists_of(candidates, problem.queries(), problem.rows().size());
-    py::array_t<float> scores({problem.queries(), k});
-    py::array_t<int64_t> rows({problem.queries(), k});
-    float* s = scores.mutable_data();
-    int64_t* r = rows.mutable_data();
+    Rescored out = {py::array_t<float>({problem.queries(), k}), py::array_t<int64_t>({problem.queries(), k}), -1};
+    float* scores = out.scores.mutable_data();
+    int64_t* rows = out.rows.mutable_data();
     {
         const py::gil_scoped_release free;
-        rescore(problem, lists.data, lists.width, k, s, r);
+        out.bad_row = rescore(problem, lists.data, lists.width, k, scores, rows);
     }
-    return py::make_tuple(scores, rows);
+    return out;
 }
+
+py::tuple pair_of(const Rescored& best) { return py::make_tuple(best.scores, best.rows); }
 
 template <class P, class... Args> std::shared_ptr<P> without_gil(Args&&... args) {
     const py::gil_scoped_release free;
@@ -62,35 +69,34 @@ template <class P, class... Args> std::shared_ptr<P> without_gil(Args&&... args)
 
 // --- dense ------------------------------------------------------------------------------------------------------------
 
-PyScan dense_scan(const Target& self, const PyRows& rows, const py::array& queries, int64_t k, const std::string& metric, const py::object& allowed) {
+PyScan dense_scan(const Target& self, const PyRows& rows, const py::array& queries, int64_t k, const std::string& metric,
+                  const py::object& allowed) {
     const float* q = queries_of<float>(queries, width_of(rows), "queries");
-    return PyScan::make(without_gil<DenseProblem>(*self.table, rows.rows, q, queries.shape(0), metric_of(metric), true), k, allowed, rows.owners);
+    return PyScan::make(without_gil<DenseProblem>(*self.table, rows.rows, q, queries.shape(0), metric_of(metric), true), k, allowed,
+                        rows.owners);
 }
 
-py::tuple dense_rescore(const Target& self, const PyRows& rows, const py::array& queries, const py::array& candidates, int64_t k, const std::string& metric) {
+py::tuple dense_rescore(const Target& self, const PyRows& rows, const py::array& queries, const py::array& candidates, int64_t k,
+                        const std::string& metric) {
     const float* q = queries_of<float>(queries, width_of(rows), "queries");
     const auto problem = without_gil<DenseProblem>(*self.table, rows.rows, q, queries.shape(0), metric_of(metric), false);
-    const py::tuple best = rescored(*problem, candidates, k);
-    const Lists lists = lists_of(candidates, queries.shape(0), rows.rows->size());
-    int64_t bad = -1;
-    {
-        const py::gil_scoped_release free;
-        bad = problem->first_bad_candidate(lists.data, lists.width * queries.shape(0));
-    }
-    return py::make_tuple(best[0], best[1], bad);
+    const Rescored best = rescored(*problem, candidates, k);
+    return py::make_tuple(best.scores, best.rows, best.bad_row);
 }
 
 int64_t dense_dot_op(const Target& self, const PyRows& rows, const py::array& queries, py::array out, int64_t first, int64_t last) {
     const float* q = queries_of<float>(queries, width_of(rows), "queries");
     float* to = writable<float>(out, 2, "out");
-    require(out.shape(0) == queries.shape(0) && out.shape(1) == rows.rows->size() && 0 <= first && first <= last && last <= rows.rows->size(),
+    require(out.shape(0) == queries.shape(0) && out.shape(1) == rows.rows->size() && 0 <= first && first <= last &&
+                last <= rows.rows->size(),
             "out: expected shape (queries, rows)");
     const py::gil_scoped_release free;
     return dense_dot(*self.table, *rows.rows, q, queries.shape(0), first, last, to + first, rows.rows->size());
 }
 
 void dense_norms(const Target& self, const std::string& kind, const py::sequence& pieces, py::array out, bool upward) {
-    const py::object chunk = py::module_::import("types").attr("SimpleNamespace")(py::arg("pieces") = pieces, py::arg("norms") = py::none());
+    const py::object chunk =
+        py::module_::import("types").attr("SimpleNamespace")(py::arg("pieces") = pieces, py::arg("norms") = py::none());
     const PyRows rows = dense_rows(kind, py::make_tuple(chunk), py::none());
     float* to = writable<float>(out, 1, "out");
     require(out.size() == rows.rows->size(), "out: expected one value per row");
@@ -115,13 +121,14 @@ IntegerMetric integer_metric_of(const std::string& name) {
     return IntegerMetric::l2_exact;
 }
 
-std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets,
-                                                const std::string& metric_name, bool scan) {
+std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors,
+                                                const py::array& offsets, const std::string& metric_name, bool scan) {
     const IntegerMetric metric = integer_metric_of(metric_name);
     const int8_t* c = queries_of<int8_t>(codes, width_of(rows), "codes");
     const float *f = per_query(factors, codes.shape(0), "factors"), *o = per_query(offsets, codes.shape(0), "offsets");
     require(rows.rows->kind() == kInt8, "rows: expected int8");
-    for (const Chunk& chunk : rows.rows->chunks()) require(metric != IntegerMetric::l2 || chunk.norms, "rows: l2 needs their sums of squares");
+    for (const Chunk& chunk : rows.rows->chunks())
+        require(metric != IntegerMetric::l2 || chunk.norms, "rows: l2 needs their sums of squares");
     return without_gil<IntegerProblem>(*self.table, rows.rows, c, codes.shape(0), f, o, metric, scan);
 }
 
@@ -134,7 +141,7 @@ PyScan hamming_scan(const Target& self, const PyRows& rows, const py::array& cod
 
 py::tuple hamming_rescore(const Target& self, const PyRows& rows, const py::array& codes, const py::array& candidates, int64_t k) {
     const uint8_t* c = queries_of<uint8_t>(codes, width_of(rows), "codes");
-    return rescored(*without_gil<HammingProblem>(*self.table, rows.rows, c, codes.shape(0), false), candidates, k);
+    return pair_of(rescored(*without_gil<HammingProblem>(*self.table, rows.rows, c, codes.shape(0), false), candidates, k));
 }
 
 void hamming_distances_op(const Target& self, const PyRows& rows, const py::array& codes, py::array out, int64_t first, int64_t last) {
@@ -150,7 +157,8 @@ void hamming_distances_op(const Target& self, const PyRows& rows, const py::arra
 
 std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest, bool scan) {
     const float* t = contiguous<float>(tables, 3, "tables");
-    require(tables.shape(1) == rows.subspaces && tables.shape(2) == int64_t{1} << rows.bits, "tables: expected shape (queries, subspaces, 2**bits)");
+    require(tables.shape(1) == rows.subspaces && tables.shape(2) == int64_t{1} << rows.bits,
+            "tables: expected shape (queries, subspaces, 2**bits)");
     return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, scan);
 }
 
@@ -164,7 +172,8 @@ void pq_tables(const Target& self, const py::array& queries, const py::array& co
     const Codebooks books = codebooks_of(codebooks);
     float* to = writable<float>(out, 3, "out");
     require(queries.shape(1) <= codebooks.shape(0) * codebooks.shape(2), "queries: wider than the codebooks");
-    require(out.shape(0) == queries.shape(0) && out.shape(1) == codebooks.shape(0) && out.shape(2) == codebooks.shape(1), "out: expected shape (queries, subspaces, codewords)");
+    require(out.shape(0) == queries.shape(0) && out.shape(1) == codebooks.shape(0) && out.shape(2) == codebooks.shape(1),
+            "out: expected shape (queries, subspaces, codewords)");
     const py::gil_scoped_release free;
     books.tables(*self.table, q, queries.shape(0), queries.shape(1), squared, to);
 }
@@ -180,7 +189,8 @@ void pq_assign(const Target& self, const py::array& vectors, const py::array& co
 }
 
 void pq_pack(const Target&, const py::array& codes, int, py::array out) {
-    require(codes.ndim() == 2 && codes.itemsize() == 1 && (codes.shape(1) <= 1 || codes.strides(1) == 1), "codes: expected a uint8 matrix with a contiguous last axis");
+    require(codes.ndim() == 2 && codes.itemsize() == 1 && (codes.size() == 0 || codes.shape(1) <= 1 || codes.strides(1) == 1),
+            "codes: expected a uint8 matrix with a contiguous last axis");
     auto* to = writable<uint8_t>(out, 3, "out");
     require(out.shape(0) == (codes.shape(0) + kPqBlock - 1) / kPqBlock && out.shape(1) == codes.shape(1) && out.shape(2) == kPqBlock,
             "out: expected shape (blocks of 64 rows, code bytes, 64)");
@@ -193,7 +203,8 @@ void pq_pack(const Target&, const py::array& codes, int, py::array out) {
 void pq_unpack(const Target&, const py::array& packed, int, py::array out) {
     const uint8_t* from = contiguous<uint8_t>(packed, 3, "packed");
     auto* to = writable<uint8_t>(out, 2, "out");
-    require(packed.shape(0) == (out.shape(0) + kPqBlock - 1) / kPqBlock && packed.shape(1) == out.shape(1), "out: expected shape (rows, code bytes)");
+    require(packed.shape(0) == (out.shape(0) + kPqBlock - 1) / kPqBlock && packed.shape(1) == out.shape(1),
+            "out: expected shape (rows, code bytes)");
     const py::gil_scoped_release free;
     unpack_codes(from, out.shape(0), out.shape(1), to);
 }
@@ -211,7 +222,9 @@ std::uintptr_t kernel_address(const Target& self, const std::string& name) {
     if (name == "l2_bf16") return address(c.l2_bf16);
     if (name == "dot_i8") return address(c.dot_i8);
     if (name == "hamming_u8") return address(c.hamming_u8);
-    throw py::value_error("kernel: expected one of kernels, dot_f32, l2_f32, cosine_f32, dot_f16, l2_f16, dot_bf16, l2_bf16, dot_i8, hamming_u8, got '" + name + "'");
+    throw py::value_error(
+        "kernel: expected one of kernels, dot_f32, l2_f32, cosine_f32, dot_f16, l2_f16, dot_bf16, l2_bf16, dot_i8, hamming_u8, got '" +
+        name + "'");
 }
 
 }  // namespace
@@ -223,39 +236,56 @@ void register_targets(py::module_& m) {
         .def_property_readonly("name", [](const Target& self) { return self.table->c.target; })
         .def_property_readonly("missing", [](const Target& self) { return feature_names(self.table->requires_cpu & ~cpu_features()); })
         .def("kernel_address", &kernel_address, arg("name"))
-        .def("dense_rows", [](const Target&, const std::string& kind, const py::sequence& chunks, const py::object& ids) { return dense_rows(kind, chunks, ids); },
-             arg("kind"), arg("chunks"), arg("ids") = none)
+        .def(
+            "dense_rows",
+            [](const Target&, const std::string& kind, const py::sequence& chunks, const py::object& ids) {
+                return dense_rows(kind, chunks, ids);
+            },
+            arg("kind"), arg("chunks"), arg("ids") = none)
         .def("dense_scan", &dense_scan, arg("rows"), arg("queries"), arg("k"), arg("metric"), arg("allowed") = none)
         .def("dense_rescore", &dense_rescore, arg("rows"), arg("queries"), arg("candidates"), arg("k"), arg("metric"))
         .def("dense_dot", &dense_dot_op, arg("rows"), arg("queries"), arg("out"), arg("first"), arg("last"))
         .def("dense_norms", &dense_norms, arg("kind"), arg("pieces"), arg("out"), arg("upward") = false)
         .def("dense_unit", &dense_unit, arg("queries"), arg("out"))
-        .def("integer_scan",
-             [](const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets, int64_t k, const std::string& metric,
-                const py::object& allowed) { return PyScan::make(integer_problem(self, rows, codes, factors, offsets, metric, true), k, allowed, rows.owners); },
-             arg("rows"), arg("codes"), arg("factors"), arg("offsets"), arg("k"), arg("metric"), arg("allowed") = none)
-        .def("integer_rescore",
-             [](const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets, const py::array& candidates, int64_t k,
-                const std::string& metric) { return rescored(*integer_problem(self, rows, codes, factors, offsets, metric, false), candidates, k); },
-             arg("rows"), arg("codes"), arg("factors"), arg("offsets"), arg("candidates"), arg("k"), arg("metric"))
-        .def("bit_rows", [](const Target&, const py::sequence& chunks, int64_t bits, const py::object& ids) { return bit_rows(chunks, bits, ids); }, arg("chunks"),
-             arg("bits"), arg("ids") = none)
+        .def(
+            "integer_scan",
+            [](const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets,
+               int64_t k, const std::string& metric, const py::object& allowed) {
+                return PyScan::make(integer_problem(self, rows, codes, factors, offsets, metric, true), k, allowed, rows.owners);
+            },
+            arg("rows"), arg("codes"), arg("factors"), arg("offsets"), arg("k"), arg("metric"), arg("allowed") = none)
+        .def(
+            "integer_rescore",
+            [](const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets,
+               const py::array& candidates, int64_t k, const std::string& metric) {
+                return pair_of(rescored(*integer_problem(self, rows, codes, factors, offsets, metric, false), candidates, k));
+            },
+            arg("rows"), arg("codes"), arg("factors"), arg("offsets"), arg("candidates"), arg("k"), arg("metric"))
+        .def(
+            "bit_rows",
+            [](const Target&, const py::sequence& chunks, int64_t bits, const py::object& ids) { return bit_rows(chunks, bits, ids); },
+            arg("chunks"), arg("bits"), arg("ids") = none)
         .def("hamming_scan", &hamming_scan, arg("rows"), arg("codes"), arg("k"), arg("allowed") = none)
         .def("hamming_rescore", &hamming_rescore, arg("rows"), arg("codes"), arg("candidates"), arg("k"))
         .def("hamming_distances", &hamming_distances_op, arg("rows"), arg("codes"), arg("out"), arg("first"), arg("last"))
-        .def("pq_rows",
-             [](const Target&, const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids) { return pq_rows(chunks, subspaces, bits, ids); },
-             arg("chunks"), arg("subspaces"), arg("bits"), arg("ids") = none)
-        .def("pq_scan",
-             [](const Target& self, const PyRows& rows, const py::array& tables, int64_t k, bool largest, const py::object& allowed) {
-                 return PyScan::make(pq_problem(self, rows, tables, largest, true), k, allowed, py::make_tuple(rows.owners, tables));
-             },
-             arg("rows"), arg("tables"), arg("k"), arg("largest"), arg("allowed") = none)
-        .def("pq_rescore",
-             [](const Target& self, const PyRows& rows, const py::array& tables, const py::array& candidates, int64_t k, bool largest) {
-                 return rescored(*pq_problem(self, rows, tables, largest, false), candidates, k);
-             },
-             arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"))
+        .def(
+            "pq_rows",
+            [](const Target&, const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids) {
+                return pq_rows(chunks, subspaces, bits, ids);
+            },
+            arg("chunks"), arg("subspaces"), arg("bits"), arg("ids") = none)
+        .def(
+            "pq_scan",
+            [](const Target& self, const PyRows& rows, const py::array& tables, int64_t k, bool largest, const py::object& allowed) {
+                return PyScan::make(pq_problem(self, rows, tables, largest, true), k, allowed, py::make_tuple(rows.owners, tables));
+            },
+            arg("rows"), arg("tables"), arg("k"), arg("largest"), arg("allowed") = none)
+        .def(
+            "pq_rescore",
+            [](const Target& self, const PyRows& rows, const py::array& tables, const py::array& candidates, int64_t k, bool largest) {
+                return pair_of(rescored(*pq_problem(self, rows, tables, largest, false), candidates, k));
+            },
+            arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"))
         .def("pq_tables", &pq_tables, arg("queries"), arg("codebooks"), arg("squared"), arg("out"))
         .def("pq_assign", &pq_assign, arg("vectors"), arg("codebooks"), arg("out"))
         .def("pq_pack", &pq_pack, arg("codes"), arg("bits"), arg("out"))

@@ -62,7 +62,8 @@ template <class K, bool squared>
 void canonical_each(const Piece* pieces, int32_t n_pieces, const float* query, const int64_t* rows, int64_t count, float* out) {
     constexpr int side_by_side = Simd::lanes == 16 ? 8 : 4;
     int64_t i = 0;
-    for (; i + side_by_side <= count; i += side_by_side) canonical_rows<K, side_by_side, squared>(pieces, n_pieces, query, rows + i, out + i);
+    for (; i + side_by_side <= count; i += side_by_side)
+        canonical_rows<K, side_by_side, squared>(pieces, n_pieces, query, rows + i, out + i);
     for (; i < count; ++i) canonical_rows<K, 1, squared>(pieces, n_pieces, query, rows + i, out + i);
 }
 
@@ -82,7 +83,8 @@ template <class K> void norms(const Piece* pieces, int32_t n_pieces, int64_t fir
         for (int32_t j = 0; j < n_pieces; ++j) {
             const uint8_t* row = pieces[j].base + (first + i) * pieces[j].stride;
             for_lanes<K>(
-                start, pieces[j].width, [&](int64_t offset, int64_t) { sum = Simd::wide_add_square(sum, Simd::template lanes_widen<K>(row + offset)); },
+                start, pieces[j].width,
+                [&](int64_t offset, int64_t) { sum = Simd::wide_add_square(sum, Simd::template lanes_widen<K>(row + offset)); },
                 [&](int64_t offset, int64_t, int64_t begin, int64_t end) {
                     sum = Simd::wide_add_square(sum, Simd::template lanes_widen_part<K>(row + offset, begin, end));
                 });
@@ -112,7 +114,8 @@ float l2_bf16(const float* a, const uint16_t* b, uint64_t dims) { return pair<BF
 // The norms are float64, so that neither large nor tiny vectors lose them.
 float cosine_f32(const float* a, const float* b, uint64_t dims) {
     double norm[2];
-    const Piece piece[2] = {{reinterpret_cast<const uint8_t*>(a), 0, static_cast<int64_t>(dims)}, {reinterpret_cast<const uint8_t*>(b), 0, static_cast<int64_t>(dims)}};
+    const Piece piece[2] = {{reinterpret_cast<const uint8_t*>(a), 0, static_cast<int64_t>(dims)},
+                            {reinterpret_cast<const uint8_t*>(b), 0, static_cast<int64_t>(dims)}};
     norms<Float32>(&piece[0], 1, 0, 1, &norm[0]);
     norms<Float32>(&piece[1], 1, 0, 1, &norm[1]);
     if (norm[0] == 0 || norm[1] == 0) return 0.0f;

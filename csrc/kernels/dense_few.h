@@ -51,7 +51,7 @@ void few_pack(const Queries* queries, void* packed) {
 template <class K, int Q, bool with_squares>
 ASX_INLINE void row_sums(const uint8_t* row, int64_t width, const float* query, int64_t query_stride, float* lanes_out) {
     using S = Simd;
-    constexpr int depth = Q == 1 ? 4 : Q == 2 ? 2 : 1;      // independent sums, to hide the latency of the FMA
+    constexpr int depth = Q == 1 ? 4 : Q == 2 ? 2 : 1; // independent sums, to hide the latency of the FMA
     S::F sums[Q][depth], squares[depth];
     for (int d = 0; d < depth; ++d) squares[d] = S::zero();
     for (int q = 0; q < Q; ++q)
@@ -101,7 +101,7 @@ template <class K, int Q, bool with_squares> ASX_INLINE void block_sums(const Bl
                 row_sums<K, Q, with_squares>(piece.base + (r + i) * piece.stride, piece.width, query, query_stride, lanes + i * group);
             for (int q = 0; q < Q; ++q) {
                 float* to = block->workspace + q * kBlockRows + r;
-                const auto sums = S::reduce_rows(lanes + q * group * group);        // beyond `count`: stale, never looked at
+                const auto sums = S::reduce_rows(lanes + q * group * group); // beyond `count`: stale, never looked at
                 S::store(to, j == 0 ? sums : S::add(S::load(to), sums));
             }
             if (with_squares) {
@@ -159,8 +159,9 @@ template <class K> void few_fill(const Block* block, const void* packed, void* o
     const auto* header = static_cast<const FewHeader*>(packed);
     few_sums<K>(block, header, false);
     for (int32_t q = 0; q < header->count; ++q)
-        __builtin_memcpy(static_cast<float*>(out) + q * out_stride, block->workspace + q * kBlockRows, static_cast<uint64_t>(block->rows) * 4);
+        __builtin_memcpy(static_cast<float*>(out) + q * out_stride, block->workspace + q * kBlockRows,
+                         static_cast<uint64_t>(block->rows) * 4);
 }
 
-}  // namespace
-}  // namespace asx::ASX_TARGET
+} // namespace
+} // namespace asx::ASX_TARGET

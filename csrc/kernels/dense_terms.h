@@ -24,7 +24,8 @@ struct Terms {
 template <Metric metric> ASX_INLINE Terms row_terms(Simd::F squares, Simd::F query_norm) {
     using S = Simd;
     const auto infinite = S::set(__builtin_inff());
-    const auto root = S::sqrt(S::add(squares, S::set(smallest_square)));
+    // NaN and overflowed sums make the slack infinite, never NaN: tiles look at the largest slack of their rows.
+    const auto root = S::choose(S::zero(), S::set(largest_square), squares, S::sqrt(S::add(squares, S::set(smallest_square))), infinite);
     if constexpr (metric == kCosine) {
         const auto inverse = S::div(S::set(1.0f), S::sqrt(squares));
         const auto low = S::set(smallest_square), high = S::set(largest_square);
@@ -38,7 +39,7 @@ template <Metric metric> ASX_INLINE Terms row_terms(Simd::F squares, Simd::F que
 }
 
 template <Metric metric> ASX_INLINE void terms_from_squares(const Block* block) {
-    for (int64_t r = 0; r < block->rows; r += Simd::lanes) {        // term arrays are padded to whole registers
+    for (int64_t r = 0; r < block->rows; r += Simd::lanes) { // term arrays are padded to whole registers
         const Terms t = row_terms<metric>(Simd::load(block->squares + r), Simd::set(block->query_norm));
         Simd::store(block->scale + r, t.scale);
         Simd::store(block->bias + r, t.bias);
@@ -52,7 +53,8 @@ template <Metric metric> ASX_INLINE void terms_from_norms(const Block* block, co
     for (int64_t r = 0; r < block->rows; r += S::lanes) {
         const auto norm = r + S::lanes <= block->rows ? S::load(norms + r) : S::load_part(norms + r, block->rows - r);
         const auto square = S::mul(norm, norm);
-        auto scale = S::set(1.0f), bias = S::zero(), slack = S::choose(S::set(1e-38f), infinite, norm, S::add(norm, S::set(1e-15f)), S::zero());
+        auto scale = S::set(1.0f), bias = S::zero(),
+             slack = S::choose(S::set(1e-38f), infinite, norm, S::add(norm, S::set(1e-15f)), S::zero());
         if constexpr (metric == kCosine) {
             scale = S::choose(low, high, square, S::div(S::set(1.0f), norm), S::zero());
             slack = S::choose(low, high, square, S::set(1.0f), S::choose(S::zero(), S::zero(), norm, S::zero(), infinite));
@@ -92,7 +94,8 @@ template <class K> void squares(const Block* block) {
             int64_t i = 0;
             for (; i + 4 * S::lanes <= piece.width; i += 4 * S::lanes) {
                 const auto w = S::template widen<K>(p + i * K::bytes), x = S::template widen<K>(p + (i + S::lanes) * K::bytes);
-                const auto y = S::template widen<K>(p + (i + 2 * S::lanes) * K::bytes), z = S::template widen<K>(p + (i + 3 * S::lanes) * K::bytes);
+                const auto y = S::template widen<K>(p + (i + 2 * S::lanes) * K::bytes),
+                           z = S::template widen<K>(p + (i + 3 * S::lanes) * K::bytes);
                 a = S::fma(w, w, a), b = S::fma(x, x, b), c = S::fma(y, y, c), d = S::fma(z, z, d);
             }
             for (; i + S::lanes <= piece.width; i += S::lanes) {
@@ -122,5 +125,5 @@ template <class K> void unpack(const Piece* piece, int64_t rows, float* out, int
     }
 }
 
-}  // namespace
-}  // namespace asx::ASX_TARGET
+} // namespace
+} // namespace asx::ASX_TARGET

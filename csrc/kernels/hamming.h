@@ -31,7 +31,7 @@ struct CodesHeader {
 
 // Thresholds are keys: a row passes when its distance is not above `limit`.
 ASX_INLINE int64_t distance_limit(float threshold) {
-    if (!(threshold <= 0.0f)) return -1;                    // keys are never positive
+    if (!(threshold <= 0.0f)) return -1; // keys are never positive
     return threshold < -1e9f ? int64_t{1} << 30 : static_cast<int64_t>(-threshold);
 }
 
@@ -68,7 +68,9 @@ void codes_few_pack(const Queries* queries, void* packed) {
     const int64_t counted = layout.whole * register_bytes, last = (bytes - 1) / 8 * 8;
     for (int64_t i = 0; i < register_bytes; ++i) {
         const int64_t byte = layout.tail + i;
-        mask[i] = byte < counted || byte >= bytes ? 0 : byte < last ? 0xff : static_cast<uint8_t>(queries->last_word >> (8 * (byte - last)));
+        mask[i] = byte < counted || byte >= bytes ? 0
+                  : byte < last                   ? 0xff
+                                                  : static_cast<uint8_t>(queries->last_word >> (8 * (byte - last)));
     }
     for (int32_t q = 0; q < queries->count; ++q) {
         const uint8_t* from = static_cast<const uint8_t*>(queries->data) + q * queries->stride;
@@ -79,7 +81,8 @@ void codes_few_pack(const Queries* queries, void* packed) {
 }
 
 // `W`: the number of whole registers when it is small and known, so that the loop is unrolled; -1 otherwise.
-template <int Q, int W> ASX_INLINE void codes_row(const uint8_t* row, const FewLayout& layout, const uint8_t* mask, const uint8_t* query, int64_t stride, uint64_t* lanes_out, const uint8_t* end) {
+template <int Q, int W> ASX_INLINE void codes_row(const uint8_t* row, const FewLayout& layout, const uint8_t* mask, const uint8_t* query,
+                                                  int64_t stride, uint64_t* lanes_out, const uint8_t* end) {
     using S = Simd;
     S::Words sums[Q];
     S::Counts counts[Q];
@@ -91,7 +94,8 @@ template <int Q, int W> ASX_INLINE void codes_row(const uint8_t* row, const FewL
     for (int64_t i = 0; i < whole; ++i) {
         const auto x = S::load_words(row + i * register_bytes);
         S::prefetch_ahead(row + i * register_bytes);
-        for (int q = 0; q < Q; ++q) counts[q] = S::count_add(counts[q], S::xor_words(x, S::load_words(query + q * stride + i * register_bytes)));
+        for (int q = 0; q < Q; ++q)
+            counts[q] = S::count_add(counts[q], S::xor_words(x, S::load_words(query + q * stride + i * register_bytes)));
         if (W < 0 && --room == 0) {
             for (int q = 0; q < Q; ++q) sums[q] = S::count_widen(sums[q], counts[q]), counts[q] = S::count_zero();
             room = S::count_steps - 1;
@@ -102,14 +106,16 @@ template <int Q, int W> ASX_INLINE void codes_row(const uint8_t* row, const FewL
         const bool readable = layout.tail_bytes == register_bytes || row + register_bytes <= end;
         const auto tail = readable ? S::load_words(row + layout.tail) : S::load_words_bytes(row, layout.tail_bytes);
         const auto x = S::and_words(tail, S::load_words(mask));
-        for (int q = 0; q < Q; ++q) counts[q] = S::count_add(counts[q], S::xor_words(x, S::load_words(query + q * stride + whole * register_bytes)));
+        for (int q = 0; q < Q; ++q)
+            counts[q] = S::count_add(counts[q], S::xor_words(x, S::load_words(query + q * stride + whole * register_bytes)));
     }
     for (int q = 0; q < Q; ++q) S::store_words(lanes_out + q * S::words * S::words, S::count_widen(sums[q], counts[q]));
 }
 
 // Distances of `count` (at most `words`) rows from r on. Not unrolled over rows: with a load instruction per row of the group the hardware
 // prefetcher loses the stream (measured: 3.9 ms against 2.5 ms for a million rows of 64 bytes).
-template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const FewLayout& layout, const CodesHeader* header, int64_t r, int64_t count, Simd::Words (&out)[Q]) {
+template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const FewLayout& layout, const CodesHeader* header, int64_t r,
+                                                    int64_t count, Simd::Words (&out)[Q]) {
     using S = Simd;
     alignas(64) uint64_t lanes[Q * S::words * S::words];
     const Piece& piece = block->pieces[0];
@@ -122,7 +128,8 @@ template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const Fe
     for (int q = 0; q < Q; ++q) out[q] = S::reduce_word_rows(lanes + q * S::words * S::words);
 }
 
-template <int Q, int W> ASX_INLINE int64_t codes_few_scan_of(const Block* block, const CodesHeader* header, const float* thresholds, Survivors* survivors) {
+template <int Q, int W> ASX_INLINE int64_t codes_few_scan_of(const Block* block, const CodesHeader* header, const float* thresholds,
+                                                             Survivors* survivors) {
     using S = Simd;
     const FewLayout layout = few_layout(block->pieces[0].width, block->last_word);
     S::Words limits[Q];
@@ -211,7 +218,9 @@ void codes_tile_pack(const Queries* queries, void* packed) {
     header->count = queries->count;
     for (int64_t w = 0; w < code_words(bytes); ++w)
         for (int32_t q = 0; q < codes_columns; ++q)
-            *to++ = q < queries->count ? code_word(static_cast<const uint8_t*>(queries->data) + q * queries->stride, w, bytes, queries->last_word) : 0;
+            *to++ = q < queries->count
+                        ? code_word(static_cast<const uint8_t*>(queries->data) + q * queries->stride, w, bytes, queries->last_word)
+                        : 0;
 }
 
 template <int R> ASX_INLINE void codes_tile(const Block* block, const uint64_t* panel, int64_t row, Simd::Words (&out)[R][2]) {
@@ -255,7 +264,8 @@ template <int R> ASX_INLINE void codes_tile(const Block* block, const uint64_t* 
     for (int r = 0; r < R; ++r) out[r][0] = sums[r][0], out[r][1] = sums[r][1];
 }
 
-template <int R> ASX_INLINE void codes_scan_tile(const Block* block, const CodesHeader* header, int64_t row, const Simd::Words (&limits)[2], uint32_t possible, Survivors* survivors) {
+template <int R> ASX_INLINE void codes_scan_tile(const Block* block, const CodesHeader* header, int64_t row, const Simd::Words (&limits)[2],
+                                                 uint32_t possible, Survivors* survivors) {
     using S = Simd;
     S::Words distances[R][2];
     codes_tile<R>(block, reinterpret_cast<const uint64_t*>(header + 1), row, distances);
@@ -302,7 +312,8 @@ uint32_t hamming_u8(const uint8_t* a, const uint8_t* b, uint64_t bytes) {
     uint64_t i = 0;
     auto sum = Simd::set_word(0);
     for (; i + 8 * Simd::words <= bytes; i += 8 * Simd::words)
-        sum = Simd::count_widen(sum, Simd::count_add(Simd::count_zero(), Simd::xor_words(Simd::load_words(a + i), Simd::load_words(b + i))));
+        sum =
+            Simd::count_widen(sum, Simd::count_add(Simd::count_zero(), Simd::xor_words(Simd::load_words(a + i), Simd::load_words(b + i))));
     uint64_t lanes[Simd::words], total = 0;
     Simd::store_words(lanes, sum);
     for (int w = 0; w < Simd::words; ++w) total += lanes[w];
@@ -311,5 +322,5 @@ uint32_t hamming_u8(const uint8_t* a, const uint8_t* b, uint64_t bytes) {
     return static_cast<uint32_t>(total);
 }
 
-}  // namespace
-}  // namespace asx::ASX_TARGET
+} // namespace
+} // namespace asx::ASX_TARGET

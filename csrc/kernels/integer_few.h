@@ -49,7 +49,8 @@ template <int bits> ASX_INLINE Simd::I integer_step(Simd::I sum, Simd::Bytes que
     return bits == 7 ? Simd::dot_words7(sum, query, row) : Simd::dot_words8(sum, query, row);
 }
 
-template <int bits, int Q> ASX_INLINE void integer_block_sums(const Block* block, const uint8_t* query, int64_t query_stride, int32_t* out) {
+template <int bits, int Q> ASX_INLINE void integer_block_sums(const Block* block, const uint8_t* query, int64_t query_stride,
+                                                              int32_t* out) {
     using S = Simd;
     constexpr bool with_row_sums = IntegerWords<bits>::offset != 0;
     for (int32_t j = 0; j < block->n_pieces; ++j) {

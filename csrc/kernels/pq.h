@@ -13,11 +13,11 @@
 namespace asx::ASX_TARGET {
 namespace {
 
-constexpr int pq_queries = 4;       // most in one call
+constexpr int pq_queries = 4; // most in one call
 constexpr int registers_per_block = kPqBlock / Simd::bytes;
 
 struct PqHeader {
-    double base[pq_queries];        // key = base + step * sum
+    double base[pq_queries]; // key = base + step * sum
     double step[pq_queries];
     float slack[pq_queries];
     int64_t count;
@@ -77,7 +77,8 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
         header->base[q] = base;
         header->step[q] = step;
         // the canonical float32 sum, this key and float32 rounding here add a few units of 2^-24 of the magnitude per subspace
-        header->slack[q] = static_cast<float>((error + (static_cast<double>(subspaces) + 8.0) * 0x1p-23 * magnitude) * (1.0 + 1e-6));
+        const double slack = (error + (static_cast<double>(subspaces) + 8.0) * 0x1p-23 * magnitude) * (1.0 + 1e-6);
+        header->slack[q] = magnitude < 3e38 ? static_cast<float>(slack) : __builtin_inff(); // canonical partial sums may overflow
         if (queries->slack_out) queries->slack_out[q] = header->slack[q];
     }
 }
@@ -85,12 +86,13 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
 // The least sum that can reach the threshold; one less for the rounding of this formula. Above 65,535: none can.
 ASX_INLINE int64_t least_sum(const PqHeader* header, int q, float threshold) {
     const double sum = (static_cast<double>(threshold) - static_cast<double>(header->slack[q]) - header->base[q]) / header->step[q];
-    if (!(sum > 1.0)) return 0;             // negative, or NaN: everything passes
+    if (!(sum > 1.0)) return 0; // negative, or NaN: everything passes
     return sum > 65537.0 ? 65536 : static_cast<int64_t>(sum) - 1;
 }
 
 // Survivors among the rows of one register: 16-bit sums of its even and odd rows.
-ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64_t row, int64_t least, Simd::Bytes low, Simd::Bytes high, Survivors* survivors) {
+ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64_t row, int64_t least, Simd::Bytes low, Simd::Bytes high,
+                        Survivors* survivors) {
     using S = Simd;
     if (least > 65535) return;
     const auto limit = S::set_halves(static_cast<uint16_t>(least));
@@ -122,7 +124,8 @@ template <bool prefetch> ASX_INLINE Simd::Bytes load_codes(const uint8_t* p) {
     return Simd::load_bytes(p);
 }
 
-template <bool prefetch, int B> ASX_INLINE void pq8_sums(const uint8_t* const (&at)[B], const uint8_t* table, int64_t subspaces, Simd::Bytes (&low)[B], Simd::Bytes (&high)[B]) {
+template <bool prefetch, int B> ASX_INLINE void pq8_sums(const uint8_t* const (&at)[B], const uint8_t* table, int64_t subspaces,
+                                                         Simd::Bytes (&low)[B], Simd::Bytes (&high)[B]) {
     using S = Simd;
     S::Bytes l[B], h[B], pair[B];
 #pragma GCC unroll 8
@@ -172,7 +175,8 @@ int64_t pq8_scan(const Block* block, const void* packed, const float* thresholds
 }
 
 template <int Q, int B>
-ASX_INLINE void pq4_sums(const uint8_t* const (&at)[B], const uint8_t* const (&tables)[Q], int64_t pairs, Simd::Bytes (&low)[Q][B], Simd::Bytes (&high)[Q][B]) {
+ASX_INLINE void pq4_sums(const uint8_t* const (&at)[B], const uint8_t* const (&tables)[Q], int64_t pairs, Simd::Bytes (&low)[Q][B],
+                         Simd::Bytes (&high)[Q][B]) {
     using S = Simd;
     S::Bytes l[Q][B], h[Q][B];
 #pragma GCC unroll 4
@@ -212,7 +216,7 @@ template <int Q> int64_t pq4_scan(const Block* block, const void* packed, const 
     const uint8_t* tables[Q];
     int64_t least[Q];
     for (int q = 0; q < Q; ++q) {
-        const int real = q < header->count ? q : 0;         // missing queries repeat the first, and emit nothing
+        const int real = q < header->count ? q : 0; // missing queries repeat the first, and emit nothing
         tables[q] = reinterpret_cast<const uint8_t*>(header + 1) + real * packed_table_bytes<4>(subspaces);
         least[q] = q < header->count ? least_sum(header, q, thresholds[q]) : 65536;
     }
@@ -230,7 +234,8 @@ template <int Q> int64_t pq4_scan(const Block* block, const void* packed, const 
 
 // --- float tables and assignment: codewords in lanes, dims in rising order, multiply then add ---------------------------------
 
-template <bool squared> ASX_INLINE void float_table(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, float* out) {
+template <bool squared> ASX_INLINE void float_table(const float* query, const float* codebook, int64_t dims, int64_t codewords,
+                                                    int64_t padded, float* out) {
     using S = Simd;
     for (int64_t j = 0; j < codewords; j += S::lanes) {
         auto sum = S::zero();
@@ -257,7 +262,8 @@ void pq_table(const float* query, const float* codebook, int64_t dims, int64_t c
 }
 
 // R rows at a time share each load of a codeword. Padding codewords are infinite, so they never come first.
-template <int R> ASX_INLINE void assign_rows(const float* rows, int64_t stride, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, int32_t* out, int64_t out_stride) {
+template <int R> ASX_INLINE void assign_rows(const float* rows, int64_t stride, const float* codebook, int64_t dims, int64_t codewords,
+                                             int64_t padded, int32_t* out, int64_t out_stride) {
     using S = Simd;
     alignas(64) float iota[S::lanes];
     for (int i = 0; i < S::lanes; ++i) iota[i] = static_cast<float>(i);
@@ -290,12 +296,14 @@ template <int R> ASX_INLINE void assign_rows(const float* rows, int64_t stride, 
     }
 }
 
-void pq_assign(const float* rows, int64_t stride, int64_t count, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, int32_t* out, int64_t out_stride) {
+void pq_assign(const float* rows, int64_t stride, int64_t count, const float* codebook, int64_t dims, int64_t codewords, int64_t padded,
+               int32_t* out, int64_t out_stride) {
     constexpr int R = 8;
     int64_t i = 0;
-    for (; i + R <= count; i += R) assign_rows<R>(rows + i * stride, stride, codebook, dims, codewords, padded, out + i * out_stride, out_stride);
+    for (; i + R <= count; i += R)
+        assign_rows<R>(rows + i * stride, stride, codebook, dims, codewords, padded, out + i * out_stride, out_stride);
     for (; i < count; ++i) assign_rows<1>(rows + i * stride, stride, codebook, dims, codewords, padded, out + i * out_stride, out_stride);
 }
 
-}  // namespace
-}  // namespace asx::ASX_TARGET
+} // namespace
+} // namespace asx::ASX_TARGET

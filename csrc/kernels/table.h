@@ -100,7 +100,8 @@ struct KernelTable {
     Family pq[2];               // 4 bits, 8 bits
 
     // canonical sums of one query against `count` rows named by number: ip, or l2 if `squared`
-    void (*canonical[kKinds])(const Piece*, int32_t n_pieces, const float* query, const int64_t* rows, int64_t count, bool squared, float* out);
+    void (*canonical[kKinds])(const Piece*, int32_t n_pieces, const float* query, const int64_t* rows, int64_t count, bool squared,
+                              float* out);
     // canonical norms of rows first .. first+count in float64
     void (*norms[kKinds])(const Piece*, int32_t n_pieces, int64_t first, int64_t count, double* out);
     // sums of squares of the block's rows in any order, and the sums of int8 rows
@@ -112,7 +113,8 @@ struct KernelTable {
 
     // codebook: (dims, padded) transposed, padded to a multiple of 16 codewords; see backends/protocol.py for the order of summation
     void (*pq_table)(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, bool squared, float* out);
-    void (*pq_assign)(const float* rows, int64_t stride, int64_t count, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, int32_t* out, int64_t out_stride);
+    void (*pq_assign)(const float* rows, int64_t stride, int64_t count, const float* codebook, int64_t dims, int64_t codewords,
+                      int64_t padded, int32_t* out, int64_t out_stride);
 };
 
 }  // namespace asx

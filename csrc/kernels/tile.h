@@ -18,7 +18,9 @@ struct FloatWords {
     static constexpr int64_t per_word = 1, element_bytes = 4;
     using Sum = Simd::F;
     static ASX_INLINE Sum start(const Block*, int64_t) { return Simd::zero(); }
-    static ASX_INLINE Sum step(Sum sum, uint32_t word, const void* panel) { return Simd::fma(Simd::broadcast(&word), Simd::load(panel), sum); }
+    static ASX_INLINE Sum step(Sum sum, uint32_t word, const void* panel) {
+        return Simd::fma(Simd::broadcast(&word), Simd::load(panel), sum);
+    }
     template <Metric metric> static ASX_INLINE Simd::F key(Sum sum, const Block* block, int64_t row, Simd::F, Simd::F) {
         if constexpr (metric == kCosine) return Simd::mul(sum, Simd::set(block->scale[row]));
         if constexpr (metric == kL2) return Simd::fma(sum, Simd::set(2.0f), Simd::set(block->bias[row]));
@@ -29,30 +31,31 @@ struct FloatWords {
     static constexpr int64_t query_bytes = 4;
 };
 
-#ifdef __AVX512BF16__
-// vdpbf16ps: two products a lane; queries are rounded to bfloat16, which the slack covers (2^-8 |q||x|).
-struct BFloat16Words : FloatWords {
+// Two bfloat16 products a lane, where the target has them (S::has_bfloat16_dot); queries are rounded to bfloat16, which the slack covers
+// (2^-8 |q||x|).
+template <class S> struct BFloat16Words : FloatWords {
     static constexpr int64_t per_word = 2, element_bytes = 2;
     static ASX_INLINE Sum step(Sum sum, uint32_t word, const void* panel) {
-        return Simd::dot_bfloat16(sum, Simd::load_bytes(panel), Simd::broadcast_word(word));
+        return S::dot_bfloat16(sum, S::load_bytes(panel), S::broadcast_word(word));
     }
     static ASX_INLINE uint32_t pack_word(const uint8_t* p, int64_t elements) {
         uint32_t word = 0;
         for (int64_t i = 0; i < elements && i < 2; ++i) {
             const uint32_t bits = read<uint32_t>(p + 4 * i);
-            word |= ((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16) << (16 * i);       // to nearest, ties to even; queries are finite
+            word |= ((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16) << (16 * i); // to nearest, ties to even; queries are finite
         }
         return word;
     }
 };
-#endif
 
 // int8 queries of 7 or 8 bits, stored with the target's offset; the sum starts at minus offset times the row's sum, so it ends exact.
 template <int bits> struct IntegerWords {
     static constexpr int64_t per_word = 4, element_bytes = 1, query_bytes = 1;
     static constexpr int offset = bits == 7 ? Simd::offset7 : Simd::offset8;
     using Sum = Simd::I;
-    static ASX_INLINE Sum start(const Block* block, int64_t row) { return offset ? Simd::int_set(-offset * block->row_sums[row]) : Simd::int_zero(); }
+    static ASX_INLINE Sum start(const Block* block, int64_t row) {
+        return offset ? Simd::int_set(-offset * block->row_sums[row]) : Simd::int_zero();
+    }
     static ASX_INLINE Sum step(Sum sum, uint32_t word, const void* panel) {
         const auto query = Simd::load_bytes(panel), x = Simd::broadcast_word(word);
         return bits == 7 ? Simd::dot_words7(sum, query, x) : Simd::dot_words8(sum, query, x);
@@ -104,16 +107,18 @@ template <class W, int V> void panel_pack(const Queries* queries, void* packed) 
         for (int64_t w = 0; w < width; w += W::per_word, to += columns)
             for (int q = 0; q < columns; ++q)
                 to[q] = q < queries->count
-                            ? W::pack_word(static_cast<const uint8_t*>(queries->data) + q * queries->stride + (at + w) * W::query_bytes, width - w)
+                            ? W::pack_word(static_cast<const uint8_t*>(queries->data) + q * queries->stride + (at + w) * W::query_bytes,
+                                           width - w)
                             : 0;
         at += width;
     }
 }
 
 // All sums of R rows from `row` on.
-template <class W, int R, int V> ASX_INLINE void tile_sums(const Block* block, const uint32_t* panel, int64_t row, typename W::Sum (&out)[R][V]) {
+template <class W, int R, int V> ASX_INLINE void tile_sums(const Block* block, const uint32_t* panel, int64_t row,
+                                                           typename W::Sum (&out)[R][V]) {
     constexpr int columns = V * Simd::lanes;
-    constexpr int64_t line = 16;            // words in a cache line
+    constexpr int64_t line = 16; // words in a cache line
     typename W::Sum sums[R][V];
 #pragma GCC unroll 32
     for (int r = 0; r < R; ++r) {
@@ -176,8 +181,9 @@ ASX_INLINE void scan_tile(const Block* block, const PanelHeader* header, int64_t
         for (int r = 0; r < R; ++r) keys[r][v] = W::template key<metric>(sums[r][v], block, row + r, factor, shift);
         auto best = keys[0][v];
 #pragma GCC unroll 32
-        for (int r = 1; r < R; ++r) best = S::max(best, keys[r][v]);
-        any |= S::not_less(S::fma(S::set(most_slack), S::load(header->slack + v * S::lanes), best), S::load(thresholds + v * S::lanes)) << (v * S::lanes);
+        for (int r = 1; r < R; ++r) best = S::max(keys[r][v], best); // a NaN key yields to `best`; its row's slack is infinite
+        any |= S::not_less(S::fma(S::set(most_slack), S::load(header->slack + v * S::lanes), best), S::load(thresholds + v * S::lanes))
+               << (v * S::lanes);
     }
     if (V * S::lanes < 32) any &= (1u << (V * S::lanes % 32)) - 1;
     if (header->count < V * S::lanes) any &= (1u << header->count) - 1;
@@ -187,13 +193,15 @@ ASX_INLINE void scan_tile(const Block* block, const PanelHeader* header, int64_t
         for (int v = 0; v < V; ++v) S::store(&stored[r][v * S::lanes], keys[r][v]);
     for (int r = 0; r < R; ++r)
         for (int v = 0; v < V; ++v) {
-            const auto best = S::fma(S::set(block->slack[row + r]), S::load(header->slack + v * S::lanes), S::load(&stored[r][v * S::lanes]));
+            const auto best =
+                S::fma(S::set(block->slack[row + r]), S::load(header->slack + v * S::lanes), S::load(&stored[r][v * S::lanes]));
             const uint64_t mask = static_cast<uint64_t>(S::not_less(best, S::load(thresholds + v * S::lanes))) << (v * S::lanes) & any;
             for_bits(mask, [&](int q) { append(block, survivors, row + r, q, stored[r][q]); });
         }
 }
 
-template <class W, int V, Metric metric> ASX_INLINE int64_t scan_tiles(const Block* block, const PanelHeader* header, const float* thresholds, Survivors* survivors) {
+template <class W, int V, Metric metric> ASX_INLINE int64_t scan_tiles(const Block* block, const PanelHeader* header,
+                                                                       const float* thresholds, Survivors* survivors) {
     constexpr int R = Simd::tile_rows;
     int64_t row = 0;
     for (; row + R <= block->rows; row += R) {
@@ -220,7 +228,7 @@ template <class W, int V> void tile_fill(const Block* block, const void* packed,
     constexpr int R = Simd::tile_rows, columns = V * Simd::lanes;
     const auto* header = static_cast<const PanelHeader*>(packed);
     const auto* panel = reinterpret_cast<const uint32_t*>(header + 1);
-    uint32_t stored[R][columns];        // the bits of float or int32
+    uint32_t stored[R][columns]; // the bits of float or int32
     for (int64_t row = 0; row < block->rows;) {
         int done = 1;
         if (row + R <= block->rows) {
@@ -240,5 +248,5 @@ template <class W, int V> void tile_fill(const Block* block, const void* packed,
     }
 }
 
-}  // namespace
-}  // namespace asx::ASX_TARGET
+} // namespace
+} // namespace asx::ASX_TARGET

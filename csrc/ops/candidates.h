@@ -17,7 +17,7 @@ struct Candidate {
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 class Candidates {
-  public:
+public:
     // Not worse than this can still matter: the k-th largest lower bound.
     float threshold() const { return threshold_; }
 
@@ -31,7 +31,7 @@ class Candidates {
     const std::vector<Candidate>& best(const Problem& problem, int64_t query, int64_t k);
     const std::vector<Candidate>& items() const { return items_; }
 
-  private:
+private:
     // Raises the threshold and drops what is below it; settles near-ties by canonical keys when that leaves too many.
     void shrink(const Problem& problem, int64_t query, int64_t k);
     // Scores all inexact candidates canonically and cuts to the k best by (key, id).

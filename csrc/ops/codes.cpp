@@ -36,12 +36,10 @@ void HammingProblem::canonical(int64_t query, const int64_t* rows, int64_t count
     }
 }
 
-int64_t HammingProblem::prepare(Block& block, const Chunk&, int64_t, Workspace&) const {
-    block.ready = true;
-    return -1;
-}
+void HammingProblem::prepare(Block& block, const Chunk&, int64_t, Workspace&) const { block.ready = true; }
 
-void hamming_distances(const KernelTable& table, const Rows& rows, const uint8_t* codes, int64_t count, int64_t first, int64_t last, int32_t* out, int64_t out_stride) {
+void hamming_distances(const KernelTable& table, const Rows& rows, const uint8_t* codes, int64_t count, int64_t first, int64_t last,
+                       int32_t* out, int64_t out_stride) {
     const Shape& shape = table.hamming.shapes[0];
     const int64_t width = rows.dims();
     for (int64_t q = 0; q < count; q += shape.queries) {

@@ -12,18 +12,19 @@ namespace asx {
 uint64_t last_word_mask(int64_t bits);
 
 class HammingProblem final : public Problem {
-  public:
+public:
     HammingProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const uint8_t* codes, int64_t count, bool scan);
 
     void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
     bool exact() const override { return true; }
-    int64_t prepare(Block& block, const Chunk&, int64_t, Workspace&) const override;
+    void prepare(Block& block, const Chunk&, int64_t, Workspace&) const override;
 
-  private:
+private:
     const KernelTable& table_;
     std::vector<uint8_t> codes_;
 };
 
-void hamming_distances(const KernelTable& table, const Rows& rows, const uint8_t* codes, int64_t count, int64_t first, int64_t last, int32_t* out, int64_t out_stride);
+void hamming_distances(const KernelTable& table, const Rows& rows, const uint8_t* codes, int64_t count, int64_t first, int64_t last,
+                       int32_t* out, int64_t out_stride);
 
 }  // namespace asx

@@ -30,7 +30,8 @@ uint64_t detect() {
     const auto bit = [](unsigned word, int position, uint64_t feature) { return word >> position & 1u ? feature : 0; };
     const Registers one = cpuid(1, 0), seven = cpuid(7, 0), seven_one = seven.a >= 1 ? cpuid(7, 1) : Registers{};
     const Registers extended = cpuid(0x80000001u, 0);
-    uint64_t found = bit(one.c, 20, kSse42) | bit(one.c, 23, kPopcnt) | bit(seven.b, 3, kBmi) | bit(seven.b, 8, kBmi2) | bit(extended.c, 5, kLzcnt);
+    uint64_t found =
+        bit(one.c, 20, kSse42) | bit(one.c, 23, kPopcnt) | bit(seven.b, 3, kBmi) | bit(seven.b, 8, kBmi2) | bit(extended.c, 5, kLzcnt);
     constexpr uint64_t ymm = 0x6, zmm = 0xe6;       // XMM and YMM state; and the three parts of the AVX-512 state
     const bool os_can_tell = one.c >> 27 & 1u;
     const uint64_t saved = os_can_tell ? saved_registers() : 0;
@@ -53,8 +54,9 @@ uint64_t cpu_features() { return 0; }
 #endif
 
 std::string feature_names(uint64_t bits) {
-    static constexpr const char* names[] = {"sse4.2",   "popcnt",   "avx2",     "fma",      "f16c",       "bmi",        "bmi2",            "lzcnt",     "avx512f",
-                                            "avx512bw", "avx512dq", "avx512vl", "avx512cd", "avx512vnni", "avx512vbmi", "avx512vpopcntdq", "avx512bf16"};
+    static constexpr const char* names[] = {"sse4.2",     "popcnt",          "avx2",      "fma",      "f16c",     "bmi",      "bmi2",
+                                            "lzcnt",      "avx512f",         "avx512bw",  "avx512dq", "avx512vl", "avx512cd", "avx512vnni",
+                                            "avx512vbmi", "avx512vpopcntdq", "avx512bf16"};
     std::string out;
     for (int i = 0; i < static_cast<int>(sizeof(names) / sizeof(names[0])); ++i)
         if (bits >> i & 1u) out += (out.empty() ? "" : ", ") + std::string(names[i]);

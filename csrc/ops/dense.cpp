@@ -37,11 +37,12 @@ bool row_is_finite(Kind kind, const std::vector<Piece>& pieces, int64_t row) {
 }
 
 // Rows whose sum of squares is not finite are looked at element by element: it may only have overflowed.
-int64_t bad_among(const Block& block, Kind kind, const Chunk& chunk, int64_t start) {
+int64_t bad_among(const Block& block, Kind kind, const Chunk& chunk, int64_t start, int64_t from) {
     uint32_t suspicious = 0;
-    for (int64_t r = 0; r < block.rows; ++r) suspicious |= static_cast<uint32_t>(!(block.squares[r] <= std::numeric_limits<float>::max()));
+    for (int64_t r = from; r < block.rows; ++r)
+        suspicious |= static_cast<uint32_t>(!(block.squares[r] <= std::numeric_limits<float>::max()));
     if (!suspicious) return -1;
-    for (int64_t r = 0; r < block.rows; ++r)
+    for (int64_t r = from; r < block.rows; ++r)
         if (!(block.squares[r] <= std::numeric_limits<float>::max()) && !row_is_finite(kind, chunk.pieces, start + r)) return r;
     return -1;
 }
@@ -68,7 +69,8 @@ void unit_queries(const KernelTable& table, const float* queries, int64_t count,
         const Piece piece = {reinterpret_cast<const uint8_t*>(queries + q * dims), 0, dims};
         double norm;
         table.norms[kFloat32](&piece, 1, 0, 1, &norm);
-        for (int64_t i = 0; i < dims; ++i) out[q * dims + i] = norm > 0 ? static_cast<float>(static_cast<double>(queries[q * dims + i]) / norm) : 0.0f;
+        for (int64_t i = 0; i < dims; ++i)
+            out[q * dims + i] = norm > 0 ? static_cast<float>(static_cast<double>(queries[q * dims + i]) / norm) : 0.0f;
     }
 }
 
@@ -81,7 +83,8 @@ void row_norms(const KernelTable& table, Kind kind, const Chunk& chunk, bool upw
     }
 }
 
-DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const float* queries, int64_t count, Metric metric, bool scan)
+DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const float* queries, int64_t count, Metric metric,
+                           bool scan)
     : Problem(std::move(rows), count, metric == kL2), table_(table), metric_(metric) {
     const int64_t dims = rows_->dims();
     canonical_queries_.assign(queries, queries + count * dims);
@@ -107,7 +110,11 @@ DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows>
         double norm;
         table.norms[kFloat32](&piece, 1, 0, 1, &norm);
         query_norm_ = std::max(query_norm_, round_up(norm));
-        slack_[static_cast<size_t>(q)] = norm > static_cast<double>(kLargestNorm) ? kInfinite : round_up(relative * (metric == kIp ? norm : metric == kCosine ? (norm > 0 ? 1.001 : 0.0) : 1.0));
+        slack_[static_cast<size_t>(q)] = norm > static_cast<double>(kLargestNorm)
+                                             ? kInfinite
+                                             : round_up(relative * (metric == kIp       ? norm
+                                                                    : metric == kCosine ? (norm > 0 ? 1.001 : 0.0)
+                                                                                        : 1.0));
         if (metric == kL2) shift_.push_back(-static_cast<float>(norm * norm));
     }
     const std::vector<int64_t> whole = {dims};
@@ -125,7 +132,8 @@ void DenseProblem::canonical(int64_t query, const int64_t* rows, int64_t count, 
         local.clear();
         for (; i < count && rows[i] < chunk.first + chunk.rows; ++i) local.push_back(rows[i] - chunk.first);
         float* out = keys + i - static_cast<int64_t>(local.size());
-        table_.canonical[rows_->kind()](chunk.pieces.data(), static_cast<int32_t>(chunk.pieces.size()), q, local.data(), static_cast<int64_t>(local.size()), metric_ == kL2, out);
+        table_.canonical[rows_->kind()](chunk.pieces.data(), static_cast<int32_t>(chunk.pieces.size()), q, local.data(),
+                                        static_cast<int64_t>(local.size()), metric_ == kL2, out);
         for (size_t j = 0; j < local.size(); ++j) {
             if (metric_ == kL2) out[j] = -out[j];
             if (metric_ == kCosine) {
@@ -144,38 +152,28 @@ void DenseProblem::canonical(int64_t query, const int64_t* rows, int64_t count, 
     }
 }
 
-int64_t DenseProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const {
+void DenseProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const {
     block.metric = metric_;
     block.query_norm = query_norm_;
     if (unpack_) unpack_rows(table_, rows_->kind(), block, rows_->dims(), workspace.unpacked);
     block.ready = !leave_terms_;
-    if (leave_terms_) return -1;
-    if (chunk.norms) {
-        table_.dense_terms(&block, chunk.norms + start);
-        return -1;
-    }
-    table_.squares[unpack_ ? kFloat32 : rows_->kind()](&block);
-    table_.dense_terms(&block, nullptr);
-    return first_bad_row(block, chunk, start);
+    if (leave_terms_) return;
+    if (!chunk.norms) table_.squares[unpack_ ? kFloat32 : rows_->kind()](&block);
+    table_.dense_terms(&block, chunk.norms ? chunk.norms + start : nullptr);
 }
 
-int64_t DenseProblem::first_bad_row(const Block& block, const Chunk& chunk, int64_t start) const {
+int64_t DenseProblem::first_bad_row(const Block& block, const Chunk& chunk, int64_t start, int64_t from) const {
     if (chunk.norms || rows_->kind() == kInt8) return -1;
-    return bad_among(block, rows_->kind(), chunk, start);
+    return bad_among(block, rows_->kind(), chunk, start, from);
 }
 
-int64_t DenseProblem::first_bad_candidate(const int64_t* rows, int64_t count) const {
-    int64_t bad = -1;
-    if (rows_->kind() == kInt8) return bad;
-    for (int64_t i = 0; i < count; ++i) {
-        if (rows[i] < 0 || (bad >= 0 && rows[i] >= bad)) continue;
-        const Chunk& chunk = rows_->chunk_of(rows[i]);
-        if (!chunk.norms && !row_is_finite(rows_->kind(), chunk.pieces, rows[i] - chunk.first)) bad = rows[i];
-    }
-    return bad;
+bool DenseProblem::is_bad_row(int64_t row) const {
+    const Chunk& chunk = rows_->chunk_of(row);
+    return rows_->kind() != kInt8 && !chunk.norms && !row_is_finite(rows_->kind(), chunk.pieces, row - chunk.first);
 }
 
-int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queries, int64_t count, int64_t first, int64_t last, float* out, int64_t out_stride) {
+int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queries, int64_t count, int64_t first, int64_t last, float* out,
+                  int64_t out_stride) {
     const int64_t dims = rows.dims();
     const Kind kind = rows.kind();
     const bool unpack = kind != kFloat32 && choose_shape(table.dense[kFloat32], count).queries > table.dense[kFloat32].shapes[0].queries;
@@ -212,17 +210,18 @@ int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queri
         if (unpack) unpack_rows(table, kind, block, dims, workspace.unpacked);
         if (!chunk.norms && kind != kInt8) {
             table.squares[unpack ? kFloat32 : kind](&block);
-            const int64_t bad = bad_among(block, kind, chunk, start);
+            const int64_t bad = bad_among(block, kind, chunk, start, 0);
             if (bad >= 0 && bad_row < 0) bad_row = row + bad;
         }
-        for (const Group& group : groups) group.shape->fill(&block, group.packed.get(), out + group.first * out_stride + (row - first), out_stride);
+        for (const Group& group : groups)
+            group.shape->fill(&block, group.packed.get(), out + group.first * out_stride + (row - first), out_stride);
         row += block.rows;
     }
     return bad_row;
 }
 
-IntegerProblem::IntegerProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const int8_t* codes, int64_t count, const float* factors, const float* offsets,
-                               IntegerMetric metric, bool scan)
+IntegerProblem::IntegerProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const int8_t* codes, int64_t count,
+                               const float* factors, const float* offsets, IntegerMetric metric, bool scan)
     : Problem(std::move(rows), count, metric != IntegerMetric::ip), table_(table), metric_(metric) {
     const int64_t dims = rows_->dims();
     codes_.assign(codes, codes + count * dims);
@@ -263,21 +262,23 @@ void IntegerProblem::canonical(int64_t query, const int64_t* rows, int64_t count
             const auto* row = reinterpret_cast<const int8_t*>(piece.base + local * piece.stride);
             dot += table_.c.dot_i8(code + at, row, static_cast<uint64_t>(piece.width));
             if (metric_ == IntegerMetric::l2_exact)
-                squares += int64_t{table_.c.dot_i8(row, row, static_cast<uint64_t>(piece.width))} + table_.c.dot_i8(code + at, code + at, static_cast<uint64_t>(piece.width));
+                squares += int64_t{table_.c.dot_i8(row, row, static_cast<uint64_t>(piece.width))} +
+                           table_.c.dot_i8(code + at, code + at, static_cast<uint64_t>(piece.width));
             at += piece.width;
         }
         if (metric_ == IntegerMetric::l2_exact) {
             keys[i] = -static_cast<float>(squares - 2 * int64_t{dot});
         } else {
             const float bias = metric_ == IntegerMetric::l2 ? -chunk.norms[local] : 0.0f;
-            const float base = metric_ == IntegerMetric::l2 ? offsets_[static_cast<size_t>(query)] + bias : offsets_[static_cast<size_t>(query)];
+            const float base =
+                metric_ == IntegerMetric::l2 ? offsets_[static_cast<size_t>(query)] + bias : offsets_[static_cast<size_t>(query)];
             const float product = factors_[static_cast<size_t>(query)] * static_cast<float>(dot);
             keys[i] = base + product;
         }
     }
 }
 
-int64_t IntegerProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const {
+void IntegerProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const {
     block.metric = metric_ == IntegerMetric::ip ? kIp : kL2;
     block.query_norm = query_norm_;
     block.ready = true;
@@ -289,7 +290,6 @@ int64_t IntegerProblem::prepare(Block& block, const Chunk& chunk, int64_t start,
         std::fill(block.slack, block.slack + block.rows, 0.0f);
         for (int64_t r = 0; metric_ == IntegerMetric::l2 && r < block.rows; ++r) block.bias[r] = -chunk.norms[start + r];
     }
-    return -1;
 }
 
 }  // namespace asx

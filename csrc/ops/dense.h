@@ -15,18 +15,17 @@ void unit_queries(const KernelTable& table, const float* queries, int64_t count,
 void row_norms(const KernelTable& table, Kind kind, const Chunk& chunk, bool upward, float* out);
 
 class DenseProblem final : public Problem {
-  public:
+public:
     // scan: whether queries are packed for scanning; otherwise the problem is for rescoring only.
     DenseProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const float* queries, int64_t count, Metric metric, bool scan);
 
     void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
-    int64_t prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const override;
-    int64_t first_bad_row(const Block& block, const Chunk& chunk, int64_t start) const override;
+    void prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const override;
+    int64_t first_bad_row(const Block& block, const Chunk& chunk, int64_t start, int64_t from) const override;
     int64_t unpacked_bytes() const override;
-    // Among `count` candidates (-1 is none): the smallest row that holds NaN or infinity, or -1.
-    int64_t first_bad_candidate(const int64_t* rows, int64_t count) const;
+    bool is_bad_row(int64_t row) const override;
 
-  private:
+private:
     const KernelTable& table_;
     Metric metric_;
     std::vector<float> canonical_queries_;      // as given, or unit for cosine
@@ -35,19 +34,21 @@ class DenseProblem final : public Problem {
 };
 
 // Plain products of rows first..last into out[query * out_stride + row - first]; returns the first bad row or -1.
-int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queries, int64_t count, int64_t first, int64_t last, float* out, int64_t out_stride);
+int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queries, int64_t count, int64_t first, int64_t last, float* out,
+                  int64_t out_stride);
 
 enum class IntegerMetric { ip, l2, l2_exact };
 
 class IntegerProblem final : public Problem {
-  public:
-    IntegerProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const int8_t* codes, int64_t count, const float* factors, const float* offsets, IntegerMetric metric, bool scan);
+public:
+    IntegerProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const int8_t* codes, int64_t count, const float* factors,
+                   const float* offsets, IntegerMetric metric, bool scan);
 
     void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
     bool exact() const override { return metric_ != IntegerMetric::l2_exact; }
-    int64_t prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const override;
+    void prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const override;
 
-  private:
+private:
     const KernelTable& table_;
     IntegerMetric metric_;
     std::vector<int8_t> codes_;

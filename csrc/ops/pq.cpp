@@ -6,7 +6,8 @@
 
 namespace asx {
 
-PqProblem::PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables, int64_t count, bool largest, bool scan)
+PqProblem::PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables,
+                     int64_t count, bool largest, bool scan)
     : Problem(std::move(rows), count, !largest), subspaces_(subspaces), bits_(bits), tables_(tables) {
     has_row_slack_ = false;
     in_pq_blocks_ = true;
@@ -33,10 +34,9 @@ void PqProblem::canonical(int64_t query, const int64_t* rows, int64_t count, flo
     }
 }
 
-int64_t PqProblem::prepare(Block& block, const Chunk&, int64_t, Workspace&) const {
+void PqProblem::prepare(Block& block, const Chunk&, int64_t, Workspace&) const {
     block.pieces[0].width = subspaces_;
     block.ready = true;
-    return -1;
 }
 
 Codebooks::Codebooks(const float* codebooks, int64_t subspaces, int64_t codewords, int64_t dims)
@@ -44,7 +44,8 @@ Codebooks::Codebooks(const float* codebooks, int64_t subspaces, int64_t codeword
       transposed_(static_cast<size_t>(subspaces * dims * padded_), std::numeric_limits<float>::infinity()) {
     for (int64_t m = 0; m < subspaces; ++m)
         for (int64_t j = 0; j < codewords; ++j)
-            for (int64_t s = 0; s < dims; ++s) transposed_[static_cast<size_t>((m * dims + s) * padded_ + j)] = codebooks[(m * codewords + j) * dims + s];
+            for (int64_t s = 0; s < dims; ++s)
+                transposed_[static_cast<size_t>((m * dims + s) * padded_ + j)] = codebooks[(m * codewords + j) * dims + s];
 }
 
 void Codebooks::tables(const KernelTable& table, const float* queries, int64_t count, int64_t query_dims, bool squared, float* out) const {
@@ -56,7 +57,8 @@ void Codebooks::tables(const KernelTable& table, const float* queries, int64_t c
     }
 }
 
-void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims, int32_t* out) const {
+void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims,
+                       int32_t* out) const {
     const bool whole = vector_dims == subspaces_ * dims_;
     constexpr int64_t block = 64;
     std::vector<float> padded(whole ? 0 : static_cast<size_t>(block * subspaces_ * dims_), 0.0f);
@@ -85,7 +87,8 @@ void pack_codes(const uint8_t* codes, int64_t stride, int64_t rows, int64_t code
 
 void unpack_codes(const uint8_t* packed, int64_t rows, int64_t code_bytes, uint8_t* out) {
     for (int64_t r = 0; r < rows; ++r)
-        for (int64_t b = 0; b < code_bytes; ++b) out[r * code_bytes + b] = packed[(r / kPqBlock * code_bytes + b) * kPqBlock + r % kPqBlock];
+        for (int64_t b = 0; b < code_bytes; ++b)
+            out[r * code_bytes + b] = packed[(r / kPqBlock * code_bytes + b) * kPqBlock + r % kPqBlock];
 }
 
 }  // namespace asx

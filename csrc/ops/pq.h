@@ -9,14 +9,15 @@
 namespace asx {
 
 class PqProblem final : public Problem {
-  public:
+public:
     // tables: (count, subspaces, 2**bits); they are read until the problem dies.
-    PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables, int64_t count, bool largest, bool scan);
+    PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables, int64_t count,
+              bool largest, bool scan);
 
     void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
-    int64_t prepare(Block& block, const Chunk&, int64_t, Workspace&) const override;
+    void prepare(Block& block, const Chunk&, int64_t, Workspace&) const override;
 
-  private:
+private:
     int64_t subspaces_;
     int bits_;
     const float* tables_;
@@ -24,13 +25,13 @@ class PqProblem final : public Problem {
 
 // Codebooks (subspaces, codewords, dims), transposed for the kernels: per subspace (dims, padded), padding codewords infinite.
 class Codebooks {
-  public:
+public:
     Codebooks(const float* codebooks, int64_t subspaces, int64_t codewords, int64_t dims);
     // out (count, subspaces, codewords); missing dims of the queries count as zero
     void tables(const KernelTable& table, const float* queries, int64_t count, int64_t query_dims, bool squared, float* out) const;
     void assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims, int32_t* out) const;
 
-  private:
+private:
     const float* of(int64_t subspace) const { return transposed_.data() + subspace * dims_ * padded_; }
 
     int64_t subspaces_, codewords_, dims_, padded_;

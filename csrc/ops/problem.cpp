@@ -18,7 +18,8 @@ constexpr int64_t kSurvivors = 5 * kBlockRows;          // a few-query scan of a
 
 }  // namespace
 
-Workspace::Workspace(int64_t bytes) : memory(allocate_aligned(9 * kTerms * 4 + kSurvivors * static_cast<int64_t>(sizeof(Survivor)) + bytes)), unpacked_bytes(bytes) {
+Workspace::Workspace(int64_t bytes)
+    : memory(allocate_aligned(9 * kTerms * 4 + kSurvivors * static_cast<int64_t>(sizeof(Survivor)) + bytes)), unpacked_bytes(bytes) {
     auto* p = reinterpret_cast<float*>(memory.get());
     squares = p, scale = p + kTerms, bias = p + 2 * kTerms, slack = p + 3 * kTerms;
     row_sums = reinterpret_cast<int32_t*>(p + 4 * kTerms);
@@ -48,7 +49,8 @@ int64_t cached_rows(int64_t row_bytes) {
     return std::clamp<int64_t>(budget / std::max<int64_t>(row_bytes, 1) / multiple * multiple, multiple, kBlockRows / multiple * multiple);
 }
 
-void Problem::pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor, const float* offset, bool largest) {
+void Problem::pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor,
+                   const float* offset, bool largest) {
     for (int64_t first = 0; first < queries_;) {
         const Shape& shape = choose_shape(family, queries_ - first);
         Queries in = {};

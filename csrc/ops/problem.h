@@ -38,8 +38,9 @@ struct Workspace {
 Workspace& thread_workspace(int64_t unpacked_bytes);
 
 class Problem {
-  public:
-    Problem(std::shared_ptr<const Rows> rows, int64_t queries, bool smallest_first) : rows_(std::move(rows)), queries_(queries), smallest_first_(smallest_first) {}
+public:
+    Problem(std::shared_ptr<const Rows> rows, int64_t queries, bool smallest_first)
+        : rows_(std::move(rows)), queries_(queries), smallest_first_(smallest_first) {}
     virtual ~Problem() = default;
 
     const Rows& rows() const { return *rows_; }
@@ -53,10 +54,12 @@ class Problem {
     virtual bool exact() const { return false; }
 
     // Row terms of the block, for all groups, or left to the kernels (block.ready false) when that is cheaper.
-    // May replace the block's pieces by unpacked ones. Returns the first row that is not finite, or -1.
-    virtual int64_t prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const = 0;
-    // Looks at terms that a kernel filled in.
-    virtual int64_t first_bad_row(const Block&, const Chunk&, int64_t) const { return -1; }
+    // May replace the block's pieces by unpacked ones.
+    virtual void prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const = 0;
+    // The first row of the block at or after `from` that is not finite, or -1; called when the terms are there.
+    virtual int64_t first_bad_row(const Block&, const Chunk&, int64_t /*start*/, int64_t /*from*/) const { return -1; }
+    // Whether a row holds NaN or infinity, as far as the caller has not ruled it out.
+    virtual bool is_bad_row(int64_t) const { return false; }
     // |key - canonical key| <= slack(query) * (row terms' slack, or 1) + underflow().
     float slack(int64_t query) const { return slack_.empty() ? 0.0f : slack_[static_cast<size_t>(query)]; }
     bool has_row_slack() const { return has_row_slack_; }
@@ -68,8 +71,9 @@ class Problem {
     bool in_pq_blocks() const { return in_pq_blocks_; }         // pieces advance by blocks of 64 rows
     int64_t block_rows() const { return block_rows_; }          // rows that stay in the second-level cache between groups
 
-  protected:
-    void pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor, const float* offset, bool largest);
+protected:
+    void pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor,
+              const float* offset, bool largest);
 
     std::shared_ptr<const Rows> rows_;
     int64_t queries_;

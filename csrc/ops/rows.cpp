@@ -23,7 +23,8 @@ Rows::Rows(Kind kind, std::vector<int64_t> widths, std::vector<Chunk> chunks, co
 int64_t Rows::dims() const { return std::accumulate(widths_.begin(), widths_.end(), int64_t{0}); }
 
 Visit Rows::visit(int64_t number) const {
-    const int64_t block = static_cast<int64_t>(static_cast<unsigned __int128>(number) * static_cast<uint64_t>(stride_) % static_cast<uint64_t>(visits_));
+    const int64_t block =
+        static_cast<int64_t>(static_cast<unsigned __int128>(number) * static_cast<uint64_t>(stride_) % static_cast<uint64_t>(visits_));
     const auto after = std::upper_bound(first_visit_.begin(), first_visit_.end(), block);
     const Chunk& chunk = chunks_[static_cast<size_t>(after - first_visit_.begin() - 1)];
     const int64_t start = (block - *(after - 1)) * kBlockRows;

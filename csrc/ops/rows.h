@@ -23,7 +23,7 @@ struct Visit {
 };
 
 class Rows {
-  public:
+public:
     Rows(Kind kind, std::vector<int64_t> widths, std::vector<Chunk> chunks, const int64_t* ids);
 
     Kind kind() const { return kind_; }
@@ -39,7 +39,7 @@ class Rows {
 
     uint64_t last_word = ~uint64_t{0};  // binary codes: which bits of the last 64-bit word count
 
-  private:
+private:
     Kind kind_;
     std::vector<int64_t> widths_;
     std::vector<Chunk> chunks_;

@@ -69,14 +69,27 @@ void Scan::scan_block(const Chunk& chunk, int64_t start, int64_t count, Workspac
     block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
     block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
     block.last_word = problem_->rows().last_word;
-    int64_t bad = problem_->prepare(block, chunk, start, workspace);
+    problem_->prepare(block, chunk, start, workspace);
     for (const Group& group : problem_->groups()) scan_group(group, block, first_row, workspace.survivors);
-    if (!block.ready) bad = problem_->first_bad_row(block, chunk, start);
-    if (bad >= 0) bad_row_ = bad_row_ < 0 ? first_row + bad : std::min(bad_row_, first_row + bad);
+    for (int64_t from = 0, bad; (bad = problem_->first_bad_row(block, chunk, start, from)) >= 0; from = bad + 1) {
+        if (!some_query_allows(first_row + bad)) continue;
+        note_bad_row(first_row + bad);
+        break;
+    }
+}
+
+void Scan::note_bad_row(int64_t row) { bad_row_ = bad_row_ < 0 ? row : std::min(bad_row_, row); }
+
+bool Scan::some_query_allows(int64_t row) const {
+    if (!allowed_.bytes || !allowed_.stride) return !allowed_.bytes || allowed_.bytes[row];
+    for (int64_t q = 0; q < queries(); ++q)
+        if (allowed_.bytes[q * allowed_.stride + row]) return true;
+    return false;
 }
 
 void Scan::scan_group(const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
     alignas(64) float thresholds[64];
+    survivors.count = 0;            // an exception may have left some behind
     for (int64_t done = 0; done < block.rows;) {
         for (int32_t q = 0; q < group.count; ++q) {
             const int64_t query = group.first + q;
@@ -111,20 +124,23 @@ void Scan::drain(const Group& group, const Block& block, int64_t first_row, Surv
 
 void Scan::merge(const Scan& other) {
     for (int64_t q = 0; q < queries(); ++q)
-        for (const Candidate& c : other.candidates_[static_cast<size_t>(q)].items()) candidates_[static_cast<size_t>(q)].add(*problem_, q, k_, c);
-    if (other.bad_row_ >= 0) bad_row_ = bad_row_ < 0 ? other.bad_row_ : std::min(bad_row_, other.bad_row_);
+        for (const Candidate& c : other.candidates_[static_cast<size_t>(q)].items())
+            candidates_[static_cast<size_t>(q)].add(*problem_, q, k_, c);
+    if (other.bad_row_ >= 0) note_bad_row(other.bad_row_);
 }
 
 void Scan::finish(float* scores, int64_t* rows) {
     for (int64_t q = 0; q < queries(); ++q)
-        write_best(candidates_[static_cast<size_t>(q)].best(*problem_, q, k_), problem_->smallest_first(), k_, scores + q * k_, rows + q * k_);
+        write_best(candidates_[static_cast<size_t>(q)].best(*problem_, q, k_), problem_->smallest_first(), k_, scores + q * k_,
+                   rows + q * k_);
 }
 
-void rescore(const Problem& problem, const int64_t* lists, int64_t width, int64_t k, float* scores, int64_t* rows) {
+int64_t rescore(const Problem& problem, const int64_t* lists, int64_t width, int64_t k, float* scores, int64_t* rows) {
     std::vector<int64_t> list;
     std::vector<float> keys;
     std::vector<Candidate> items;
     const Rows& all = problem.rows();
+    int64_t bad_row = -1;
     for (int64_t q = 0; q < problem.queries(); ++q) {
         list.assign(lists + q * width, lists + (q + 1) * width);
         std::sort(list.begin(), list.end());
@@ -133,7 +149,11 @@ void rescore(const Problem& problem, const int64_t* lists, int64_t width, int64_
         keys.resize(list.size());
         problem.canonical(q, list.data(), static_cast<int64_t>(list.size()), keys.data());
         items.clear();
-        for (size_t i = 0; i < list.size(); ++i) items.push_back({keys[i], keys[i], list[i]});
+        for (size_t i = 0; i < list.size(); ++i) {
+            items.push_back({keys[i], keys[i], list[i]});
+            // NaN or infinity in a row always shows in its key
+            if (!std::isfinite(keys[i]) && (bad_row < 0 || list[i] < bad_row) && problem.is_bad_row(list[i])) bad_row = list[i];
+        }
         const auto kept = std::min<int64_t>(k, static_cast<int64_t>(items.size()));
         std::partial_sort(items.begin(), items.begin() + kept, items.end(), [&](const Candidate& a, const Candidate& b) {
             return a.lower != b.lower ? a.lower > b.lower : all.id(a.row) < all.id(b.row);
@@ -141,6 +161,7 @@ void rescore(const Problem& problem, const int64_t* lists, int64_t width, int64_
         items.resize(static_cast<size_t>(kept));
         write_best(items, problem.smallest_first(), k, scores + q * k, rows + q * k);
     }
+    return bad_row;
 }
 
 }  // namespace asx

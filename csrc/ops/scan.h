@@ -16,7 +16,7 @@ struct Allowed {
 };
 
 class Scan {
-  public:
+public:
     Scan(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed);
 
     int64_t queries() const { return problem_->queries(); }
@@ -29,11 +29,13 @@ class Scan {
     // (queries, k) scores and rows, best first; NaN and -1 beyond the rows there are.
     void finish(float* scores, int64_t* rows);
 
-  private:
+private:
     void scan_block(const Chunk& chunk, int64_t start, int64_t count, Workspace& workspace);
     void scan_group(const Group& group, const Block& block, int64_t first_row, Survivors& survivors);
     void drain(const Group& group, const Block& block, int64_t first_row, Survivors& survivors);
     bool any_allowed(int64_t first_row, int64_t count) const;
+    bool some_query_allows(int64_t row) const;
+    void note_bad_row(int64_t row);
 
     std::shared_ptr<const Problem> problem_;
     int64_t k_;
@@ -43,7 +45,8 @@ class Scan {
     std::vector<Candidates> candidates_;
 };
 
-// Canonical top-k of candidate lists (queries, width): -1 is none, a row named twice counts once.
-void rescore(const Problem& problem, const int64_t* lists, int64_t width, int64_t k, float* scores, int64_t* rows);
+// Canonical top-k of candidate lists (queries, width): -1 is none, a row named twice counts once. Returns the smallest row among them
+// that holds NaN or infinity, or -1.
+int64_t rescore(const Problem& problem, const int64_t* lists, int64_t width, int64_t k, float* scores, int64_t* rows);
 
 }  // namespace asx

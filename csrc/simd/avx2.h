@@ -56,7 +56,8 @@ struct Simd {
             const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
             return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
         }
-        if constexpr (K::kind == kInt8) return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+        if constexpr (K::kind == kInt8)
+            return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
     }
     template <class K> static ASX_INLINE F widen_part(const uint8_t* p, int64_t first, int64_t last) {
         alignas(32) float lane[lanes] = {};
@@ -77,7 +78,9 @@ struct Simd {
         return lanes_load(lane);
     }
     static ASX_INLINE Lanes lanes_sub(Lanes a, Lanes b) { return {sub(a.low, b.low), sub(a.high, b.high)}; }
-    static ASX_INLINE Lanes lanes_add_product(Lanes sum, Lanes a, Lanes b) { return {add(sum.low, mul(a.low, b.low)), add(sum.high, mul(a.high, b.high))}; }
+    static ASX_INLINE Lanes lanes_add_product(Lanes sum, Lanes a, Lanes b) {
+        return {add(sum.low, mul(a.low, b.low)), add(sum.high, mul(a.high, b.high))};
+    }
     static ASX_INLINE float lanes_reduce(Lanes a) {
         const __m256 eight = add(a.low, a.high);
         const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -87,7 +90,9 @@ struct Simd {
     struct WideLanes {
         __m256d part[4];
     };
-    static ASX_INLINE WideLanes wide_zero() { return {{_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()}}; }
+    static ASX_INLINE WideLanes wide_zero() {
+        return {{_mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd(), _mm256_setzero_pd()}};
+    }
     static ASX_INLINE WideLanes wide_add_square(WideLanes sum, Lanes a) {
         const __m256d x[4] = {_mm256_cvtps_pd(_mm256_castps256_ps128(a.low)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.low, 1)),
                               _mm256_cvtps_pd(_mm256_castps256_ps128(a.high)), _mm256_cvtps_pd(_mm256_extractf128_ps(a.high, 1))};
@@ -148,14 +153,17 @@ struct Simd {
     static ASX_INLINE Words load_words_bytes(const void* p, int64_t n) {         // n < 32
         const auto* bytes_at = static_cast<const uint8_t*>(p);
         uint64_t word[4] = {};
-        for (int64_t w = 0; 8 * w < n; ++w) word[w] = 8 * w + 8 <= n ? read<uint64_t>(bytes_at + 8 * w) : read_low_bytes(bytes_at + 8 * w, n - 8 * w);
-        return _mm256_setr_epi64x(static_cast<int64_t>(word[0]), static_cast<int64_t>(word[1]), static_cast<int64_t>(word[2]), static_cast<int64_t>(word[3]));
+        for (int64_t w = 0; 8 * w < n; ++w)
+            word[w] = 8 * w + 8 <= n ? read<uint64_t>(bytes_at + 8 * w) : read_low_bytes(bytes_at + 8 * w, n - 8 * w);
+        return _mm256_setr_epi64x(static_cast<int64_t>(word[0]), static_cast<int64_t>(word[1]), static_cast<int64_t>(word[2]),
+                                  static_cast<int64_t>(word[3]));
     }
     static ASX_INLINE Words and_words(Words a, Words b) { return _mm256_and_si256(a, b); }
     static ASX_INLINE Words xor_words(Words a, Words b) { return _mm256_xor_si256(a, b); }
     static ASX_INLINE Counts count_zero() { return _mm256_setzero_si256(); }
     static ASX_INLINE Counts count_add(Counts sum, Words a) {
-        const __m256i bits = _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
+        const __m256i bits =
+            _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
         return _mm256_add_epi8(sum, _mm256_add_epi8(_mm256_shuffle_epi8(bits, low_nibbles(a)), _mm256_shuffle_epi8(bits, high_nibbles(a))));
     }
     static ASX_INLINE Words count_widen(Words sum, Counts a) { return _mm256_add_epi64(sum, _mm256_sad_epu8(a, _mm256_setzero_si256())); }
@@ -184,13 +192,16 @@ struct Simd {
     static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) {
         Bytes out = _mm256_setzero_si256();
         for (int h = 0; h < 16; ++h) {
-            const Bytes index = _mm256_adds_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(h << 4))), _mm256_set1_epi8(0x70));
+            const Bytes index =
+                _mm256_adds_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(h << 4))), _mm256_set1_epi8(0x70));
             out = _mm256_or_si256(out, _mm256_shuffle_epi8(load_table16(table.entries + 16 * h), index));
         }
         return out;
     }
     using Table16 = Bytes;
-    static ASX_INLINE Table16 load_table16(const uint8_t* p) { return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    static ASX_INLINE Table16 load_table16(const uint8_t* p) {
+        return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
     static ASX_INLINE Bytes look_up16(Table16 table, Bytes nibbles) { return _mm256_shuffle_epi8(table, nibbles); }
     static ASX_INLINE Bytes low_nibbles(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
     static ASX_INLINE Bytes high_nibbles(Bytes a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
@@ -207,7 +218,7 @@ struct Simd {
     }
     static ASX_INLINE void store_bytes(void* p, Bytes a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 
-  private:
+private:
     static ASX_INLINE __m256i below(int64_t n) {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }

@@ -64,7 +64,8 @@ struct Simd {
         if constexpr (K::kind == kFloat32) return _mm512_loadu_ps(p);
         if constexpr (K::kind == kFloat16) return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
         if constexpr (K::kind == kBFloat16) return from_bfloat16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-        if constexpr (K::kind == kInt8) return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+        if constexpr (K::kind == kInt8)
+            return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
     }
     // Lanes first <= i < last hold the elements of p, p + 1, ...; the others are zero. Nothing else is read.
     template <class K> static ASX_INLINE F widen_part(const uint8_t* p, int64_t first, int64_t last) {
@@ -83,7 +84,9 @@ struct Simd {
     static ASX_INLINE Lanes lanes_zero() { return {zero()}; }
     static ASX_INLINE Lanes lanes_load(const float* p) { return {load(p)}; }
     template <class K> static ASX_INLINE Lanes lanes_widen(const uint8_t* p) { return {widen<K>(p)}; }
-    template <class K> static ASX_INLINE Lanes lanes_widen_part(const uint8_t* p, int64_t first, int64_t last) { return {widen_part<K>(p, first, last)}; }
+    template <class K> static ASX_INLINE Lanes lanes_widen_part(const uint8_t* p, int64_t first, int64_t last) {
+        return {widen_part<K>(p, first, last)};
+    }
     static ASX_INLINE Lanes lanes_sub(Lanes a, Lanes b) { return {sub(a.v, b.v)}; }
     static ASX_INLINE Lanes lanes_add_product(Lanes sum, Lanes a, Lanes b) { return {add(sum.v, mul(a.v, b.v))}; }
     static ASX_INLINE float lanes_reduce(Lanes a) {
@@ -119,7 +122,9 @@ struct Simd {
     using Bytes = __m512i;
     static constexpr int bytes = 64;
     static ASX_INLINE Bytes load_bytes(const void* p) { return _mm512_loadu_si512(p); }
-    static ASX_INLINE Bytes load_bytes_part(const void* p, int64_t n) { return _mm512_maskz_loadu_epi8(n >= 64 ? ~0ull : (1ull << n) - 1, p); }
+    static ASX_INLINE Bytes load_bytes_part(const void* p, int64_t n) {
+        return _mm512_maskz_loadu_epi8(n >= 64 ? ~0ull : (1ull << n) - 1, p);
+    }
     static ASX_INLINE Bytes set_bytes(int8_t x) { return _mm512_set1_epi8(x); }
     static ASX_INLINE Bytes broadcast_word(uint32_t x) { return _mm512_set1_epi32(static_cast<int32_t>(x)); }
 
@@ -156,7 +161,8 @@ struct Simd {
             const Words a = load_words(rows + 8 * i), b = load_words(rows + 8 * (i + 4));
             t[i] = add_words(_mm512_shuffle_i64x2(a, b, 0x44), _mm512_shuffle_i64x2(a, b, 0xee));
         }
-        for (int i = 0; i < 2; ++i) u[i] = add_words(_mm512_shuffle_i64x2(t[i], t[i + 2], 0x88), _mm512_shuffle_i64x2(t[i], t[i + 2], 0xdd));
+        for (int i = 0; i < 2; ++i)
+            u[i] = add_words(_mm512_shuffle_i64x2(t[i], t[i + 2], 0x88), _mm512_shuffle_i64x2(t[i], t[i + 2], 0xdd));
         const Words r = add_words(_mm512_unpacklo_epi64(u[0], u[1]), _mm512_unpackhi_epi64(u[0], u[1]));
         return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), r);
     }
@@ -165,19 +171,23 @@ struct Simd {
     struct Table256 {
         Bytes part[4];
     };
-    static ASX_INLINE Table256 load_table256(const uint8_t* p) { return {{load_bytes(p), load_bytes(p + 64), load_bytes(p + 128), load_bytes(p + 192)}}; }
-    static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) {       // the permutes use 7 bits of a code; its top bit picks the half
+    static ASX_INLINE Table256 load_table256(const uint8_t* p) {
+        return {{load_bytes(p), load_bytes(p + 64), load_bytes(p + 128), load_bytes(p + 192)}};
+    }
+    static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) { // the permutes use 7 bits of a code; its top bit picks the half
         const Bytes low = _mm512_permutex2var_epi8(table.part[0], codes, table.part[1]);
         const Bytes high = _mm512_permutex2var_epi8(table.part[2], codes, table.part[3]);
         return _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), low, high);
     }
     using Table16 = Bytes;
-    static ASX_INLINE Table16 load_table16(const uint8_t* p) { return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+    static ASX_INLINE Table16 load_table16(const uint8_t* p) {
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
     static ASX_INLINE Bytes look_up16(Table16 table, Bytes nibbles) { return _mm512_shuffle_epi8(table, nibbles); }
     static ASX_INLINE Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
     static ASX_INLINE Bytes high_nibbles(Bytes a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
     static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
-    static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm512_add_epi16(a, b); }                     // 16-bit elements
+    static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm512_add_epi16(a, b); } // 16-bit elements
     static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return _mm512_sub_epi16(a, b); }
     static ASX_INLINE Bytes halves_down(Bytes a) { return _mm512_srli_epi16(a, 8); }
     static ASX_INLINE Bytes halves_up(Bytes a) { return _mm512_slli_epi16(a, 8); }
@@ -185,10 +195,10 @@ struct Simd {
     static ASX_INLINE uint64_t halves_not_below(Bytes a, Bytes limit) { return _mm512_cmpge_epu16_mask(a, limit); }
     static ASX_INLINE void store_bytes(void* p, Bytes a) { _mm512_storeu_si512(p, a); }
 
-  private:
+private:
     static ASX_INLINE __mmask16 below(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xffffu : (1u << n) - 1); }
     static ASX_INLINE F from_bfloat16(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
 };
 
-}  // namespace
-}  // namespace asx::ASX_TARGET
+} // namespace
+} // namespace asx::ASX_TARGET

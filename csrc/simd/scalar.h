@@ -29,14 +29,29 @@ struct Simd {
     }
     static ASX_INLINE void store(void* p, F a) { write(p, a); }
     static ASX_INLINE F broadcast(const void* p) { return set(read<float>(p)); }
-    static ASX_INLINE F add(F a, F b) { return zip(a, b, [](float x, float y) { return x + y; }); }
-    static ASX_INLINE F sub(F a, F b) { return zip(a, b, [](float x, float y) { return x - y; }); }
-    static ASX_INLINE F mul(F a, F b) { return zip(a, b, [](float x, float y) { return x * y; }); }
-    static ASX_INLINE F div(F a, F b) { return zip(a, b, [](float x, float y) { return x / y; }); }
-    static ASX_INLINE F sqrt(F a) { return zip(a, a, [](float x, float) { return __builtin_sqrtf(x); }); }
-    static ASX_INLINE F max(F a, F b) { return zip(a, b, [](float x, float y) { return x > y ? x : y; }); }
+    static ASX_INLINE F add(F a, F b) {
+        return zip(a, b, [](float x, float y) { return x + y; });
+    }
+    static ASX_INLINE F sub(F a, F b) {
+        return zip(a, b, [](float x, float y) { return x - y; });
+    }
+    static ASX_INLINE F mul(F a, F b) {
+        return zip(a, b, [](float x, float y) { return x * y; });
+    }
+    static ASX_INLINE F div(F a, F b) {
+        return zip(a, b, [](float x, float y) { return x / y; });
+    }
+    static ASX_INLINE F sqrt(F a) {
+        return zip(a, a, [](float x, float) { return __builtin_sqrtf(x); });
+    }
+    // b where either is NaN
+    static ASX_INLINE F max(F a, F b) {
+        return zip(a, b, [](float x, float y) { return x > y ? x : y; });
+    }
     static ASX_INLINE F fma(F a, F b, F c) { return add(mul(a, b), c); }    // fused or not: scans only
-    static ASX_INLINE uint32_t not_less(F a, F b) { return test(a, b, [](float x, float y) { return !(x < y); }); }
+    static ASX_INLINE uint32_t not_less(F a, F b) {
+        return test(a, b, [](float x, float y) { return !(x < y); });
+    }
     static ASX_INLINE F choose(F a, F b, F x, F y, F otherwise) {           // per lane: a <= x <= b ? y : otherwise
         F out;
         for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] <= x.v[i] && x.v[i] <= b.v[i] ? y.v[i] : otherwise.v[i];
@@ -179,7 +194,9 @@ struct Simd {
         for (int i = 0; i < words; ++i) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
         return a;
     }
-    static ASX_INLINE uint32_t words_not_above(Words a, Words limit) { return (a.v[0] <= limit.v[0] ? 1u : 0u) | (a.v[1] <= limit.v[1] ? 2u : 0u); }
+    static ASX_INLINE uint32_t words_not_above(Words a, Words limit) {
+        return (a.v[0] <= limit.v[0] ? 1u : 0u) | (a.v[1] <= limit.v[1] ? 2u : 0u);
+    }
     static ASX_INLINE void store_words(void* p, Words a) { write(p, a); }
     // Sums of `words` rows of `words` words: lane r is the sum of row r.
     static ASX_INLINE Words reduce_word_rows(const uint64_t* rows) { return {{rows[0] + rows[1], rows[2] + rows[3]}}; }
@@ -209,10 +226,18 @@ struct Simd {
         return a;
     }
     // The same register as 16-bit elements, little-endian.
-    static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return halves(a, b, [](uint32_t x, uint32_t y) { return x + y; }); }
-    static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return halves(a, b, [](uint32_t x, uint32_t y) { return x - y; }); }
-    static ASX_INLINE Bytes halves_down(Bytes a) { return halves(a, a, [](uint32_t x, uint32_t) { return x >> 8; }); }
-    static ASX_INLINE Bytes halves_up(Bytes a) { return halves(a, a, [](uint32_t x, uint32_t) { return x << 8; }); }
+    static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) {
+        return halves(a, b, [](uint32_t x, uint32_t y) { return x + y; });
+    }
+    static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) {
+        return halves(a, b, [](uint32_t x, uint32_t y) { return x - y; });
+    }
+    static ASX_INLINE Bytes halves_down(Bytes a) {
+        return halves(a, a, [](uint32_t x, uint32_t) { return x >> 8; });
+    }
+    static ASX_INLINE Bytes halves_up(Bytes a) {
+        return halves(a, a, [](uint32_t x, uint32_t) { return x << 8; });
+    }
     static ASX_INLINE Bytes set_halves(uint16_t x) {
         return halves(Bytes{}, Bytes{}, [x](uint32_t, uint32_t) { return static_cast<uint32_t>(x); });
     }
@@ -223,7 +248,7 @@ struct Simd {
     }
     static ASX_INLINE void store_bytes(void* p, Bytes a) { write(p, a); }
 
-  private:
+private:
     template <class Op> static ASX_INLINE F zip(F a, F b, Op op) {
         for (int i = 0; i < lanes; ++i) a.v[i] = op(a.v[i], b.v[i]);
         return a;
