@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,7 +39,7 @@ QUERY_GROUP = 256
 def demo(
     data: Annotated[Path, typer.Option(metavar="DIR", help="The data; a part of the source repository.")] = Path("examples/data"),
 ) -> None:
-    """Search 10,225 real sentences, then compare cascades on every backend of this machine."""
+    """Search real sentences, then compare all backends."""
     from .demo import run
 
     run(data, Console())
@@ -67,12 +68,13 @@ def build(
     chosen = None if cascade is None else parse_cascade(cascade)
     rows = read_matrix(vectors)
     labels = None if ids is None else read_array(ids)
+    watched = sys.stderr.isatty()
     start = time.perf_counter()
     if cascade is None:
-        index = Index.build(rows, labels, metric, recall, k, progress=True)
+        index = Index.build(rows, labels, metric, recall, k, progress=watched)
     else:
         index = Index(rows.shape[1], metric, dtype=index_dtype(rows), cascade=chosen)
-        index.add(rows, labels, progress=True)
+        index.add(rows, labels, progress=watched)
     index.save(output)
     console = Console()
     console.print(f"{len(index):,} rows of {index.dim} dims in {time.perf_counter() - start:.1f} s, saved in {output}", highlight=False)
@@ -144,7 +146,7 @@ def info(
 
 @app.command("backends")
 def show_backends() -> None:
-    """List the backends: which one is in use, and why others cannot run here."""
+    """List the backends, and why some cannot run here."""
     table = Table("backend", "state", box=None, pad_edge=False)
     for name in PREFERENCE:
         reason = missing(name)

@@ -53,7 +53,8 @@ def run(directory: Path, console: Console) -> None:
     start = time.perf_counter()
     index = Index.build(data.vectors, metric="cosine", k=K)
     seconds = time.perf_counter() - start
-    console.print(f"Indexed {len(index):,} sentence embeddings of {index.dim} dims in {seconds:.2f} s on {backend()}.\n", highlight=False)
+    console.print(f"Indexed {len(index):,} sentence embeddings of {index.dim} dims in {seconds:.2f} s on {backend()};", highlight=False)
+    console.print(f"a search goes through {' → '.join(map(repr, index.plan.stages))}.\n", highlight=False)
     for number in SHOWN_QUESTIONS:
         show_answers(console, data, number, index.search(data.queries[number], 3))
     console.print("● holds the answer, as marked by the people who wrote the questions\n", style="dim")
