@@ -228,7 +228,6 @@ def test_sums_that_overflow_both_ways_come_last(backend: Backend, metric: Metric
             check(found, metric, "float32", queries[:count], rows, k, overflows=True)
 
 
-@pytest.mark.emulated
 def test_zero_rows_and_zero_queries(backend: Backend) -> None:
     rows = make("float32", 300, 48)
     rows[::2] = 0
@@ -335,7 +334,6 @@ def test_masks(backend: Backend, metric: Metric, share: float, count: int) -> No
             check(found, metric, "float32", queries, rows, 10, allowed=allowed)
 
 
-@pytest.mark.emulated
 def test_mask_with_fewer_rows_than_k_for_some_queries(backend: Backend) -> None:
     rows, queries = make("int8", 300, 16), make_queries(6, 16)
     allowed = np.zeros((6, 300), bool)
@@ -524,7 +522,6 @@ def test_norms(backend: Backend, kind: Kind) -> None:
             assert out.array[5] == 0
 
 
-@pytest.mark.emulated
 def test_unit_queries(backend: Backend) -> None:
     for dims in awkward.DIMS:
         for scale in (1e-40, 1e-20, 1.0, 1e30):
@@ -537,7 +534,6 @@ def test_unit_queries(backend: Backend) -> None:
 
 
 # --- anything --------------------------------------------------------------------------------------------------------------
-@pytest.mark.emulated
 @given(st.data())
 def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     kind, metric = data.draw(st.sampled_from(KINDS)), data.draw(st.sampled_from(METRICS))

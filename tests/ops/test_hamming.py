@@ -188,7 +188,6 @@ def test_forks(backend: Backend) -> None:
         check(scan.finish(), queries[:count], codes, 40, 300)
 
 
-@pytest.mark.emulated
 @given(st.data())
 def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     n, bits, count = data.draw(st.integers(0, 300)), data.draw(st.integers(1, 700)), data.draw(st.integers(1, 40))

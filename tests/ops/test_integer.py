@@ -210,7 +210,6 @@ def test_forks(backend: Backend) -> None:
         problem.compare(scan.finish(), metric, 300, 6, None)
 
 
-@pytest.mark.emulated
 @given(st.data())
 def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     n, dims, count = data.draw(st.integers(0, 300)), data.draw(st.integers(1, 150)), data.draw(st.integers(1, 40))

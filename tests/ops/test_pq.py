@@ -221,7 +221,6 @@ def test_tables(backend: Backend, squared: bool, bits: int) -> None:
                 assert out.intact
 
 
-@pytest.mark.emulated
 def test_tables_say_what_they_mean(backend: Backend) -> None:
     """The sum of a row's entries is the product with, or the squared distance to, its decoded vector."""
     codebooks, codes = make_codebooks(6, 4, 5), make(50, 6, 4)
@@ -286,7 +285,6 @@ def test_pack_and_unpack(backend: Backend, bits: int) -> None:
             assert back.intact
 
 
-@pytest.mark.emulated
 @given(st.data())
 def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     n, subspaces, count = data.draw(st.integers(0, 300)), data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
