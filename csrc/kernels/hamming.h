@@ -274,14 +274,16 @@ template <int R> ASX_INLINE void codes_scan_tile(const Block* block, const Codes
     for (int r = 1; r < R; ++r) least0 = S::min_words(least0, distances[r][0]), least1 = S::min_words(least1, distances[r][1]);
     const uint32_t any = (S::words_not_above(least0, limits[0]) | S::words_not_above(least1, limits[1]) << S::words) & possible;
     if (__builtin_expect(any == 0, 1)) return;
-    uint64_t stored[R][codes_columns];
-    for (int r = 0; r < R; ++r) S::store_words(stored[r], distances[r][0]), S::store_words(stored[r] + S::words, distances[r][1]);
-    uint64_t limit[codes_columns];
-    S::store_words(limit, limits[0]), S::store_words(limit + S::words, limits[1]);
-    for (int r = 0; r < R; ++r)
-        for_bits(any, [&](int q) {
-            if (stored[r][q] <= limit[q]) append(block, survivors, row + r, q, -static_cast<float>(stored[r][q]));
-        });
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+        const uint32_t mask =
+            (S::words_not_above(distances[r][0], limits[0]) | S::words_not_above(distances[r][1], limits[1]) << S::words) & possible;
+        if (mask == 0) continue;
+        uint64_t stored[codes_columns];
+        S::store_words(stored, distances[r][0]);
+        S::store_words(stored + S::words, distances[r][1]);
+        for_bits(mask, [&](int q) { append(block, survivors, row + r, q, -static_cast<float>(stored[q])); });
+    }
 }
 
 int64_t codes_tile_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {

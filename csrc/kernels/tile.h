@@ -188,16 +188,21 @@ ASX_INLINE void scan_tile(const Block* block, const PanelHeader* header, int64_t
     if (V * S::lanes < 32) any &= (1u << (V * S::lanes % 32)) - 1;
     if (header->count < V * S::lanes) any &= (1u << header->count) - 1;
     if (__builtin_expect(any == 0, 1)) return;
-    float stored[R][V * S::lanes];
-    for (int r = 0; r < R; ++r)
-        for (int v = 0; v < V; ++v) S::store(&stored[r][v * S::lanes], keys[r][v]);
-    for (int r = 0; r < R; ++r)
+#pragma GCC unroll 32
+    for (int r = 0; r < R; ++r) {
+        uint64_t mask = 0;
+#pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
-            const auto best =
-                S::fma(S::set(block->slack[row + r]), S::load(header->slack + v * S::lanes), S::load(&stored[r][v * S::lanes]));
-            const uint64_t mask = static_cast<uint64_t>(S::not_less(best, S::load(thresholds + v * S::lanes))) << (v * S::lanes) & any;
-            for_bits(mask, [&](int q) { append(block, survivors, row + r, q, stored[r][q]); });
+            const auto best = S::fma(S::set(block->slack[row + r]), S::load(header->slack + v * S::lanes), keys[r][v]);
+            mask |= static_cast<uint64_t>(S::not_less(best, S::load(thresholds + v * S::lanes))) << (v * S::lanes);
         }
+        mask &= any;
+        if (mask == 0) continue;
+        float stored[V * S::lanes];
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) S::store(stored + v * S::lanes, keys[r][v]);
+        for_bits(mask, [&](int q) { append(block, survivors, row + r, q, stored[q]); });
+    }
 }
 
 template <class W, int V, Metric metric> ASX_INLINE int64_t scan_tiles(const Block* block, const PanelHeader* header,

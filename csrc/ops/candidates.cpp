@@ -1,13 +1,57 @@
 #include "ops/candidates.h"
 
 #include <algorithm>
+#include <cstring>
+#include <functional>
 
 namespace asx {
 
+namespace {
+
+// Floats as integers in the same order; -0 and +0 are equal as keys and must stay so.
+uint32_t ordered(float x) {
+    uint32_t bits;
+    const float positive_zero = x + 0.0f;
+    std::memcpy(&bits, &positive_zero, 4);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+float unordered(uint32_t bits) {
+    bits = bits >> 31 ? bits & 0x7fffffffu : ~bits;
+    float x;
+    std::memcpy(&x, &bits, 4);
+    return x;
+}
+
+// Selection by counting: a histogram over the range of the keys finds the bin of the k-th largest, and only that bin is selected in.
+// Keys are often few distinct values (distances), and moving whole candidates about is several times slower.
+float kth_largest_lower(const std::vector<Candidate>& items, int64_t k) {
+    constexpr int kBins = 2048;
+    thread_local std::vector<uint32_t> keys;
+    keys.resize(items.size());
+    uint32_t least = ~0u, most = 0;
+    for (size_t i = 0; i < items.size(); ++i) {
+        keys[i] = ordered(items[i].lower);
+        least = std::min(least, keys[i]);
+        most = std::max(most, keys[i]);
+    }
+    int shift = 0;
+    while ((most - least) >> shift >= kBins) ++shift;
+    uint32_t counts[kBins] = {};
+    for (const uint32_t key : keys) ++counts[(key - least) >> shift];
+    auto bin = static_cast<int>((most - least) >> shift);
+    int64_t rank = k;                       // of the wanted key within its bin, from the largest
+    for (; rank > counts[bin]; --bin) rank -= counts[bin];
+    if (shift == 0) return unordered(least + static_cast<uint32_t>(bin));
+    const auto end = std::partition(keys.begin(), keys.end(), [&](uint32_t key) { return (key - least) >> shift == static_cast<uint32_t>(bin); });
+    std::nth_element(keys.begin(), keys.begin() + (rank - 1), end, std::greater<uint32_t>());
+    return unordered(keys[static_cast<size_t>(rank - 1)]);
+}
+
+}  // namespace
+
 void Candidates::shrink(const Problem& problem, int64_t query, int64_t k) {
-    const auto kth = items_.begin() + (k - 1);
-    std::nth_element(items_.begin(), kth, items_.end(), [](const Candidate& a, const Candidate& b) { return a.lower > b.lower; });
-    threshold_ = std::max(threshold_, kth->lower);
+    threshold_ = std::max(threshold_, kth_largest_lower(items_, k));
     items_.erase(std::remove_if(items_.begin(), items_.end(), [&](const Candidate& c) { return c.upper < threshold_; }), items_.end());
     if (static_cast<int64_t>(items_.size()) > k + k / 2 + 48) settle(problem, query, k);
 }
@@ -28,11 +72,13 @@ void Candidates::settle(const Problem& problem, int64_t query, int64_t k) {
     }
     if (static_cast<int64_t>(items_.size()) <= k) return;
     const Rows& rows = problem.rows();
-    std::nth_element(items_.begin(), items_.begin() + (k - 1), items_.end(), [&](const Candidate& a, const Candidate& b) {
-        return a.lower != b.lower ? a.lower > b.lower : rows.id(a.row) < rows.id(b.row);
-    });
+    const float least = kth_largest_lower(items_, k);
+    const auto ties = std::partition(items_.begin(), items_.end(), [&](const Candidate& c) { return c.lower > least; });
+    const auto worse = std::partition(ties, items_.end(), [&](const Candidate& c) { return c.lower == least; });
+    const auto end = items_.begin() + k;
+    if (end < worse) std::nth_element(ties, end - 1, worse, [&](const Candidate& a, const Candidate& b) { return rows.id(a.row) < rows.id(b.row); });
     items_.resize(static_cast<size_t>(k));
-    threshold_ = std::max(threshold_, items_.back().lower);
+    threshold_ = std::max(threshold_, least);
 }
 
 const std::vector<Candidate>& Candidates::best(const Problem& problem, int64_t query, int64_t k) {

@@ -103,21 +103,24 @@ void Scan::scan_group(const Group& group, const Block& block, int64_t first_row,
 }
 
 void Scan::drain(const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
+    const bool exact = problem_->exact();
+    const float* row_slack = problem_->has_row_slack() ? block.slack : nullptr;
     for (int64_t i = 0; i < survivors.count; ++i) {
         const Survivor& s = survivors.items[i];
         const int64_t query = group.first + s.query, row = first_row + s.row;
         if (allowed_.stride && !allowed_.bytes[query * allowed_.stride + row]) continue;
+        Candidates& candidates = candidates_[static_cast<size_t>(query)];
         const float key = s.key + problem_->shift(query);
-        if (problem_->exact()) {
-            candidates_[static_cast<size_t>(query)].add(*problem_, query, k_, {key, key, row});
+        if (exact) {
+            candidates.add(*problem_, query, k_, {key, key, row});
             continue;
         }
-        float slack = problem_->slack(query) * (problem_->has_row_slack() ? block.slack[s.row] : 1.0f) + problem_->underflow();
+        const float slack = problem_->slack(query) * (row_slack ? row_slack[s.row] : 1.0f) + problem_->underflow();
         Candidate c = {key - slack, key + slack, row};
         // NaN keys and infinite slack say nothing; equal bounds would pass for a canonical key
         if (!(c.lower < c.upper) || std::isinf(c.upper)) c.upper = std::numeric_limits<float>::infinity();
         if (!(c.lower < c.upper)) c.lower = kLowest;
-        candidates_[static_cast<size_t>(query)].add(*problem_, query, k_, c);
+        candidates.add(*problem_, query, k_, c);
     }
     survivors.count = 0;
 }
