@@ -3,7 +3,8 @@
 Native targets and the Numba module implement exactly this. Arguments are validated by the callers (functional API,
 representations); a backend may assume what is written here. Rules common to all operations:
 
-* Arrays are used in place. Matrices of rows may have any row stride; their last axis is contiguous.
+* Arrays are used in place. Matrices of rows may have any row stride, negative or odd ones too; their last axis is contiguous. Without rows there
+  is one empty chunk, which tells the widths.
   Queries, tables, codes of queries and outputs are C-contiguous.
 * Every method releases the GIL while it works, starts no thread, and may be called from several threads at once.
 * A *scan* is a filter: it may score rows in any order of summation, but what it returns is decided by the canonical
@@ -23,6 +24,10 @@ Integer, int8 queries ``c`` on int8 rows ``x``: ``dot`` is the exact integer sum
   "l2_exact": float32 of the exact integer sum of (c-x)**2.
 Hamming: number of differing bits among the first ``bits``.
 PQ: float32 sum of tables[m, code[m]] for m = 0, 1, ... in rising order, starting with the m = 0 entry.
+
+A sum that is NaN although its row is finite (an overflow both ways) counts as the worst score, and is returned as the infinity of that side:
+NaN in a result always means that there is no row. -0 and +0 tie. The norms of a cosine are what products are divided by: a caller may give
+other norms than those of the pieces (a prefix that is not re-normalised), as long as they are not smaller.
 """
 
 from __future__ import annotations
@@ -65,7 +70,7 @@ class Scan(Protocol):
 
     @property
     def bad_row(self) -> int:
-        """Smallest row number met so far that holds NaN or infinity, -1 if none (only rows without known norms)."""
+        """Smallest row number met so far that holds NaN or infinity, -1 if none. Rows with known norms, and rows that no query may return, are not looked at."""
 
     def run(self, first: int, last: int) -> None:
         """Visit blocks ``first <= v < last`` of the visit order. Every visit must be made exactly once over all forks."""
