@@ -3,8 +3,8 @@
 Native targets and the Numba module implement exactly this. Arguments are validated by the callers (functional API,
 representations); a backend may assume what is written here. Rules common to all operations:
 
-* Arrays are used in place. Matrices of rows may have any row stride, negative or odd ones too; their last axis is contiguous. Without rows there
-  is one empty chunk, which tells the widths.
+* Arrays are used in place. Matrices of rows may have any row stride, negative or odd ones too; their last axis is contiguous.
+  Without rows there is one empty chunk, which tells the widths.
   Queries, tables, codes of queries and outputs are C-contiguous.
 * Every method releases the GIL while it works, starts no thread, and may be called from several threads at once.
 * A *scan* is a filter: it may score rows in any order of summation, but what it returns is decided by the canonical
@@ -25,9 +25,9 @@ Integer, int8 queries ``c`` on int8 rows ``x``: ``dot`` is the exact integer sum
 Hamming: number of differing bits among the first ``bits``.
 PQ: float32 sum of tables[m, code[m]] for m = 0, 1, ... in rising order, starting with the m = 0 entry.
 
-A sum that is NaN although its row is finite (an overflow both ways) counts as the worst score, and is returned as the infinity of that side:
-NaN in a result always means that there is no row. -0 and +0 tie. The norms of a cosine are what products are divided by: a caller may give
-other norms than those of the pieces (a prefix that is not re-normalised), as long as they are not smaller.
+A sum that is NaN although its row is finite (an overflow both ways) counts as the worst score, and is returned as the infinity of
+that side: NaN in a result always means that there is no row. -0 and +0 tie. The norms of a cosine are what products are divided by:
+a caller may give other norms than those of the pieces (a prefix that is not re-normalised), as long as they are not smaller.
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Scan(Protocol):
 
     @property
     def bad_row(self) -> int:
-        """Smallest row number met so far that holds NaN or infinity, -1 if none. Rows with known norms, and rows that no query may return, are not looked at."""
+        """Smallest row number met so far that holds NaN or infinity, -1 if none.
+
+        Rows with known norms, and rows that no query may return, are not looked at."""
 
     def run(self, first: int, last: int) -> None:
         """Visit blocks ``first <= v < last`` of the visit order. Every visit must be made exactly once over all forks."""
@@ -132,8 +134,9 @@ class Backend(Protocol):
 
     # --- product quantization ------------------------------------------------------------------------------------------
     def pq_rows(self, chunks: Sequence[tuple[U8, int]], subspaces: int, bits: int, ids: I64 | None = None) -> Rows:
-        """Chunks of (packed codes, number of rows). Packed: (ceil(n/64), M, 64) for 8 bits; (ceil(n/64), ceil(M/2), 64) for 4 bits, the
-        low nibble being the even subspace; padding rows and the missing odd subspace are zero. All chunks but the last hold a multiple of 64 rows."""
+        """Chunks of (packed codes, number of rows). Packed: (ceil(n/64), M, 64) for 8 bits; (ceil(n/64), ceil(M/2), 64) for 4 bits,
+        the low nibble being the even subspace; padding rows and the missing odd subspace are zero. All chunks but the last hold a
+        multiple of 64 rows."""
 
     def pq_scan(self, rows: Rows, tables: F32, k: int, largest: bool, allowed: Bool | None = None) -> Scan:
         """``tables`` (Q, M, 2**bits) float32, finite. ``largest``: larger sums are better (ip, cosine), else smaller (l2)."""
@@ -146,7 +149,9 @@ class Backend(Protocol):
         Entry: sum over s in rising order from +0 of q*c, or of (q-c)*(q-c) if ``squared``; multiply, then add, float32."""
 
     def pq_assign(self, vectors: F32, codebooks: F32, out: I32) -> None:
-        """Nearest codeword per subspace into out (n, M): least canonical sum of (x-c)*(x-c) (order as in ``pq_tables``), lowest index on ties."""
+        """Nearest codeword per subspace into out (n, M): least canonical sum of (x-c)*(x-c), lowest index on ties.
+
+        The order of summation is that of ``pq_tables``."""
 
     def pq_pack(self, codes: U8, bits: int, out: U8) -> None:
         """Row-major codes (n, code_bytes) to the packed layout. Row-major 4-bit codes hold the even subspace in the low nibble too."""
