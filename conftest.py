@@ -7,10 +7,13 @@ from collections.abc import Sequence
 
 import pytest
 
-SAMPLED = ("tests/ops/", "tests/test_functional", "tests/test_quantizers", "tests/test_index_search")
+SAMPLED = (
+    *(f"tests/ops/test_{family}" for family in ("dense", "hamming", "integer", "pq")),
+    *(f"tests/test_{subject}" for subject in ("functional", "quantizers", "index_search")),
+)
 
-STRIDE = 7
-"""Of every test and backend, each seventh case: prime, so that it falls into step with no grid of parameters."""
+STRIDE = 13
+"""Of every test and backend, each thirteenth case: prime, so that it falls into step with no grid of parameters."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -19,8 +22,8 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         if not item.nodeid.startswith(SAMPLED):
             continue
-        parameters = getattr(item, "callspec", None)
-        case = (item.nodeid.partition("[")[0], parameters and parameters.params.get("backend"))
+        parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+        case = (item.nodeid.partition("[")[0], parameters.get("backend"))
         if cases[case] % STRIDE == 0:
             item.add_marker(pytest.mark.emulated)
         cases[case] += 1
