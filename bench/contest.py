@@ -1,0 +1,216 @@
+"""Contests: contenders answer the same queries in turns, round by round, and their answers are compared.
+
+pytest-benchmark measures one test after another, and a machine drifts meanwhile by more than the differences that matter. Here, the
+rounds of all contenders alternate, ratios are medians over pairs of rounds, and each contender's own benchmark then replays its rounds, so
+that tables and files are pytest-benchmark's. Seconds are per query everywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import Any
+
+import pytest
+
+import adaptive_search as asx
+from adaptive_search.types import Array
+
+from .peers import limited_threads
+from .settings import SETTINGS
+
+Search = Callable[[Array, int], Array]
+"""``search(queries, k)`` gives row numbers (Q, k)."""
+
+RECALL_TOLERANCE = 0.002
+"""How much less a backend may find than the best peer; in a small sample, two neighbours less are no difference."""
+
+LEAST_JUDGED = 50
+"""Queries that everybody answers for the comparison of answers, however slow."""
+
+LEAST_BATCH = 16
+"""Queries of a batch that are answered to learn the pace; a batch is never cut below."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Somebody who answers queries.
+
+    ``backend`` names the one to use; peers have none. ``family`` is a line of the recall–speed plot, which makes the contest one.
+    ``against`` is another contender to show the speed-up over.
+    """
+
+    search: Search
+    backend: str | None = None
+    family: str | None = None
+    against: str | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """The speed of ``contender`` is to be at least ``least`` times that of ``rival``; None is the preferred backend, and the best peer."""
+
+    least: float
+    contender: str | None = None
+    rival: str | None = None
+
+
+NUMBA_TARGET = Target(1 / 3, "numba", "avx2")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What is asked of whom.
+
+    ``recall(found)`` judges row numbers (n, depth) found for the first n queries, and is called ``judged_by`` in tables. Unless ``equal`` is
+    False, no backend may have less of it than the best peer. ``work`` is done for each query; 1e9 of it in a second is one ``unit``. ``alone``
+    asks one query at a time.
+    """
+
+    title: str
+    contenders: Mapping[str, Contender]
+    queries: Array
+    recall: Callable[[Array], float] | None
+    work: float
+    unit: str
+    threads: int = 1
+    alone: bool = False
+    k: int = 10
+    depth: int = 10
+    equal: bool = True
+    targets: Sequence[Target] = ()
+    judged_by: str = "recall@10"
+    note: str = ""
+
+
+@dataclass
+class Result:
+    """What one contender did: seconds per query in each round, how many queries a round had, what was found for the first queries."""
+
+    seconds: list[float]
+    queries: int
+    found: Array
+    recall: float | None = None
+
+
+def contenders(*peers: str, backends: Sequence[str] = ()) -> pytest.MarkDecorator:
+    """Parametrize a test with everybody in its contest: the peers, and every backend of this machine unless others are named."""
+    return pytest.mark.parametrize("contender", [*peers, *(backends or asx.backends())])
+
+
+def numbered(threads: int) -> str:
+    return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def on_every_backend(search: Search) -> dict[str, Contender]:
+    """The library itself, once per backend of this machine."""
+    return {name: Contender(search, name) for name in asx.backends()}
+
+
+def run(contest: Contest) -> dict[str, Result]:
+    """Let the contenders alternate until each has had its time."""
+    with limited_threads(contest.threads):
+        results = {name: _prepared(contest, contender) for name, contender in contest.contenders.items()}
+        names = list(results)
+        for number in range(SETTINGS.most_rounds):
+            # Nobody always comes after the same neighbour.
+            shift = number % len(names)
+            for name in names[shift:] + names[:shift]:
+                result = results[name]
+                spent = sum(result.seconds) * result.queries
+                if number < SETTINGS.least_rounds or (spent < SETTINGS.budget and len(result.seconds) == number):
+                    result.seconds.append(_seconds(contest, contest.contenders[name], result.queries))
+    _judge(contest, results)
+    return results
+
+
+def _prepared(contest: Contest, contender: Contender) -> Result:
+    """Everything is compiled and in memory, the pace is known, the first answers are there."""
+    total = len(contest.queries)
+    least = min(total, 1 if contest.alone else LEAST_BATCH)
+    _seconds(contest, contender, least)
+    pace = _seconds(contest, contender, least)
+    # The pace of a few queries is a rough guess, so that a batch is cut only when far too slow for it.
+    fits = total if not contest.alone and pace * total <= 4 * SETTINGS.call else int(SETTINGS.call / pace)
+    judged = min(total, max(LEAST_JUDGED, int(4 * SETTINGS.call / pace)))
+    with _using(contender.backend):
+        found = contender.search(contest.queries[:judged], contest.depth)
+    return Result([], min(total, max(least, fits)), found)
+
+
+def _using(backend: str | None) -> AbstractContextManager[None]:
+    return asx.use_backend(backend) if backend else nullcontext()
+
+
+def _seconds(contest: Contest, contender: Contender, count: int) -> float:
+    """Seconds per query for the first ``count`` queries."""
+    step = 1 if contest.alone else count
+    batches = [contest.queries[first : first + step] for first in range(0, count, step)]
+    if contest.threads > 1:
+        time.sleep(SETTINGS.pause)
+    with _using(contender.backend):
+        start = time.perf_counter()
+        for batch in batches:
+            contender.search(batch, contest.k)
+        return (time.perf_counter() - start) / count
+
+
+def _judge(contest: Contest, results: Mapping[str, Result]) -> None:
+    """Give everybody's recall; refuse a contest in which a backend finds less than a peer."""
+    if contest.recall is None:
+        return
+    common = min(len(result.found) for result in results.values())
+    compared = {name: contest.recall(result.found[:common]) for name, result in results.items()}
+    for result in results.values():
+        result.recall = contest.recall(result.found)
+    peers = [compared[name] for name in results if contest.contenders[name].backend is None]
+    least = max(peers, default=0.0) - max(RECALL_TOLERANCE, 2 / (common * contest.k))
+    worse = [name for name in results if contest.contenders[name].backend and compared[name] < least]
+    if contest.equal and worse:
+        raise AssertionError(f"{contest.title}: {', '.join(worse)} found less than the best peer: {compared}")
+
+
+def speed_ratio(result: Result, rival: Result) -> float:
+    """How many times as fast as its rival, as the median over rounds."""
+    return median(theirs / own for own, theirs in zip(result.seconds, rival.seconds, strict=False))
+
+
+def description(contest: Contest, results: Mapping[str, Result], name: str) -> dict[str, Any]:
+    """What the report needs to know about one contender, for the ``extra_info`` of its benchmark."""
+    contender, result = contest.contenders[name], results[name]
+    return {
+        "contender": name,
+        "backend": contender.backend,
+        "family": contender.family,
+        "against": contender.against,
+        "order": asx.backends(),
+        "alone": contest.alone,
+        "queries": result.queries,
+        "all_queries": len(contest.queries),
+        "rounds": len(result.seconds),
+        "recall": result.recall,
+        "judged_by": contest.judged_by,
+        "note": contest.note,
+        "rate": contest.work / median(result.seconds) / 1e9,
+        "unit": contest.unit,
+        "ratios": {other: speed_ratio(result, results[other]) for other in results},
+        "targets": [asdict(target) for target in contest.targets],
+        "settings": SETTINGS.name,
+    }
+
+
+_recorded: Iterator[float] = iter(())
+
+
+def replay(seconds: Sequence[float]) -> None:
+    """Let `clock` tell these rounds."""
+    global _recorded
+    _recorded = (moment for duration in seconds for moment in (0.0, duration))
+
+
+def clock() -> float:
+    """The timer of the benchmarks: start and end of one recorded round after the other."""
+    return next(_recorded)

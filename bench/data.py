@@ -1,0 +1,89 @@
+"""What is searched: made-up vectors like Matryoshka embeddings, and real sentence embeddings."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from adaptive_search.types import F32, Array
+
+REPOSITORY = Path(__file__).parents[1]
+CACHE = REPOSITORY / "build" / "bench"
+VARIABLE = "ADAPTIVE_SEARCH_DATA"
+
+BLOCK = 32_768
+"""Vectors drawn at a time."""
+
+
+class Collection(NamedTuple):
+    """Vectors to search and queries to search with."""
+
+    rows: F32
+    queries: F32
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Real embeddings; the name says which."""
+
+    name: str
+    rows: F32
+    queries: F32
+
+
+def matryoshka_like(rows: int, dim: int, queries: int, *, seed: int = 0) -> Collection:
+    """Clustered unit vectors whose variance decays over the dims; queries are drawn like rows.
+
+    4,000 clusters with weights 1/sqrt(rank). Centres (times 0.8) and noise (times 0.75) have the standard deviation 1/sqrt(1 + i/24)
+    in dim i, so that the first 64, 128 and 256 of 768 dims hold about 37, 53 and 70 % of the energy.
+    """
+    random = np.random.default_rng(seed)
+    deviation = np.sqrt(24 / (24 + np.arange(dim))).astype(np.float32)
+    clusters = 4000
+    centres = random.standard_normal((clusters, dim), np.float32) * (np.float32(0.8) * deviation)
+    weights = 1 / np.sqrt(np.arange(1, clusters + 1))
+    weights /= weights.sum()
+
+    vectors = np.empty((rows + queries, dim), np.float32)
+    for first in range(0, len(vectors), BLOCK):
+        block = vectors[first : first + BLOCK]
+        random.standard_normal(out=block, dtype=np.float32)
+        block *= np.float32(0.75) * deviation
+        block += centres[random.choice(clusters, len(block), p=weights)]
+        block /= np.linalg.norm(block, axis=1, keepdims=True)
+    return Collection(vectors[:rows], vectors[rows:])
+
+
+def synthetic(rows: int, dim: int, queries: int) -> Collection:
+    """`matryoshka_like` vectors, kept under ``build/`` for the next run."""
+    stem = CACHE / f"matryoshka-{rows}-{dim}-{queries}"
+    paths = [stem.with_name(f"{stem.name}-{part}.npy") for part in Collection._fields]
+    if not all(path.is_file() for path in paths):
+        CACHE.mkdir(parents=True, exist_ok=True)
+        for path, vectors in zip(paths, matryoshka_like(rows, dim, queries), strict=True):
+            # Under its name only when it is whole.
+            unfinished = path.with_suffix(".tmp.npy")
+            np.save(unfinished, vectors)
+            unfinished.replace(path)
+    return Collection(*(np.load(path) for path in paths))
+
+
+def real() -> Embeddings:
+    """The large collection from the directory that ``ADAPTIVE_SEARCH_DATA`` names, else the demo's."""
+    directory = os.environ.get(VARIABLE, "")
+    if directory:
+        rows, queries = (_unit(Path(directory) / name) for name in ("sentences.f16.npy", "test_queries.f16.npy"))
+        return Embeddings(f"{len(rows):,} sentences, {len(queries):,} questions", rows, queries)
+    demo = REPOSITORY / "examples" / "data"
+    rows, queries = (_unit(demo / name) for name in ("sentences.f16.npy", "questions.f16.npy"))
+    return Embeddings(f"the demo's {len(rows):,} sentences, {len(queries):,} questions", rows, queries)
+
+
+def _unit(path: Path) -> F32:
+    """float32 vectors of unit length, so that an inner product is a cosine for everybody."""
+    vectors: Array = np.load(path).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)

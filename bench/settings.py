@@ -1,0 +1,41 @@
+"""How much is measured. ``ADAPTIVE_SEARCH_BENCH=quick`` shows in a minute or two that everything runs; its figures mean nothing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+VARIABLE = "ADAPTIVE_SEARCH_BENCH"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Sizes, and seconds that one contender of one contest may take."""
+
+    name: str
+    rows: int
+    queries: int
+    training: int
+    least_rounds: int
+    most_rounds: int
+    budget: float
+    """A contender stops after its rounds took this long together, and no earlier than after `least_rounds`."""
+    call: float
+    """A contender that needs much longer for all queries gets a part of them in every round."""
+    pause: float
+    """Before a call on several threads: idle threads of the contender before spin for a while before they sleep."""
+
+
+FULL = Settings("full", 200_000, 1000, 20_000, 3, 15, 0.5, 0.7, 0.03)
+QUICK = Settings("quick", 12_000, 100, 10_000, 2, 3, 0.01, 0.02, 0.005)
+
+
+def chosen() -> Settings:
+    name = os.environ.get(VARIABLE, "") or FULL.name
+    for settings in (FULL, QUICK):
+        if settings.name == name:
+            return settings
+    raise ValueError(f"{VARIABLE}: expected {FULL.name!r} or {QUICK.name!r}, got {name!r}")
+
+
+SETTINGS = chosen()
