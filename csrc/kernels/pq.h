@@ -31,6 +31,48 @@ template <int bits> int64_t pq_packed_bytes(const Queries* queries) {
     return static_cast<int64_t>(sizeof(PqHeader)) + pq_queries * packed_table_bytes<bits>(queries->widths[0]);
 }
 
+ASX_INLINE float largest_lane(Simd::F a) {
+    float lane[Simd::lanes], most;
+    Simd::store(lane, a);
+    most = lane[0];
+    for (int i = 1; i < Simd::lanes; ++i) most = lane[i] > most ? lane[i] : most;
+    return most;
+}
+
+struct Range {
+    float low, high;
+};
+
+// Of the entries of one subspace, times the sign.
+template <int64_t entries> ASX_INLINE Range entry_range(const float* table, Simd::F sign) {
+    using S = Simd;
+    auto high = S::mul(sign, S::load(table)), negated_low = S::sub(S::zero(), high);
+    for (int64_t j = S::lanes; j < entries; j += S::lanes) {
+        const auto x = S::mul(sign, S::load(table + j));
+        high = S::max(x, high);
+        negated_low = S::max(S::sub(S::zero(), x), negated_low);
+    }
+    return {-largest_lane(negated_low), largest_lane(high)};
+}
+
+// Writes the rounded entries of one subspace and returns the largest rounding error. inverse is 1 / step, or 0 to round all to 0.
+template <int64_t entries>
+ASX_INLINE float round_entries(const float* table, Simd::F sign, float low, float step, float inverse, float most, uint8_t* to) {
+    using S = Simd;
+    auto worst = S::zero();
+    for (int64_t j = 0; j < entries; j += S::lanes) {
+        const auto exact = S::sub(S::mul(sign, S::load(table + j)), S::set(low));
+        const auto clipped = S::sub(S::zero(), S::max(S::sub(S::zero(), S::mul(exact, S::set(inverse))), S::set(-most)));
+        const auto entry = S::truncate(S::add(clipped, S::set(0.5f)));
+        const auto miss = S::sub(exact, S::mul(S::set(step), S::to_float(entry)));
+        worst = S::max(S::max(miss, S::sub(S::zero(), miss)), worst);
+        int32_t lane[S::lanes];
+        S::int_store(lane, entry);
+        for (int i = 0; i < S::lanes; ++i) to[j + i] = static_cast<uint8_t>(lane[i]);
+    }
+    return largest_lane(worst);
+}
+
 template <int bits> void pq_pack(const Queries* queries, void* packed) {
     constexpr int64_t entries = 1 << bits;
     const int64_t subspaces = queries->widths[0];
@@ -38,47 +80,31 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
     auto* to = reinterpret_cast<uint8_t*>(header + 1);
     header->count = queries->count;
     const int64_t room = 65535 / (subspaces > 0 ? subspaces : 1);
-    const double most = static_cast<double>(room < 127 ? room : 127);
-    for (int32_t q = 0; q < queries->count; ++q) {
+    const auto most = static_cast<float>(room < 127 ? room : 127);
+    const auto sign = Simd::set(queries->largest ? 1.0f : -1.0f);
+    for (int32_t q = 0; q < queries->count; ++q, to += packed_table_bytes<bits>(subspaces)) {
         const auto* table = reinterpret_cast<const float*>(static_cast<const uint8_t*>(queries->data) + q * queries->stride);
-        const double sign = queries->largest ? 1.0 : -1.0;
-        double range = 0.0, base = 0.0, magnitude = 0.0;
+        float widest = 0.0f;
+        double base = 0.0, magnitude = 0.0, error = 0.0;
         for (int64_t m = 0; m < subspaces; ++m) {
-            double low = sign * static_cast<double>(table[m * entries]), high = low;
-            for (int64_t j = 1; j < entries; ++j) {
-                const double x = sign * static_cast<double>(table[m * entries + j]);
-                low = x < low ? x : low;
-                high = x > high ? x : high;
-            }
-            range = high - low > range ? high - low : range;
-            base += low;
-            magnitude += -low > high ? -low : high;
+            const Range range = entry_range<entries>(table + m * entries, sign);
+            widest = range.high - range.low > widest ? range.high - range.low : widest;
+            base += static_cast<double>(range.low);
+            magnitude += static_cast<double>(-range.low > range.high ? -range.low : range.high);
         }
-        const double step = range > 0.0 ? range / most : 1.0;
-        double error = 0.0;
+        // Ranges that float32 cannot divide round to nothing, and the error says so.
+        const bool usable = 1e-30f < widest && widest < 1e38f;
+        const float step = usable ? widest / most : 1.0f, inverse = usable ? 1.0f / step : 0.0f;
         for (int64_t m = 0; m < subspaces; ++m) {
-            double low = sign * static_cast<double>(table[m * entries]), worst = 0.0;
-            for (int64_t j = 1; j < entries; ++j) {
-                const double x = sign * static_cast<double>(table[m * entries + j]);
-                low = x < low ? x : low;
-            }
-            for (int64_t j = 0; j < entries; ++j) {
-                const double exact = sign * static_cast<double>(table[m * entries + j]) - low;
-                const double rounded = static_cast<double>(static_cast<int64_t>(exact / step + 0.5));
-                const double entry = rounded < most ? rounded : most;
-                const double miss = exact > step * entry ? exact - step * entry : step * entry - exact;
-                worst = miss > worst ? miss : worst;
-                to[m * entries + j] = static_cast<uint8_t>(entry);
-            }
-            error += worst;
+            const float low = entry_range<entries>(table + m * entries, sign).low;
+            error += static_cast<double>(round_entries<entries>(table + m * entries, sign, low, step, inverse, most, to + m * entries));
         }
         for (int64_t i = subspaces * entries; i < packed_table_bytes<bits>(subspaces); ++i) to[i] = 0;
-        to += packed_table_bytes<bits>(subspaces);
         header->base[q] = base;
-        header->step[q] = step;
-        // the canonical float32 sum, this key and float32 rounding here add a few units of 2^-24 of the magnitude per subspace
-        const double slack = (error + (static_cast<double>(subspaces) + 8.0) * 0x1p-23 * magnitude) * (1.0 + 1e-6);
-        header->slack[q] = magnitude < 3e38 ? static_cast<float>(slack) : __builtin_inff(); // canonical partial sums may overflow
+        header->step[q] = static_cast<double>(step);
+        // The canonical float32 sum adds a unit of 2^-24 of the magnitude per subspace, float32 arithmetic here at most 12 in all.
+        const double slack = (error + (static_cast<double>(subspaces) + 16.0) * 0x1p-23 * magnitude) * (1.0 + 1e-6);
+        header->slack[q] = magnitude < 1e38 ? static_cast<float>(slack) : __builtin_inff(); // canonical partial sums may overflow
         if (queries->slack_out) queries->slack_out[q] = header->slack[q];
     }
 }

@@ -43,7 +43,8 @@ float kth_largest_lower(const std::vector<Candidate>& items, int64_t k) {
     int64_t rank = k;                       // of the wanted key within its bin, from the largest
     for (; rank > counts[bin]; --bin) rank -= counts[bin];
     if (shift == 0) return unordered(least + static_cast<uint32_t>(bin));
-    const auto end = std::partition(keys.begin(), keys.end(), [&](uint32_t key) { return (key - least) >> shift == static_cast<uint32_t>(bin); });
+    const auto end =
+        std::partition(keys.begin(), keys.end(), [&](uint32_t key) { return (key - least) >> shift == static_cast<uint32_t>(bin); });
     std::nth_element(keys.begin(), keys.begin() + (rank - 1), end, std::greater<uint32_t>());
     return unordered(keys[static_cast<size_t>(rank - 1)]);
 }
@@ -76,7 +77,8 @@ void Candidates::settle(const Problem& problem, int64_t query, int64_t k) {
     const auto ties = std::partition(items_.begin(), items_.end(), [&](const Candidate& c) { return c.lower > least; });
     const auto worse = std::partition(ties, items_.end(), [&](const Candidate& c) { return c.lower == least; });
     const auto end = items_.begin() + k;
-    if (end < worse) std::nth_element(ties, end - 1, worse, [&](const Candidate& a, const Candidate& b) { return rows.id(a.row) < rows.id(b.row); });
+    if (end < worse)
+        std::nth_element(ties, end - 1, worse, [&](const Candidate& a, const Candidate& b) { return rows.id(a.row) < rows.id(b.row); });
     items_.resize(static_cast<size_t>(k));
     threshold_ = std::max(threshold_, least);
 }

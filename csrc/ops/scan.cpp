@@ -8,8 +8,6 @@ namespace asx {
 
 namespace {
 
-constexpr int64_t kFirstRows = 192;                 // thresholds come from the first few rows, before whole blocks survive
-
 void write_best(const std::vector<Candidate>& best, bool smallest_first, int64_t k, float* scores, int64_t* rows) {
     for (int64_t i = 0; i < k; ++i) {
         const bool there = i < static_cast<int64_t>(best.size());
@@ -44,14 +42,12 @@ void Scan::run(int64_t first_visit, int64_t last_visit) {
     Workspace& workspace = thread_workspace(problem_->unpacked_bytes());
     for (int64_t v = first_visit; v < last_visit; ++v) {
         const Visit visit = problem_->rows().visit(v);
-        int64_t step = started_ ? problem_->block_rows() : kFirstRows;
         for (int64_t done = 0; done < visit.rows;) {
-            const int64_t count = std::min(step, visit.rows - done);
+            const int64_t count = std::min(step_, visit.rows - done);
             if (any_allowed(visit.chunk->first + visit.start + done, count)) scan_block(*visit.chunk, visit.start + done, count, workspace);
             done += count;
-            step = problem_->block_rows();
+            step_ = std::min(2 * step_, problem_->block_rows());
         }
-        started_ = true;
     }
 }
 

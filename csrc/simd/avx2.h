@@ -109,6 +109,7 @@ struct Simd {
     using I = __m256i;
     static ASX_INLINE I int_zero() { return _mm256_setzero_si256(); }
     static ASX_INLINE I int_set(int32_t x) { return _mm256_set1_epi32(x); }
+    static ASX_INLINE I truncate(F a) { return _mm256_cvttps_epi32(a); }
     static ASX_INLINE F to_float(I a) { return _mm256_cvtepi32_ps(a); }
     static ASX_INLINE void int_store(void* p, I a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
     static ASX_INLINE I int_max(I a, I b) { return _mm256_max_epi32(a, b); }

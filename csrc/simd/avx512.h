@@ -114,6 +114,7 @@ struct Simd {
     using I = __m512i;
     static ASX_INLINE I int_zero() { return _mm512_setzero_si512(); }
     static ASX_INLINE I int_set(int32_t x) { return _mm512_set1_epi32(x); }
+    static ASX_INLINE I truncate(F a) { return _mm512_cvttps_epi32(a); }
     static ASX_INLINE F to_float(I a) { return _mm512_cvtepi32_ps(a); }
     static ASX_INLINE void int_store(void* p, I a) { _mm512_storeu_si512(p, a); }
     static ASX_INLINE I int_max(I a, I b) { return _mm512_max_epi32(a, b); }

@@ -125,6 +125,11 @@ struct Simd {
     };
     static ASX_INLINE I int_zero() { return {}; }
     static ASX_INLINE I int_set(int32_t x) { return {{x, x, x, x}}; }
+    static ASX_INLINE I truncate(F a) {     // lanes between 0 and 2^31
+        I out;
+        for (int i = 0; i < lanes; ++i) out.v[i] = static_cast<int32_t>(a.v[i]);
+        return out;
+    }
     static ASX_INLINE F to_float(I a) {
         F out;
         for (int i = 0; i < lanes; ++i) out.v[i] = static_cast<float>(a.v[i]);
