@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from adaptive_search.storage import VERSION, NewSegment, manifest, read_state, write_state
 from adaptive_search.types import IndexFormatError

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from adaptive_search.storage import NewSegment, read_state, verify_state, write_state
 from adaptive_search.types import IndexFormatError
