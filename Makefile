@@ -23,7 +23,8 @@ test: .venv/.dev
 	$(RUN) -m pytest --doctest-modules --pyargs adaptive_search
 
 bench: .venv/.bench
-	$(RUN) -m pytest bench --benchmark-json=build/bench.json
+	mkdir -p build
+	$(RUN) -m pytest bench -q --benchmark-json=build/bench.json --benchmark-columns=median,rounds --benchmark-sort=mean $(PYTEST_ARGS)
 	$(RUN) -m bench.report build/bench.json
 
 lint: .venv/.dev

@@ -9,6 +9,7 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
 
 import adaptive_search as asx
 
@@ -42,9 +43,7 @@ def held() -> dict[str, Held]:
 
 
 @pytest.fixture
-def hold(
-    request: pytest.FixtureRequest, benchmark: pytest.FixtureRequest, held: dict[str, Held], contender: str
-) -> Callable[[Callable[[], Contest]], None]:
+def hold(request: pytest.FixtureRequest, held: dict[str, Held], contender: str) -> Callable[[Callable[[], Contest]], None]:
     """Hold a contest, unless another contender's test has, and report what this contender did."""
 
     def report(prepare: Callable[[], Contest]) -> None:
@@ -62,6 +61,8 @@ def hold(
         contest, results = outcome
         seconds = results[contender].seconds
         replay(seconds)
+        # Asked for only now: pytest-benchmark takes it for a mistake when a test that failed has not used it.
+        benchmark: BenchmarkFixture = request.getfixturevalue("benchmark")
         benchmark.group = contest.title
         benchmark.extra_info.update(description(contest, results, contender))
         benchmark.pedantic(lambda: None, rounds=len(seconds))

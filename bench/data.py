@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from adaptive_search.types import F32, Array
+from adaptive_search.types import F32
 
 REPOSITORY = Path(__file__).parents[1]
 CACHE = REPOSITORY / "build" / "bench"
@@ -77,13 +77,14 @@ def real() -> Embeddings:
     directory = os.environ.get(VARIABLE, "")
     if directory:
         rows, queries = (_unit(Path(directory) / name) for name in ("sentences.f16.npy", "test_queries.f16.npy"))
-        return Embeddings(f"{len(rows):,} sentences, {len(queries):,} questions", rows, queries)
+        return Embeddings(f"{len(rows):,} sentences", rows, queries)
     demo = REPOSITORY / "examples" / "data"
     rows, queries = (_unit(demo / name) for name in ("sentences.f16.npy", "questions.f16.npy"))
-    return Embeddings(f"the demo's {len(rows):,} sentences, {len(queries):,} questions", rows, queries)
+    return Embeddings(f"the demo's {len(rows):,} sentences", rows, queries)
 
 
 def _unit(path: Path) -> F32:
     """float32 vectors of unit length, so that an inner product is a cosine for everybody."""
-    vectors: Array = np.load(path).astype(np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors: F32 = np.load(path).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors

@@ -10,11 +10,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from .settings import RECALL_TOLERANCE
+
 Entry = Mapping[str, Any]
 """One contender: its median in seconds per query and the fields of ``contest.description``."""
 
 COLOURS = ("#0b7285", "#e8590c", "#5f3dc4", "#2b8a3e", "#c2255c", "#868e96", "#1971c2", "#f08c00")
 MARKERS = "osD^vPX*"
+
+RECALLS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
+"""Marks of the recall axis, which is stretched towards 1."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -38,10 +43,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def contests(run: Mapping[str, Any]) -> dict[str, list[Entry]]:
     """Contenders by contest, fastest first."""
-    benchmarks = sorted(run["benchmarks"], key=lambda benchmark: str(benchmark["fullname"]).partition("[")[0])
-    titles = dict.fromkeys(benchmark["group"] for benchmark in benchmarks)
-    entries = [{**benchmark["extra_info"], "group": benchmark["group"], "median": benchmark["stats"]["median"]} for benchmark in benchmarks]
-    return {title: sorted((entry for entry in entries if entry["group"] == title), key=lambda entry: entry["median"]) for title in titles}
+    groups: dict[str, list[Entry]] = {}
+    for benchmark in run["benchmarks"]:
+        entry = {**benchmark["extra_info"], "median": benchmark["stats"]["median"]}
+        groups.setdefault(benchmark["group"], []).append(entry)
+    return {title: sorted(entries, key=lambda entry: entry["median"]) for title, entries in groups.items()}
 
 
 def markdown(run: Mapping[str, Any], groups: Mapping[str, Sequence[Entry]], plots: Mapping[str, str]) -> str:
@@ -60,20 +66,30 @@ def markdown(run: Mapping[str, Any], groups: Mapping[str, Sequence[Entry]], plot
 def about(run: Mapping[str, Any], groups: Mapping[str, Sequence[Entry]]) -> list[str]:
     cpu = run["machine_info"]["cpu"]
     versions = ", ".join(f"{name} {version}" for name, version in run["machine_info"].get("versions", {}).items())
-    lines = [f"{cpu.get('brand_raw', 'unknown CPU')}, {cpu.get('count', '?')} cores; {versions}; {run['datetime'][:10]}."]
-    lines += [
+    lines = [
+        f"{cpu.get('brand_raw', 'unknown CPU')}, {cpu.get('count', '?')} cores; {versions}; {run['datetime'][:10]}.",
         "",
-        "Contenders of a table took turns, round by round; times are medians per query, ratios are medians over pairs of rounds, above 1 where the "
-        "contender of the row is faster. ≈ marks a contender so slow that it was measured with a part of the queries. The best peer is the "
-        "fastest contender that is not a backend of this library, whichever of its paths that is.",
+        "Contenders of a table took turns, round by round. Times are medians per query. Ratios are medians over pairs of rounds, above 1",
+        "where the contender of the row is faster than the best peer: the fastest contender, by whichever of its paths, that is no",
+        f"backend of this library and whose recall is no more than {RECALL_TOLERANCE} below. ≈ marks what was measured with a part of the",
+        "queries, because all of them would have taken too long.",
     ]
     if any(entry["settings"] != "full" for entries in groups.values() for entry in entries):
         lines += ["", "**A quick run: it shows that everything works, and its figures mean nothing.**"]
     return lines
 
 
-def best_peer(entries: Sequence[Entry]) -> str | None:
-    return next((entry["contender"] for entry in entries if entry["backend"] is None), None)
+def best_peer(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+    """The fastest peer whose recall is no less."""
+    peers = (other for other in entries if other["backend"] is None)
+    return next((peer for peer in peers if not finds_less(peer, entry)), None)
+
+
+def finds_less(entry: Entry, other: Entry) -> bool:
+    """Whether recall is worse, among the queries that both have answered."""
+    if entry["common_recall"] is None:
+        return False
+    return bool(entry["common_recall"] < other["common_recall"] - RECALL_TOLERANCE)
 
 
 def targets(groups: Mapping[str, Sequence[Entry]]) -> list[str]:
@@ -83,32 +99,47 @@ def targets(groups: Mapping[str, Sequence[Entry]]) -> list[str]:
         by_name = {entry["contender"]: entry for entry in entries}
         preferred = next((name for name in entries[0]["order"] if name in by_name), None)
         for target in entries[0]["targets"]:
-            contender, rival = target["contender"] or preferred, target["rival"] or best_peer(entries)
-            if contender in by_name and rival in by_name:
-                ratio = by_name[contender]["ratios"][rival]
+            entry = by_name.get(target["contender"] or preferred)
+            rival = entry and (by_name.get(target["rival"]) if target["rival"] else best_peer(entry, entries))
+            if entry and rival:
+                ratio = entry["ratios"][rival["contender"]]
                 met = "yes" if ratio >= target["least"] else "**no**"
-                rows.append([title, contender, rival, f"{target['least']:.2f}", f"{ratio:.2f}", met])
-    return ["## Targets", "", *grid(["contest", "contender", "rival", "asked: at least", "measured", "met"], rows, "lllrrl")] if rows else []
+                rows.append([title, entry["contender"], rival["contender"], f"{target['least']:.2f}", f"{ratio:.2f}", met])
+    header = ["contest", "contender", "rival", "asked: at least", "measured", "met"]
+    return ["## Targets", "", *grid(header, rows, "lllrrl")] if rows else []
 
 
 def table(entries: Sequence[Entry]) -> list[str]:
     """One contest, fastest first."""
-    peer = best_peer(entries)
+    first = entries[0]
+    peers = any(entry["backend"] is None for entry in entries)
     against = any(entry["against"] for entry in entries)
-    recall = any(entry["recall"] is not None for entry in entries)
-    header = ["", "per query", entries[0]["unit"]]
-    header += [f"ratio to {peer}"] if peer else []
+    judged = any(entry["recall"] is not None for entry in entries)
+    header = ["contender", "per query", first["unit"]]
+    header += ["ratio", "to the best peer"] if peers else []
     header += ["ratio to its exact search"] if against else []
-    header += [entries[0]["judged_by"]] if recall else []
+    header += [first["judged_by"]] if judged else []
     rows = []
     for entry in entries:
-        cut = "≈ " if entry["queries"] < entry["all_queries"] and not entry["alone"] else ""
-        row = [f"**{entry['contender']}**" if entry["backend"] else entry["contender"], cut + duration(entry["median"]), figure(entry["rate"])]
-        row += [f"{entry['ratios'][peer]:.2f}"] if peer else []
-        row += [f"{entry['ratios'][entry['against']]:.2f}" if entry["against"] else ""] if against else []
-        row += [f"{entry['recall']:.4f}"] if recall else []
+        name = f"**{entry['contender']}**" if entry["backend"] else entry["contender"]
+        row = [
+            name,
+            about_if(entry["queries"] < entry["all_queries"] and not entry["alone"]) + duration(entry["median"]),
+            figure(entry["rate"]),
+        ]
+        if peers:
+            peer = best_peer(entry, entries)
+            row += [f"{entry['ratios'][peer['contender']]:.2f}", peer["contender"]] if peer else ["", "none finds as much"]
+        if against:
+            row += [f"{entry['ratios'][entry['against']]:.2f}" if entry["against"] else ""]
+        if judged:
+            row += [about_if(entry["judged"] < entry["all_queries"]) + f"{entry['recall']:.4f}"]
         rows.append(row)
-    return grid(header, rows, "l" + "r" * (len(header) - 1))
+    return grid(header, rows, "lrr" + "rl" * peers + "r" * against + "r" * judged)
+
+
+def about_if(partial: bool) -> str:
+    return "≈ " if partial else ""
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], alignment: str) -> list[str]:
@@ -138,7 +169,9 @@ def plot(title: str, entries: Sequence[Entry], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    import numpy as np
 
+    least = min(entry["recall"] for entry in entries)
     figure_, axes = plt.subplots(figsize=(8, 5), layout="constrained")
     families = sorted(entries, key=lambda entry: str(entry["family"]))
     for number, (family, group) in enumerate(groupby(families, key=lambda entry: str(entry["family"]))):
@@ -151,7 +184,12 @@ def plot(title: str, entries: Sequence[Entry], path: Path) -> None:
             marker=MARKERS[number % len(MARKERS)],
             linestyle="-" if ours else "--",
         )
-    axes.set(title=title, xlabel=entries[0]["judged_by"], ylabel="queries per second", yscale="log")
+    lost = 0.002
+    axes.set_xscale("function", functions=(lambda recall: -np.log(1 + lost - recall), lambda value: 1 + lost - np.exp(-value)))
+    axes.set(ylabel="queries per second", yscale="log", xlabel=entries[0]["judged_by"], xticks=[mark for mark in RECALLS if mark > least])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(least - 0.02, 1 + lost / 4)
+    axes.set_title(title, fontsize="medium")
     axes.grid(which="both", alpha=0.3)
     axes.legend(title="dashed: peers")
     figure_.savefig(path, dpi=150)

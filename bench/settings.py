@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 VARIABLE = "ADAPTIVE_SEARCH_BENCH"
 
+RECALL_TOLERANCE = 0.002
+"""Less recall than this is no difference."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,7 +30,7 @@ class Settings:
 
 
 FULL = Settings("full", 200_000, 1000, 20_000, 3, 15, 0.5, 0.7, 0.03)
-QUICK = Settings("quick", 12_000, 100, 10_000, 2, 3, 0.01, 0.02, 0.005)
+QUICK = Settings("quick", 12_000, 200, 10_000, 2, 3, 0.01, 0.02, 0.005)
 
 
 def chosen() -> Settings:

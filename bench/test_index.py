@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -37,6 +37,9 @@ FAMILIES: dict[str, dict[str, asx.Cascade]] = {
     "exact": {"exact": asx.Cascade([asx.Full()])},
 }
 REFINE_FACTORS = (1, 2, 5, 10, 20)
+"""How many times k rows of a fast scan faiss refines."""
+EQUAL_FACTORS = (10, 20)
+"""Those that reach about the recall of `CASCADE`."""
 EXPANSIONS = (16, 32, 64, 128, 256)
 
 
@@ -87,22 +90,34 @@ def refined_search(index: Any, factor: int) -> Search:
     return search
 
 
-def title(what: str, embeddings: Embeddings, queries: Sequence[Any], threads: int, alone: bool) -> str:
+def title(what: str, embeddings: Embeddings, queries: Array, threads: int, alone: bool) -> str:
     return f"{what}, {embeddings.name}, {'one query' if alone else f'{len(queries)} queries'}, {numbered(threads)}"
 
 
 @contenders(
-    "NumPy", "faiss loop", "faiss BLAS", "faiss FastScan + refine", backends=[f"{b} {what}" for b in asx.backends() for what in ("exact", "cascade")]
+    "NumPy",
+    "faiss loop",
+    "faiss BLAS",
+    *(f"faiss FastScan + refine x {factor}" for factor in EQUAL_FACTORS),
+    backends=[f"{name} {what}" for name in asx.backends() for what in ("exact", "cascade")],
 )
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("alone", [True, False])
 def test_cascade(
-    hold: Hold, embeddings: Embeddings, asked: Array, truth: I64, indexes: tuple[asx.Index, asx.Index], refined: Any, alone: bool, threads: int
+    hold: Hold,
+    embeddings: Embeddings,
+    asked: Array,
+    truth: I64,
+    indexes: tuple[asx.Index, asx.Index],
+    refined: Any,
+    alone: bool,
+    threads: int,
 ) -> None:
     def prepare() -> Contest:
         exact, cascade = (search(index) for index in indexes)
         rows = embeddings.rows
-        peers = {"NumPy": numpy_dense(rows), **faiss_flat(rows), "faiss FastScan + refine": refined_search(refined, 5)}
+        peers = {"NumPy": numpy_dense(rows), **faiss_flat(rows)}
+        peers |= {f"faiss FastScan + refine x {factor}": refined_search(refined, factor) for factor in EQUAL_FACTORS}
         everybody = {name: Contender(peer) for name, peer in peers.items()}
         for name in asx.backends():
             everybody[f"{name} exact"] = Contender(exact, name)
@@ -169,7 +184,7 @@ def test_frontier(hold: Hold, embeddings: Embeddings, asked: Array, competitors:
             unit="k queries/s",
             alone=alone,
             equal=False,
-            note=f"Backend: {asx.backend()}. usearch's graph was built on two threads; everybody searches on one.",
+            note=f"Backend: {asx.backend()}. Recall over {len(asked):,} questions. Everybody searches on one thread.",
         )
 
     hold(prepare)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from adaptive_search.types import I64, U8, Array
 
 from .peers import numpy_dense, numpy_hamming
+
+F64 = NDArray[np.float64]
 
 ROUNDING = 2e-6
 """Relative difference between sums of the same float32 products in different orders."""
@@ -18,9 +21,10 @@ def dense_recall(rows: Array, queries: Array, k: int) -> Callable[[Array], float
     """Share of found rows that score no worse than the k-th best of all."""
     last = numpy_dense(rows)(queries, k)[:, -1:]
 
-    def scores(ids: Array) -> Array:
+    def scores(ids: Array) -> F64:
         taken = rows[ids].astype(np.float64)
-        return np.einsum("qd,qkd->qk", queries[: len(ids)].astype(np.float64), taken)
+        products: F64 = np.einsum("qd,qkd->qk", queries[: len(ids)].astype(np.float64), taken)
+        return products
 
     least = scores(last)
 
@@ -34,8 +38,9 @@ def dense_recall(rows: Array, queries: Array, k: int) -> Callable[[Array], float
 def hamming_recall(codes: U8, queries: U8, k: int) -> Callable[[Array], float]:
     """Share of found rows that are no farther than the k-th nearest of all."""
 
-    def distances(ids: Array) -> Array:
-        return np.bitwise_count(codes[ids] ^ queries[: len(ids), None]).sum(axis=2, dtype=np.int64)
+    def distances(ids: Array) -> I64:
+        counts: I64 = np.bitwise_count(codes[ids] ^ queries[: len(ids), None]).sum(axis=2, dtype=np.int64)
+        return counts
 
     most = distances(numpy_hamming(codes)(queries, k)[:, -1:])
     return lambda found: float((distances(found[:, :k]) <= most[: len(found)]).mean())
@@ -54,5 +59,3 @@ def set_recall(truth: I64) -> Callable[[Array], float]:
 def nearest(rows: Array, queries: Array, k: int) -> I64:
     """The true k nearest by inner product."""
     return numpy_dense(rows)(queries, k)
-
-
