@@ -29,7 +29,7 @@ class Settings:
     """Before a call on several threads: idle threads of the contender before spin for a while before they sleep."""
 
 
-FULL = Settings("full", 200_000, 1000, 20_000, 3, 15, 0.5, 0.7, 0.03)
+FULL = Settings("full", 200_000, 1000, 20_000, 3, 15, 0.5, 0.5, 0.03)
 QUICK = Settings("quick", 12_000, 200, 10_000, 2, 3, 0.01, 0.02, 0.005)
 
 

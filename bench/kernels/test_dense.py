@@ -1,4 +1,4 @@
-"""Exact top-10 by inner product: float32, 16-bit floats and int8, one query and batches."""
+"""Exact top-10 by inner product: float32, 16-bit floats and int8, one query and batches; rescoring of candidates."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from adaptive_search.types import Array
 
 from ..contest import NUMBA_TARGET, Contender, Contest, Search, Target, contenders, numbered, on_every_backend
 from ..data import Collection
-from ..peers import faiss_flat, faiss_scalar, numpy_dense, usearch_exact
-from ..truth import dense_recall
+from ..peers import best_of, faiss_flat, faiss_scalar, numpy_dense, usearch_exact
+from ..truth import dense_recall, set_recall
 
 Hold = Callable[[Callable[[], Contest]], None]
 
@@ -137,6 +137,32 @@ def test_int8(hold: Hold, collection: Collection, batch: int, threads: int) -> N
             unit="GB/s" if alone else "GOP/s",
             threads=threads,
             alone=alone,
+        )
+
+    hold(prepare)
+
+
+@contenders("NumPy")
+def test_rescore(hold: Hold, collection: Collection) -> None:
+    """What the later stages of a cascade do: rows all over memory, a few for each query."""
+
+    def prepare() -> Contest:
+        rows, queries = collection.rows, collection.queries[:200]
+        candidates = np.random.default_rng(0).integers(0, len(rows), (len(queries), 200))
+
+        def gathered(queries: Array, k: int) -> Array:
+            lists = candidates[: len(queries)]
+            scores = np.stack([rows[ids] @ query for ids, query in zip(lists, queries, strict=True)])
+            return np.take_along_axis(lists, best_of(scores, k), axis=1)
+
+        return Contest(
+            f"rescoring, 200 candidates of {len(rows):,} x 768 float32, {len(queries)} queries, 1 thread",
+            {"NumPy": Contender(gathered)}
+            | on_every_backend(lambda queries, k: asx.rescore(queries, rows, candidates[: len(queries)], k).ids),
+            queries,
+            set_recall(gathered(queries, 10)),
+            work=200 * 1e3,
+            unit="M rows/s",
         )
 
     hold(prepare)
