@@ -200,3 +200,23 @@ def test_an_opened_index_is_mapped_until_it_changes(tmp_path: Path) -> None:
     np.testing.assert_array_equal(before, reads(asx.Index.open(tmp_path)))
     opened.remove(np.arange(200))
     assert all(array.flags.writeable for array in opened._store.chunks[0].arrays.values())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_an_interrupted_removal_removes_nothing(monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> None:
+    index = asx.Index(4)
+    index.add(np.eye(4, dtype=np.float32)[np.arange(600) % 4])
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(identifiers.IdMap, "rebuild", fail)
+    with pytest.raises(error):
+        index.remove(np.arange(500))
+    monkeypatch.undo()
+    assert len(index) == 600
+    assert 0 in index
+    np.testing.assert_array_equal(index.search(np.eye(4)[1], 3).ids, [1, 5, 9])
+    index.remove(np.arange(500))
+    np.testing.assert_array_equal(index.ids, np.arange(500, 600))
+    np.testing.assert_array_equal(index.search(np.eye(4)[1], 3).ids, [501, 505, 509])

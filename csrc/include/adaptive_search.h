@@ -6,7 +6,8 @@
  *
  * Scores are canonical: the same bits on every target. float32 results sum in 16 lanes (lane i % 16), one multiply and one add per
  * element, then a fixed tree. 16-bit types are passed as their bits: IEEE binary16, or bfloat16 (the upper half of a float32).
- * int8 sums are exact for dims <= 131,072.
+ * int8 sums are exact for dims <= 131,071. cosine_f32 divides the canonical dot_f32 by norms taken in float64 (0 for a zero vector): the
+ * same bits on every target, but not the cosine of the Python functions, which normalise the query first.
  */
 #ifndef ADAPTIVE_SEARCH_H
 #define ADAPTIVE_SEARCH_H

@@ -103,6 +103,8 @@ DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows>
 
     const bool rounded_queries = tiles && scanned == kBFloat16;
     const float relative = relative_slack(dims) + (rounded_queries ? 0x1.02p-8f : 0.0f);
+    // vdpbf16ps takes subnormal operands and results for zero: each may cost 2^-126 times the other operand, or by itself.
+    const double flushed = rounded_queries ? 0x1p-125 * std::sqrt(static_cast<double>(dims)) : 0.0;
     underflow_ = underflow_slack(dims);
     slack_.resize(static_cast<size_t>(count));
     for (int64_t q = 0; q < count; ++q) {
@@ -110,11 +112,9 @@ DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows>
         double norm;
         table.norms[kFloat32](&piece, 1, 0, 1, &norm);
         query_norm_ = std::max(query_norm_, round_up(norm));
-        slack_[static_cast<size_t>(q)] = norm > static_cast<double>(kLargestNorm)
-                                             ? kInfinite
-                                             : round_up(relative * (metric == kIp       ? norm
-                                                                    : metric == kCosine ? (norm > 0 ? 1.001 : 0.0)
-                                                                                        : 1.0));
+        const double reach = metric == kIp ? norm : metric == kCosine ? (norm > 0 ? 1.001 : 0.0) : 1.0;
+        slack_[static_cast<size_t>(q)] = norm > static_cast<double>(kLargestNorm) ? kInfinite : round_up(relative * reach + flushed);
+        if (rounded_queries) underflow_ = std::max(underflow_, round_up((static_cast<double>(dims) + 8.0) * 0x1p-124 * (1.0 + norm)));
         if (metric == kL2) shift_.push_back(-static_cast<float>(norm * norm));
     }
     const std::vector<int64_t> whole = {dims};

@@ -141,7 +141,8 @@ def _all_pairs(family: DenseFamily | HammingFamily, dtype: type[np.generic], thr
     for first, last in family.blocks():
         rows = family.open(first, last)
         whole = last - first == family.rows
-        for start, stop in ranges(family.queries, queries_at_once(family.width)):
+        # The first range touches new pages of every one of these rows of the output, which must not take long (Ctrl-C).
+        for start, stop in ranges(family.queries, min(128, queries_at_once(family.width))):
             part = out[start:stop] if whole else np.empty((stop - start, last - first), dtype)
             bad: list[int] = []
 

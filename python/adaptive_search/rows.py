@@ -37,6 +37,17 @@ class Span(NamedTuple):
     last: int
 
 
+class _Layout(NamedTuple):
+    """What a `RowStore` holds, as far as rewriting chunks changes it."""
+
+    chunks: list[Chunk]
+    starts: list[int]
+    ids: I64
+    alive: Bool
+    ids_map: IdMap
+    total: int
+
+
 class RowStore:
     """Rows in order of adding. A row's *position* counts all rows of all chunks, dead ones included.
 
@@ -214,44 +225,47 @@ class RowStore:
 
     # --- removing ----------------------------------------------------------------------------------------------------
     def kill(self, positions: I64) -> None:
-        """Rows at the given positions, alive and each named once, die. A chunk that is mostly dead is rewritten."""
-        self._alive[positions] = False
-        self._live -= len(positions)
+        """Rows at the given positions, alive and each named once, die. A chunk that is mostly dead is rewritten.
+
+        Everything that takes time, or memory, comes before the first change."""
         if len(positions) == 1:
             owners, counts = [bisect_right(self._starts, positions[0]) - 1], [1]
         else:
             found = np.unique(np.searchsorted(self._starts, positions, side="right") - 1, return_counts=True)
             owners, counts = found[0].tolist(), found[1].tolist()
-        mostly_dead = []
-        for owner, count in zip(owners, counts, strict=True):
-            chunk = self.chunks[owner]
-            chunk.dead += count
-            if 2 * chunk.dead > chunk.rows and chunk.rows > GROUP:
-                mostly_dead.append([owner])
+        dying = dict(zip(owners, counts, strict=True))
+        mostly_dead = [
+            [owner]
+            for owner, count in dying.items()
+            if 2 * (self.chunks[owner].dead + count) > self.chunks[owner].rows and self.chunks[owner].rows > GROUP
+        ]
+        rewritten = None
         if mostly_dead:
-            self.rewrite(mostly_dead)
+            alive = self._alive.copy()
+            alive[positions] = False
+            rewritten = self._rewritten(mostly_dead, alive)
+            dying = {owner: count for owner, count in dying.items() if [owner] not in mostly_dead}
+        dead = [(chunk := self.chunks[owner], chunk.dead, count) for owner, count in dying.items()]
+        try:
+            for chunk, before, count in dead:
+                chunk.dead = before + count
+        except BaseException:
+            for chunk, before, _ in dead:
+                chunk.dead = before
+            raise
+        if rewritten is not None:
+            self._install(rewritten, len(positions))
+            return
+        # Plain assignments, between which Python delivers no Ctrl-C.
+        self._alive[positions] = False
+        self._live -= len(positions)
 
     def dead_positions(self) -> I64:
         return np.flatnonzero(~self._alive[: self._total])
 
     def rewrite(self, runs: Sequence[Sequence[int]]) -> None:
         """Replace each run of adjacent chunks by new chunks of its rows that are alive. Runs rise and do not overlap."""
-        replaced = {run[0]: self._gather(run) for run in runs}
-        skipped = {j for run in runs for j in run[1:]}
-        parts: list[tuple[Chunk, I64, Bool]] = []
-        for j, chunk in enumerate(self.chunks):
-            if j in replaced:
-                parts += replaced[j]
-            elif j not in skipped:
-                places = slice(self._starts[j], self._starts[j] + chunk.rows)
-                parts.append((chunk, self._ids[places], self._alive[places]))
-        ids = np.concatenate([part[1] for part in parts]) if parts else np.empty(0, np.int64)
-        alive = np.concatenate([part[2] for part in parts]) if parts else np.empty(0, np.bool_)
-        self.chunks = [part[0] for part in parts]
-        self._ids, self._alive, self._total = ids, alive, len(ids)
-        self._starts = np.cumsum([0, *(chunk.rows for chunk in self.chunks)])[:-1].tolist()
-        self._map.rebuild(ids, alive)
-        self.layout += 1
+        self._install(self._rewritten(runs, self._alive), 0)
 
     # --- inside ------------------------------------------------------------------------------------------------------
     def _new_chunk(self, rows: int) -> Chunk:
@@ -278,10 +292,36 @@ class RowStore:
                 new[: self._total] = old[: self._total]
                 setattr(self, name, new)
 
-    def _gather(self, run: Sequence[int]) -> list[tuple[Chunk, I64, Bool]]:
+    def _rewritten(self, runs: Sequence[Sequence[int]], alive: Bool) -> _Layout:
+        """What `rewrite` would make, were ``alive`` the rows that are."""
+        replaced = {run[0]: self._gather(run, alive) for run in runs}
+        skipped = {j for run in runs for j in run[1:]}
+        parts: list[tuple[Chunk, I64, Bool]] = []
+        for j, chunk in enumerate(self.chunks):
+            if j in replaced:
+                parts += replaced[j]
+            elif j not in skipped:
+                places = slice(self._starts[j], self._starts[j] + chunk.rows)
+                parts.append((chunk, self._ids[places], alive[places]))
+        ids = np.concatenate([part[1] for part in parts]) if parts else np.empty(0, np.int64)
+        living = np.concatenate([part[2] for part in parts]) if parts else np.empty(0, np.bool_)
+        chunks = [part[0] for part in parts]
+        starts = np.cumsum([0, *(chunk.rows for chunk in chunks)])[:-1].tolist()
+        ids_map = IdMap()
+        ids_map.rebuild(ids, living)
+        return _Layout(chunks, starts, ids, living, ids_map, len(ids))
+
+    def _install(self, new: _Layout, died: int) -> None:
+        # Plain assignments, between which Python delivers no Ctrl-C.
+        self.chunks, self._starts, self._ids, self._alive, self._map = new.chunks, new.starts, new.ids, new.alive, new.ids_map
+        self._total = new.total
+        self._live -= died
+        self.layout += 1
+
+    def _gather(self, run: Sequence[int], alive: Bool) -> list[tuple[Chunk, I64, Bool]]:
         """New chunks, whole groups of 64, of the living rows of some adjacent chunks."""
         first, last = self._starts[run[0]], self._starts[run[-1]] + self.chunks[run[-1]].rows
-        living = np.flatnonzero(self._alive[first:last]) + first
+        living = np.flatnonzero(alive[first:last]) + first
         made = []
         for start in range(0, len(living), CHUNK_ROWS):
             positions = living[start : start + CHUNK_ROWS]

@@ -550,3 +550,16 @@ def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     prepared = backend.dense_rows(kind, chunks(rows, sizes, cuts, place), ids)
     found = awkward.run(backend.dense_scan(prepared, queries, k, metric, allowed), prepared)
     check(found, metric, kind, queries, rows, k, ids, allowed)
+
+
+@pytest.mark.parametrize("scale", [1e-36, 1e-38, 1e-39, 1e-41, 1e-44])
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_tiny_queries_in_a_batch(backend: Backend, kind: Kind, scale: float) -> None:
+    """Arithmetic that takes subnormal numbers for zero must not decide."""
+    rows, queries = make(kind, 1000, 64), (make_queries(16, 64) * np.float32(scale)).astype(np.float32)
+    prepared = backend.dense_rows(kind, chunks(rows))
+    for metric in METRICS:
+        found = awkward.run(backend.dense_scan(prepared, queries, 10, metric), prepared)
+        alone = [awkward.run(backend.dense_scan(prepared, query[None], 10, metric), prepared) for query in queries]
+        np.testing.assert_array_equal(found[1], np.concatenate([numbers for _, numbers in alone]))
+        check(found, metric, kind, queries, rows, 10, overflows=True)
