@@ -379,3 +379,18 @@ def test_what_a_backend_prepared_is_used_until_rows_change(backend: Backend) -> 
     assert all(now is then for now, then in zip(index._prepare(backend, exact=False), before, strict=True))
     index.add(collection(1).astype(np.float32))
     assert not any(now is then for now, then in zip(index._prepare(backend, exact=False), before, strict=True))
+
+
+@pytest.mark.parametrize("value", [True, "1.0", None.__class__, 1j])
+def test_recall_is_a_number(value: Any) -> None:
+    index = asx.Index(4)
+    with pytest.raises(TypeError, match="recall: expected a number"):
+        index.search(np.zeros(4), recall=value)
+
+
+@pytest.mark.parametrize("value", [np.ma.masked_array([1, 2], mask=[0, 1]), [[1, [2]], [3]]])
+def test_filters_that_would_lose_something_are_refused(value: Any) -> None:
+    index = asx.Index(4)
+    index.add(np.eye(4))
+    with pytest.raises((TypeError, ValueError), match=r"filter(\[0\])?: expected an array"):
+        index.search(np.ones((2, 4)), 2, filter=value)

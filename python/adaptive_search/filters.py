@@ -10,7 +10,7 @@ import numpy as np
 
 from .rows import RowStore
 from .types import I64, Bool
-from .validation import as_id_list
+from .validation import as_id_list, as_ndarray
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def resolve(value: Any, store: RowStore, queries: int) -> Allowed | list[Allowed
     if value is None:
         return Allowed(store, None, None)
     many = isinstance(value, np.ndarray) and value.ndim == 2
-    if many or (isinstance(value, Sequence) and any(np.ndim(item) > 0 for item in value)):
+    if many or (isinstance(value, Sequence) and any(as_ndarray(item, "filter").ndim > 0 for item in value)):
         if len(value) != queries:
             raise ValueError(f"filter: expected one filter for each of {queries} queries, got {len(value)}")
         return [_resolve_one(item, store, f"filter[{number}]") for number, item in enumerate(value)]
@@ -62,7 +62,7 @@ def resolve(value: Any, store: RowStore, queries: int) -> Allowed | list[Allowed
 
 
 def _resolve_one(value: Any, store: RowStore, name: str) -> Allowed:
-    array = np.asarray(value)
+    array = as_ndarray(value, name)
     if array.dtype == np.bool_:
         if array.shape != (store.live,):
             raise ValueError(f"{name}: expected ids, or shape ({store.live},) like index.ids, got bools of shape {array.shape}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,10 +93,9 @@ class Audit(NamedTuple):
 
 def as_recall(value: Any) -> float:
     """A recall above 0 and up to 1."""
-    try:
-        recall = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"recall: expected a number, got {value!r}") from None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, np.number)):
+        raise TypeError(f"recall: expected a number, got {value!r}")
+    recall = float(value)
     if not 0.0 < recall <= 1.0:
         raise ValueError(f"recall: expected a number above 0 and up to 1, got {value!r}")
     return recall

@@ -15,9 +15,10 @@ from .arrays import Matrix
 from .types import F32, I8, I64, KINDS, METRICS, U8, Array, Bool, Kind, Metric
 
 
-def _ndarray(value: Any, name: str) -> Array:
+def as_ndarray(value: Any, name: str) -> Array:
+    """An array as NumPy makes it, unless that would lose something."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: a masked array would lose its mask; pass rows to skip as mask= instead")
+        raise TypeError(f"{name}: expected an array without a mask of its own, got a masked array, which would lose it")
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -58,7 +59,7 @@ def as_kind(dtype: Any, name: str = "dtype") -> Kind:
 
 def as_matrix(value: Any, name: str, what: str = "(n, dims)") -> Array:
     """A 2-D array of floats or int8, in the caller's memory where it is an array already."""
-    array = _ndarray(value, name)
+    array = as_ndarray(value, name)
     check_elements(array, name)
     if array.ndim != 2:
         raise ValueError(f"{name}: expected shape {what}, got {array.shape}")
@@ -86,7 +87,7 @@ def as_rows(value: Any, name: str = "rows") -> Matrix:
 
 def as_batch(value: Any, name: str = "queries") -> tuple[Array, bool]:
     """Queries (Q, D) as given, and whether it was a single one (D,)."""
-    array = _ndarray(value, name)
+    array = as_ndarray(value, name)
     check_elements(array, name)
     single = array.ndim == 1
     array = array[np.newaxis] if single else array
@@ -129,7 +130,7 @@ def as_vectors(value: Any, kind: Kind, dim: int | None = None, name: str = "vect
     Floats are rounded; what overflows is an error. For int8 any integers in -128..127 are taken, and nothing else.
     The caller's memory is returned where nothing had to change: copy before keeping it.
     """
-    array = _ndarray(value, name)
+    array = as_ndarray(value, name)
     if kind == "int8":
         out = _as_int8(array, name)
     else:
@@ -178,7 +179,7 @@ def as_code_batch(value: Any, name: str = "queries") -> tuple[U8, bool]:
 
 
 def _uint8(value: Any, name: str) -> U8:
-    array = _ndarray(value, name)
+    array = as_ndarray(value, name)
     if array.dtype != np.uint8:
         hint = " (pack bits with np.packbits(bits, axis=1))" if array.dtype == np.bool_ else ""
         raise TypeError(f"{name}: expected uint8, got {array.dtype}{hint}")
@@ -200,7 +201,7 @@ def as_mask(mask: Any, queries: int, rows: int, name: str = "mask") -> Bool | No
     """Allowed rows, (N,) or (Q, N); contiguous where it is (N,)."""
     if mask is None:
         return None
-    array = _ndarray(mask, name)
+    array = as_ndarray(mask, name)
     if array.dtype != np.bool_:
         raise TypeError(f"{name}: expected bool, got {array.dtype}")
     if array.shape == (rows,):
@@ -222,7 +223,7 @@ def _int64(array: Array, name: str) -> I64:
 
 def as_candidates(value: Any, queries: int, rows: int, single: bool) -> I64:
     """Lists of row numbers (Q, C), -1 being none; (C,) for a single query."""
-    array = _int64(_ndarray(value, "candidates"), "candidates")
+    array = _int64(as_ndarray(value, "candidates"), "candidates")
     if single and array.ndim == 1:
         array = array[np.newaxis]
     if array.ndim != 2 or len(array) != queries:
@@ -238,7 +239,7 @@ def as_candidates(value: Any, queries: int, rows: int, single: bool) -> I64:
 
 def as_ids(ids: Any, count: int, name: str = "ids") -> I64:
     """Ids (n,) to give to rows: integers from 0 up, each once."""
-    array = _int64(_ndarray(ids, name), name)
+    array = _int64(as_ndarray(ids, name), name)
     if array.shape != (count,):
         raise ValueError(f"{name}: expected shape ({count},), got {array.shape}")
     if count and array.min() < 0:
@@ -252,7 +253,7 @@ def as_ids(ids: Any, count: int, name: str = "ids") -> I64:
 
 def as_id_list(value: Any, name: str) -> I64:
     """Any integers, as a 1-D array: ids to look up, of which some may be absent or repeated."""
-    array = _int64(_ndarray(value, name), name)
+    array = _int64(as_ndarray(value, name), name)
     if array.ndim > 1:
         raise ValueError(f"{name}: expected one id or a list of ids, got shape {array.shape}")
     return array.reshape(-1)
