@@ -49,7 +49,7 @@ void few_pack(const Queries* queries, void* packed) {
 
 // Sums of one row: lanes of q.x per query, and of x.x.
 template <class K, int Q, bool with_squares>
-ASX_INLINE void row_sums(const uint8_t* row, int64_t width, const float* query, int64_t query_stride, float* lanes_out) {
+ASX_INLINE void row_sums(const uint8_t* row, int64_t width, const float* query, int64_t query_stride, int64_t ahead, float* lanes_out) {
     using S = Simd;
     constexpr int depth = Q == 1 ? 4 : Q == 2 ? 2 : 1; // independent sums, to hide the latency of the FMA
     S::F sums[Q][depth], squares[depth];
@@ -62,7 +62,7 @@ ASX_INLINE void row_sums(const uint8_t* row, int64_t width, const float* query, 
 #pragma GCC unroll 4
         for (int d = 0; d < depth; ++d) {
             const auto x = S::template widen<K>(row + (i + d * S::lanes) * K::bytes);
-            S::prefetch_ahead(row + (i + d * S::lanes) * K::bytes);
+            S::prefetch(row + (i + d * S::lanes) * K::bytes, ahead);
 #pragma GCC unroll 4
             for (int q = 0; q < Q; ++q) sums[q][d] = S::fma(x, S::load(query + q * query_stride + i + d * S::lanes), sums[q][d]);
             if (with_squares) squares[d] = S::fma(x, x, squares[d]);
@@ -98,7 +98,8 @@ template <class K, int Q, bool with_squares> ASX_INLINE void block_sums(const Bl
             const int64_t count = block->rows - r < group ? block->rows - r : group;
 #pragma GCC unroll 1
             for (int64_t i = 0; i < count; ++i)
-                row_sums<K, Q, with_squares>(piece.base + (r + i) * piece.stride, piece.width, query, query_stride, lanes + i * group);
+                row_sums<K, Q, with_squares>(piece.base + (r + i) * piece.stride, piece.width, query, query_stride, block->ahead,
+                                             lanes + i * group);
             for (int q = 0; q < Q; ++q) {
                 float* to = block->workspace + q * kBlockRows + r;
                 const auto sums = S::reduce_rows(lanes + q * group * group); // beyond `count`: stale, never looked at

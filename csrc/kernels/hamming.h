@@ -82,7 +82,7 @@ void codes_few_pack(const Queries* queries, void* packed) {
 
 // `W`: the number of whole registers when it is small and known, so that the loop is unrolled; -1 otherwise.
 template <int Q, int W> ASX_INLINE void codes_row(const uint8_t* row, const FewLayout& layout, const uint8_t* mask, const uint8_t* query,
-                                                  int64_t stride, uint64_t* lanes_out, const uint8_t* end) {
+                                                  int64_t stride, uint64_t* lanes_out, const uint8_t* end, int64_t ahead) {
     using S = Simd;
     S::Words sums[Q];
     S::Counts counts[Q];
@@ -93,7 +93,7 @@ template <int Q, int W> ASX_INLINE void codes_row(const uint8_t* row, const FewL
 #pragma GCC unroll 4
     for (int64_t i = 0; i < whole; ++i) {
         const auto x = S::load_words(row + i * register_bytes);
-        S::prefetch_ahead(row + i * register_bytes);
+        S::prefetch(row + i * register_bytes, ahead);
         for (int q = 0; q < Q; ++q)
             counts[q] = S::count_add(counts[q], S::xor_words(x, S::load_words(query + q * stride + i * register_bytes)));
         if (W < 0 && --room == 0) {
@@ -102,7 +102,7 @@ template <int Q, int W> ASX_INLINE void codes_row(const uint8_t* row, const FewL
         }
     }
     if (layout.has_tail) {
-        S::prefetch_ahead(row + layout.tail);
+        S::prefetch(row + layout.tail, ahead);
         const bool readable = layout.tail_bytes == register_bytes || row + register_bytes <= end;
         const auto tail = readable ? S::load_words(row + layout.tail) : S::load_words_bytes(row, layout.tail_bytes);
         const auto x = S::and_words(tail, S::load_words(mask));
@@ -124,7 +124,8 @@ template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const Fe
     const uint8_t* end = piece.stride < 0 ? nullptr : piece.base + (block->rows - 1) * piece.stride + piece.width;
 #pragma GCC unroll 1
     for (int64_t i = 0; i < count; ++i)
-        codes_row<Q, W>(piece.base + (r + i) * piece.stride, layout, mask, mask + 64, few_stride(layout), lanes + i * S::words, end);
+        codes_row<Q, W>(piece.base + (r + i) * piece.stride, layout, mask, mask + 64, few_stride(layout), lanes + i * S::words, end,
+                        block->ahead);
     for (int q = 0; q < Q; ++q) out[q] = S::reduce_word_rows(lanes + q * S::words * S::words);
 }
 

@@ -63,7 +63,7 @@ template <int bits, int Q> ASX_INLINE void integer_block_sums(const Block* block
 #pragma GCC unroll 1
             for (; i + S::bytes <= piece.width; i += S::bytes) {
                 const auto x = S::load_bytes(row + i);
-                S::prefetch_ahead(row + i);
+                S::prefetch(row + i, block->ahead);
 #pragma GCC unroll 4
                 for (int q = 0; q < Q; ++q) sums[q] = integer_step<bits>(sums[q], S::load_bytes(query + q * query_stride + i), x);
                 if (with_row_sums) row_sum = S::sum_words(row_sum, x);

@@ -145,13 +145,8 @@ template <int B> ASX_INLINE void pq_registers(const Block* block, int64_t first,
     }
 }
 
-template <bool prefetch> ASX_INLINE Simd::Bytes load_codes(const uint8_t* p) {
-    if (prefetch) Simd::prefetch_ahead(p);
-    return Simd::load_bytes(p);
-}
-
-template <bool prefetch, int B> ASX_INLINE void pq8_sums(const uint8_t* const (&at)[B], const uint8_t* table, int64_t subspaces,
-                                                         Simd::Bytes (&low)[B], Simd::Bytes (&high)[B]) {
+template <int B> ASX_INLINE void pq8_sums(const uint8_t* const (&at)[B], const uint8_t* table, int64_t subspaces, int64_t ahead,
+                                          Simd::Bytes (&low)[B], Simd::Bytes (&high)[B]) {
     using S = Simd;
     S::Bytes l[B], h[B], pair[B];
 #pragma GCC unroll 8
@@ -160,11 +155,13 @@ template <bool prefetch, int B> ASX_INLINE void pq8_sums(const uint8_t* const (&
     for (; m + 2 <= subspaces; m += 2) {
         const auto first = S::load_table256(table + 256 * m);
 #pragma GCC unroll 8
-        for (int b = 0; b < B; ++b) pair[b] = S::look_up(first, load_codes<prefetch>(at[b] + kPqBlock * m));
+        for (int b = 0; b < B; ++b)
+            S::prefetch(at[b] + kPqBlock * m, ahead), pair[b] = S::look_up(first, S::load_bytes(at[b] + kPqBlock * m));
         const auto second = S::load_table256(table + 256 * (m + 1));
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) {
-            const auto sum = S::add_bytes(pair[b], S::look_up(second, load_codes<prefetch>(at[b] + kPqBlock * (m + 1))));
+            S::prefetch(at[b] + kPqBlock * (m + 1), ahead);
+            const auto sum = S::add_bytes(pair[b], S::look_up(second, S::load_bytes(at[b] + kPqBlock * (m + 1))));
             l[b] = S::add_halves(l[b], sum);
             h[b] = S::add_halves(h[b], S::halves_down(sum));
         }
@@ -194,15 +191,15 @@ int64_t pq8_scan(const Block* block, const void* packed, const float* thresholds
         const uint8_t* at[B];
         Simd::Bytes low[B], high[B];
         pq_registers<B>(block, row / Simd::bytes, subspaces * kPqBlock, at);
-        pq8_sums<true, B>(at, tables, subspaces, low, high);
+        pq8_sums<B>(at, tables, subspaces, block->ahead, low, high);
         for (int b = 0; b < B; ++b) pq_emit(block, header, 0, row + b * Simd::bytes, least, low[b], high[b], survivors);
     }
     return block->rows;
 }
 
 template <int Q, int B>
-ASX_INLINE void pq4_sums(const uint8_t* const (&at)[B], const uint8_t* const (&tables)[Q], int64_t pairs, Simd::Bytes (&low)[Q][B],
-                         Simd::Bytes (&high)[Q][B]) {
+ASX_INLINE void pq4_sums(const uint8_t* const (&at)[B], const uint8_t* const (&tables)[Q], int64_t pairs, int64_t ahead,
+                         Simd::Bytes (&low)[Q][B], Simd::Bytes (&high)[Q][B]) {
     using S = Simd;
     S::Bytes l[Q][B], h[Q][B];
 #pragma GCC unroll 4
@@ -213,7 +210,8 @@ ASX_INLINE void pq4_sums(const uint8_t* const (&at)[B], const uint8_t* const (&t
         S::Bytes even[B], odd[B];
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) {
-            const auto codes = load_codes<Q == 1>(at[b] + kPqBlock * p);
+            if (Q == 1) S::prefetch(at[b] + kPqBlock * p, ahead);
+            const auto codes = S::load_bytes(at[b] + kPqBlock * p);
             even[b] = S::low_nibbles(codes);
             odd[b] = S::high_nibbles(codes);
         }
@@ -251,7 +249,7 @@ template <int Q> int64_t pq4_scan(const Block* block, const void* packed, const 
         const uint8_t* at[B];
         Simd::Bytes low[Q][B], high[Q][B];
         pq_registers<B>(block, row / Simd::bytes, pairs * kPqBlock, at);
-        pq4_sums<Q, B>(at, tables, pairs, low, high);
+        pq4_sums<Q, B>(at, tables, pairs, block->ahead, low, high);
         for (int q = 0; q < Q; ++q)
             for (int b = 0; b < B; ++b) pq_emit(block, header, q, row + b * Simd::bytes, least[q], low[q][b], high[q][b], survivors);
     }

@@ -42,6 +42,7 @@ struct Block {
     int32_t* row_sums;          // integer family: sum of the row's elements
     float* workspace;           // kBlockRows * 4 floats
     uint64_t last_word;         // Hamming: which bits of the row's last (partial) 64-bit word count
+    int64_t ahead;              // how many bytes ahead scans of few queries fetch; 0 where the hardware does it better
 };
 
 struct Survivor {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ops/cpu.h"
+
 namespace asx {
 
 uint64_t last_word_mask(int64_t bits) {
@@ -60,6 +62,7 @@ void hamming_distances(const KernelTable& table, const Rows& rows, const uint8_t
             block.pieces[0].base += (row - chunk.first) * block.pieces[0].stride;
             block.rows = std::min({kBlockRows, last - row, chunk.first + chunk.rows - row});
             block.last_word = rows.last_word;
+            block.ahead = prefetch_distance();
             shape.fill(&block, packed.get(), out + q * out_stride + (row - first), out_stride);
             row += block.rows;
         }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <limits>
 
+#include "ops/cpu.h"
+
 namespace asx {
 
 namespace {
@@ -207,6 +209,7 @@ int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queri
             block.pieces[j].base += start * block.pieces[j].stride;
         }
         block.squares = workspace.squares, block.workspace = workspace.sums;
+        block.ahead = prefetch_distance();
         if (unpack) unpack_rows(table, kind, block, dims, workspace.unpacked);
         if (!chunk.norms && kind != kInt8) {
             table.squares[unpack ? kFloat32 : kind](&block);

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "ops/cpu.h"
+
 namespace asx {
 
 namespace {
@@ -65,6 +67,7 @@ void Scan::scan_block(const Chunk& chunk, int64_t start, int64_t count, Workspac
     block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
     block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
     block.last_word = problem_->rows().last_word;
+    block.ahead = prefetch_distance();
     problem_->prepare(block, chunk, start, workspace);
     for (const Group& group : problem_->groups()) scan_group(group, block, first_row, workspace.survivors);
     for (int64_t from = 0, bad; (bad = problem_->first_bad_row(block, chunk, start, from)) >= 0; from = bad + 1) {

@@ -13,7 +13,7 @@ struct Simd {
     static constexpr bool has_bfloat16_dot = false;
 
     // Asks for what a sequential read will need soon, where the hardware does not see it coming.
-    static ASX_INLINE void prefetch_ahead(const uint8_t*) {}
+    static ASX_INLINE void prefetch(const uint8_t*, int64_t) {}
 
     // --- float32 -----------------------------------------------------------------------------------------------------
     struct F {
