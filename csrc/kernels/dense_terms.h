@@ -38,8 +38,8 @@ template <Metric metric> ASX_INLINE Terms row_terms(Simd::F squares, Simd::F que
     }
 }
 
-template <Metric metric> ASX_INLINE void terms_from_squares(const Block* block) {
-    for (int64_t r = 0; r < block->rows; r += Simd::lanes) { // term arrays are padded to whole registers
+template <Metric metric> ASX_INLINE void terms_from_squares(const Block* block, int64_t first, int64_t last) {
+    for (int64_t r = first; r < last; r += Simd::lanes) { // term arrays are padded to whole registers
         const Terms t = row_terms<metric>(Simd::load(block->squares + r), Simd::set(block->query_norm));
         Simd::store(block->scale + r, t.scale);
         Simd::store(block->bias + r, t.bias);
@@ -68,25 +68,30 @@ template <Metric metric> ASX_INLINE void terms_from_norms(const Block* block, co
     }
 }
 
-template <Metric metric> ASX_INLINE void terms(const Block* block, const float* norms) {
-    if (norms)
-        terms_from_norms<metric>(block, norms);
-    else
-        terms_from_squares<metric>(block);
-}
-
-void dense_terms(const Block* block, const float* norms) {
+// Terms of rows first .. last, whose squares are there. What lies beyond, up to a whole register, is overwritten.
+ASX_INLINE void range_terms(const Block* block, int64_t first, int64_t last) {
     switch (block->metric) {
-        case kIp: return terms<kIp>(block, norms);
-        case kCosine: return terms<kCosine>(block, norms);
-        default: return terms<kL2>(block, norms);
+        case kIp: return terms_from_squares<kIp>(block, first, last);
+        case kCosine: return terms_from_squares<kCosine>(block, first, last);
+        default: return terms_from_squares<kL2>(block, first, last);
     }
 }
 
-// Sums of squares in any order, one row at a time with four sums in flight.
-template <class K> void squares(const Block* block) {
+void dense_terms(const Block* block, const float* norms) {
+    if (!norms) return range_terms(block, 0, block->rows);
+    switch (block->metric) {
+        case kIp: return terms_from_norms<kIp>(block, norms);
+        case kCosine: return terms_from_norms<kCosine>(block, norms);
+        default: return terms_from_norms<kL2>(block, norms);
+    }
+}
+
+// Sums of squares in any order: rows in order, four sums in flight, one transposing tree for `lanes` rows.
+// Of rows first .. last; what lies beyond, up to a whole register, is overwritten.
+template <class K> ASX_INLINE void range_squares(const Block* block, int64_t first, int64_t last) {
     using S = Simd;
-    for (int64_t r = 0; r < block->rows; ++r) {
+    alignas(64) float lanes[S::lanes * S::lanes] = {};
+    for (int64_t r = first; r < last; ++r) {
         auto a = S::zero(), b = S::zero(), c = S::zero(), d = S::zero();
         for (int32_t j = 0; j < block->n_pieces; ++j) {
             const Piece& piece = block->pieces[j];
@@ -107,13 +112,13 @@ template <class K> void squares(const Block* block) {
                 b = S::fma(x, x, b);
             }
         }
-        float lane[S::lanes];
-        S::store(lane, S::add(S::add(a, b), S::add(c, d)));
-        float sum = 0.0f;
-        for (int i = 0; i < S::lanes; ++i) sum += lane[i];
-        block->squares[r] = sum;
+        const int64_t place = (r - first) % S::lanes;
+        S::store(lanes + place * S::lanes, S::add(S::add(a, b), S::add(c, d)));
+        if (place == S::lanes - 1 || r == last - 1) S::store(block->squares + r - place, S::reduce_rows(lanes));
     }
 }
+
+template <class K> void squares(const Block* block) { range_squares<K>(block, 0, block->rows); }
 
 template <class K> void unpack(const Piece* piece, int64_t rows, float* out, int64_t out_stride) {
     for (int64_t r = 0; r < rows; ++r) {

@@ -116,21 +116,5 @@ template <int bits> int64_t integer_few_scan(const Block* block, const void* pac
     return block->rows;
 }
 
-// Sums of the elements of the block's rows.
-void integer_row_sums(const Block* block) {
-    using S = Simd;
-    for (int64_t r = 0; r < block->rows; ++r) {
-        auto sum = S::int_zero();
-        for (int32_t j = 0; j < block->n_pieces; ++j) {
-            const Piece& piece = block->pieces[j];
-            const uint8_t* row = piece.base + r * piece.stride;
-            int64_t i = 0;
-            for (; i + S::bytes <= piece.width; i += S::bytes) sum = S::sum_words(sum, S::load_bytes(row + i));
-            if (i < piece.width) sum = S::sum_words(sum, S::load_bytes_part(row + i, piece.width - i));
-        }
-        block->row_sums[r] = S::int_reduce(sum);
-    }
-}
-
 }  // namespace
 }  // namespace asx::ASX_TARGET

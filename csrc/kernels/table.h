@@ -26,7 +26,7 @@ struct Piece {
 };
 
 // A block of at most kBlockRows rows. Per-row terms turn a sum into a key: key = scale * sum + bias; see `dense_terms`.
-// `ready` tells whether the terms (and row_sums) are filled in; the few-query kernels fill them when they are not.
+// `ready` tells whether the terms (and row_sums) are filled in; a scan that finds them missing fills them in as it reads the rows.
 struct Block {
     Piece pieces[kMaxPieces];
     int32_t n_pieces;
@@ -42,6 +42,7 @@ struct Block {
     int32_t* row_sums;          // integer family: sum of the row's elements
     float* workspace;           // kBlockRows * 4 floats
     uint64_t last_word;         // Hamming: which bits of the row's last (partial) 64-bit word count
+    bool cold;                  // no scan has read these rows yet
     int64_t ahead;              // how many bytes ahead scans of few queries fetch; 0 where the hardware does it better
 };
 
@@ -105,9 +106,8 @@ struct KernelTable {
                               float* out);
     // canonical norms of rows first .. first+count in float64
     void (*norms[kKinds])(const Piece*, int32_t n_pieces, int64_t first, int64_t count, double* out);
-    // sums of squares of the block's rows in any order, and the sums of int8 rows
+    // sums of squares of the block's rows in any order
     void (*squares[kKinds])(const Block*);
-    void (*row_sums)(const Block*);
     // scale, bias and slack from `squares`; or from known canonical norms
     void (*dense_terms)(const Block*, const float* norms);
     void (*unpack[kKinds])(const Piece*, int64_t rows, float* out, int64_t out_stride);

@@ -100,7 +100,7 @@ DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows>
     const Kind scanned = unpack_ ? kFloat32 : kind;
     bool known_norms = true;
     for (const Chunk& chunk : rows_->chunks()) known_norms &= chunk.norms != nullptr;
-    leave_terms_ = !tiles && !known_norms;
+    leave_terms_ = !known_norms;
     if (tiles) block_rows_ = cached_rows(dims * element_bytes(scanned));
 
     const bool rounded_queries = tiles && scanned == kBFloat16;
@@ -284,8 +284,7 @@ void IntegerProblem::canonical(int64_t query, const int64_t* rows, int64_t count
 void IntegerProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const {
     block.metric = metric_ == IntegerMetric::ip ? kIp : kL2;
     block.query_norm = query_norm_;
-    block.ready = true;
-    if (needs_row_sums_) table_.row_sums(&block);
+    block.ready = !needs_row_sums_;
     if (metric_ == IntegerMetric::l2_exact) {
         table_.squares[kInt8](&block);
         table_.dense_terms(&block, nullptr);

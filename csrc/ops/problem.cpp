@@ -1,6 +1,7 @@
 #include "ops/problem.h"
 
 #include <algorithm>
+#include <limits>
 #include <new>
 
 namespace asx {
@@ -35,11 +36,18 @@ Workspace& thread_workspace(int64_t unpacked_bytes) {
 }
 
 const Shape& choose_shape(const Family& family, int64_t remaining) {
+    constexpr int64_t pass = 8; // a further pass over the rows costs about as much as so many queries
     const Shape* best = &family.shapes[0];
+    int64_t least = std::numeric_limits<int64_t>::max();
     for (const Shape& shape : family.shapes) {
         if (shape.queries == 0) break;
-        best = &shape;
-        if (shape.queries >= remaining) break;
+        // In tiles every place for a query costs the same, taken or not; the rest may take the same shape again, or any smaller one.
+        const int64_t rest = remaining - shape.queries;
+        int64_t cost = shape.queries + pass;
+        if (rest > 0)
+            cost = (remaining / shape.queries) * cost +
+                   (remaining % shape.queries ? choose_shape(family, rest % shape.queries).queries + pass : 0);
+        if (cost <= least) least = cost, best = &shape;
     }
     return *best;
 }

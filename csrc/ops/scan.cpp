@@ -69,7 +69,11 @@ void Scan::scan_block(const Chunk& chunk, int64_t start, int64_t count, Workspac
     block.last_word = problem_->rows().last_word;
     block.ahead = prefetch_distance();
     problem_->prepare(block, chunk, start, workspace);
-    for (const Group& group : problem_->groups()) scan_group(group, block, first_row, workspace.survivors);
+    block.cold = true;
+    for (const Group& group : problem_->groups()) {
+        scan_group(group, block, first_row, workspace.survivors);
+        block.cold = false, block.ready = true;
+    }
     for (int64_t from = 0, bad; (bad = problem_->first_bad_row(block, chunk, start, from)) >= 0; from = bad + 1) {
         if (!some_query_allows(first_row + bad)) continue;
         note_bad_row(first_row + bad);

@@ -22,7 +22,6 @@ struct Simd {
     static ASX_INLINE F load(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
     static ASX_INLINE F load_part(const void* p, int64_t n) { return _mm256_maskload_ps(static_cast<const float*>(p), below(n)); }
     static ASX_INLINE void store(void* p, F a) { _mm256_storeu_ps(static_cast<float*>(p), a); }
-    static ASX_INLINE F broadcast(const void* p) { return _mm256_castsi256_ps(_mm256_set1_epi32(read<int32_t>(p))); }
     static ASX_INLINE F add(F a, F b) { return _mm256_add_ps(a, b); }
     static ASX_INLINE F sub(F a, F b) { return _mm256_sub_ps(a, b); }
     static ASX_INLINE F mul(F a, F b) { return _mm256_mul_ps(a, b); }
@@ -35,6 +34,14 @@ struct Simd {
         return _mm256_blendv_ps(otherwise, y, _mm256_and_ps(_mm256_cmp_ps(x, a, _CMP_GE_OQ), _mm256_cmp_ps(x, b, _CMP_LE_OQ)));
     }
 
+    static ASX_INLINE F add_adjacent(F a, F b) {
+        return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_hadd_ps(a, b)), 0xd8));
+    }
+    template <int n> static ASX_INLINE F spread(const float* p) {
+        static_assert(n <= 2, "other numbers are not needed");
+        if constexpr (n == 1) return set(*p);
+        return _mm256_insertf128_ps(set(p[0]), _mm_set1_ps(p[1]), 1);
+    }
     static ASX_INLINE void keep_least(F a, F index, F& best, F& best_index) {
         const F less = _mm256_cmp_ps(a, best, _CMP_LT_OQ);
         best = _mm256_blendv_ps(best, a, less);
@@ -113,6 +120,11 @@ struct Simd {
     static ASX_INLINE F to_float(I a) { return _mm256_cvtepi32_ps(a); }
     static ASX_INLINE void int_store(void* p, I a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
     static ASX_INLINE I int_max(I a, I b) { return _mm256_max_epi32(a, b); }
+    static ASX_INLINE I int_add_adjacent(I a, I b) { return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8); }
+    template <int n> static ASX_INLINE I int_every(I a) {
+        return _mm256_and_si256(
+            a, _mm256_setr_epi32(-1, n > 1 ? 0 : -1, n > 2 ? 0 : -1, n > 1 ? 0 : -1, -1, n > 1 ? 0 : -1, n > 2 ? 0 : -1, n > 1 ? 0 : -1));
+    }
     static ASX_INLINE int32_t int_reduce(I a) {
         const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
         const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
@@ -128,11 +140,18 @@ struct Simd {
         return load_bytes(part);
     }
     static ASX_INLINE Bytes set_bytes(int8_t x) { return _mm256_set1_epi8(x); }
-    static ASX_INLINE Bytes broadcast_word(uint32_t x) { return _mm256_set1_epi32(static_cast<int32_t>(x)); }
+    template <int n> static ASX_INLINE Bytes repeat_words(const void* p) {
+        static_assert(n == 1 || n == 2 || n == 4, "other numbers are not needed");
+        if constexpr (n == 1) return _mm256_set1_epi32(read<int32_t>(p));
+        if constexpr (n == 2) return _mm256_set1_epi64x(read<int64_t>(p));
+        return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+    }
+    static ASX_INLINE F as_floats(Bytes a) { return _mm256_castsi256_ps(a); }
 
     // vpmaddubsw adds two products in 16 bits: 2 * 127 * 128 < 2^15, so 7-bit queries cannot saturate it. Full 8-bit queries
     // stay signed and go through 16-bit products.
     static constexpr int offset7 = 64, offset8 = 0;
+    static constexpr bool faster_7_bits = true;
     static ASX_INLINE I dot_words7(I sum, Bytes unsigned_query, Bytes row) {
         return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(unsigned_query, row), _mm256_set1_epi16(1)));
     }

@@ -28,7 +28,6 @@ struct Simd {
         return a;
     }
     static ASX_INLINE void store(void* p, F a) { write(p, a); }
-    static ASX_INLINE F broadcast(const void* p) { return set(read<float>(p)); }
     static ASX_INLINE F add(F a, F b) {
         return zip(a, b, [](float x, float y) { return x + y; });
     }
@@ -55,6 +54,18 @@ struct Simd {
     static ASX_INLINE F choose(F a, F b, F x, F y, F otherwise) {           // per lane: a <= x <= b ? y : otherwise
         F out;
         for (int i = 0; i < lanes; ++i) out.v[i] = a.v[i] <= x.v[i] && x.v[i] <= b.v[i] ? y.v[i] : otherwise.v[i];
+        return out;
+    }
+    // Sums of neighbouring lanes: those of a, then those of b.
+    static ASX_INLINE F add_adjacent(F a, F b) {
+        F out;
+        for (int i = 0; i < lanes / 2; ++i) out.v[i] = a.v[2 * i] + a.v[2 * i + 1], out.v[i + lanes / 2] = b.v[2 * i] + b.v[2 * i + 1];
+        return out;
+    }
+    // n floats, each in lanes / n neighbouring lanes.
+    template <int n> static ASX_INLINE F spread(const float* p) {
+        F out;
+        for (int i = 0; i < lanes; ++i) out.v[i] = p[i * n / lanes];
         return out;
     }
     // Lanes where `a` is less than `best` take it, and its index.
@@ -140,6 +151,16 @@ struct Simd {
         for (int i = 0; i < lanes; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
         return a;
     }
+    static ASX_INLINE I int_add_adjacent(I a, I b) {
+        I out;
+        for (int i = 0; i < lanes / 2; ++i) out.v[i] = a.v[2 * i] + a.v[2 * i + 1], out.v[i + lanes / 2] = b.v[2 * i] + b.v[2 * i + 1];
+        return out;
+    }
+    // Every n-th lane; zero elsewhere.
+    template <int n> static ASX_INLINE I int_every(I a) {
+        for (int i = 0; i < lanes; ++i) a.v[i] = i % n == 0 ? a.v[i] : 0;
+        return a;
+    }
     static ASX_INLINE int32_t int_reduce(I a) { return a.v[0] + a.v[1] + a.v[2] + a.v[3]; }
 
     static constexpr int bytes = 16;            // bytes in a register
@@ -157,14 +178,17 @@ struct Simd {
         for (int i = 0; i < bytes; ++i) a.v[i] = static_cast<uint8_t>(x);
         return a;
     }
-    static ASX_INLINE Bytes broadcast_word(uint32_t x) {
+    // The n words (of 4 bytes) at p, over and over.
+    template <int n> static ASX_INLINE Bytes repeat_words(const void* p) {
         Bytes a;
-        for (int i = 0; i < lanes; ++i) __builtin_memcpy(a.v + 4 * i, &x, 4);
+        for (int i = 0; i < lanes; ++i) __builtin_memcpy(a.v + 4 * i, static_cast<const uint8_t*>(p) + 4 * (i % n), 4);
         return a;
     }
+    static ASX_INLINE F as_floats(Bytes a) { return read<F>(&a); }
     // Lane i gains the sum of the products of its four byte pairs. A target may store queries with an offset (they are
     // then unsigned bytes, 0..127 for the 7-bit family); rows are signed.
     static constexpr int offset7 = 0, offset8 = 0;
+    static constexpr bool faster_7_bits = false;    // whether 7-bit queries have a quicker instruction than 8-bit ones
     static ASX_INLINE I dot_words7(I sum, Bytes query, Bytes row) { return dot_words8(sum, query, row); }
     static ASX_INLINE I dot_words8(I sum, Bytes query, Bytes row) {
         for (int i = 0; i < bytes; ++i) sum.v[i / 4] += static_cast<int8_t>(query.v[i]) * static_cast<int8_t>(row.v[i]);
