@@ -49,8 +49,8 @@ template <int bits> ASX_INLINE Simd::I integer_step(Simd::I sum, Simd::Bytes que
     return bits == 7 ? Simd::dot_words7(sum, query, row) : Simd::dot_words8(sum, query, row);
 }
 
-template <int bits, int Q> ASX_INLINE void integer_block_sums(const Block* block, const uint8_t* query, int64_t query_stride,
-                                                              int32_t* out) {
+template <int bits, int Q, bool fetch> ASX_INLINE void integer_block_sums(const Block* block, const uint8_t* query, int64_t query_stride,
+                                                                          int32_t* out) {
     using S = Simd;
     constexpr bool with_row_sums = IntegerWords<bits>::offset != 0;
     for (int32_t j = 0; j < block->n_pieces; ++j) {
@@ -63,7 +63,7 @@ template <int bits, int Q> ASX_INLINE void integer_block_sums(const Block* block
 #pragma GCC unroll 1
             for (; i + S::bytes <= piece.width; i += S::bytes) {
                 const auto x = S::load_bytes(row + i);
-                S::prefetch(row + i, block->ahead);
+                if (fetch) S::prefetch(row + i, block->ahead);
 #pragma GCC unroll 4
                 for (int q = 0; q < Q; ++q) sums[q] = integer_step<bits>(sums[q], S::load_bytes(query + q * query_stride + i), x);
                 if (with_row_sums) row_sum = S::sum_words(row_sum, x);
@@ -83,6 +83,24 @@ template <int bits, int Q> ASX_INLINE void integer_block_sums(const Block* block
     }
 }
 
+template <int bits, int Q>
+ASX_INLINE void integer_block_sums_fetching(const Block* block, const uint8_t* query, int64_t query_stride, int32_t* out) {
+    if (Simd::fetches && block->ahead)
+        integer_block_sums<bits, Q, true>(block, query, query_stride, out);
+    else
+        integer_block_sums<bits, Q, false>(block, query, query_stride, out);
+}
+
+template <int bits>
+ASX_INLINE void integer_block_sums_of(const Block* block, int32_t count, const uint8_t* query, int64_t query_stride, int32_t* out) {
+    switch (count) {
+        case 1: return integer_block_sums_fetching<bits, 1>(block, query, query_stride, out);
+        case 2: return integer_block_sums_fetching<bits, 2>(block, query, query_stride, out);
+        case 3: return integer_block_sums_fetching<bits, 3>(block, query, query_stride, out);
+        default: return integer_block_sums_fetching<bits, 4>(block, query, query_stride, out);
+    }
+}
+
 template <int bits> int64_t integer_few_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
     using S = Simd;
     const auto* header = static_cast<const IntegerFewHeader*>(packed);
@@ -90,12 +108,7 @@ template <int bits> int64_t integer_few_scan(const Block* block, const void* pac
     auto* sums = reinterpret_cast<int32_t*>(block->workspace);
     int64_t stride = 0;
     for (int32_t j = 0; j < block->n_pieces; ++j) stride += padded_bytes(block->pieces[j].width);
-    switch (header->count) {
-        case 1: integer_block_sums<bits, 1>(block, query, stride, sums); break;
-        case 2: integer_block_sums<bits, 2>(block, query, stride, sums); break;
-        case 3: integer_block_sums<bits, 3>(block, query, stride, sums); break;
-        default: integer_block_sums<bits, 4>(block, query, stride, sums); break;
-    }
+    integer_block_sums_of<bits>(block, header->count, query, stride, sums);
     for (int64_t r = 0; r < block->rows; r += S::lanes) {
         if (!has_room(survivors, S::lanes * header->count)) return r;
         const int64_t count = block->rows - r < S::lanes ? block->rows - r : S::lanes;

@@ -13,6 +13,7 @@ struct Simd {
     static constexpr int tile_rows = 6;         // 6 x 2 accumulators, 2 of the query panel, 1 broadcast: 15 of 16 registers
     static constexpr bool has_bfloat16_dot = false;
 
+    static constexpr bool fetches = false;
     static ASX_INLINE void prefetch(const uint8_t*, int64_t) {}         // the hardware prefetcher follows 32-byte loads by itself
 
     // --- float32 -----------------------------------------------------------------------------------------------------

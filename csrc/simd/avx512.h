@@ -18,6 +18,7 @@ struct Simd {
         false;
 #endif
 
+    static constexpr bool fetches = true;
     static ASX_INLINE void prefetch(const uint8_t* p, int64_t ahead) {
         if (ahead) __builtin_prefetch(p + ahead);
     }

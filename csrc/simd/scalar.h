@@ -12,6 +12,7 @@ struct Simd {
     static constexpr int tile_rows = 4;         // rows of a register tile
     static constexpr bool has_bfloat16_dot = false;
 
+    static constexpr bool fetches = false;             // whether `prefetch` does anything
     // Asks for what a sequential read will need soon, where the hardware does not see it coming.
     static ASX_INLINE void prefetch(const uint8_t*, int64_t) {}
 
