@@ -58,12 +58,23 @@ ASX_INLINE void canonical_rows(const Piece* pieces, int32_t n_pieces, const floa
     for (int r = 0; r < R; ++r) out[r] = Simd::lanes_reduce(sums[r]);
 }
 
+// The first 256 bytes of a row: its reading then starts at once, and the hardware sees a stream and goes on by itself. Random rows of 3 KiB, eight at a
+// time: 260-300 ns without, 215-230 ns with; fetching whole rows ahead 245-350 ns.
+template <class K> ASX_INLINE void fetch_start(const Piece& piece, int64_t row) {
+    const uint8_t* p = piece.base + row * piece.stride;
+    const int64_t bytes = piece.width * K::bytes < 256 ? piece.width * K::bytes : 256;
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
 template <class K, bool squared>
 void canonical_each(const Piece* pieces, int32_t n_pieces, const float* query, const int64_t* rows, int64_t count, float* out) {
     constexpr int side_by_side = Simd::lanes == 16 ? 8 : 4;
     int64_t i = 0;
-    for (; i + side_by_side <= count; i += side_by_side)
+    for (; i + side_by_side <= count; i += side_by_side) {
+        for (int64_t r = i + side_by_side; r < count && r < i + 2 * side_by_side; ++r)
+            for (int32_t j = 0; j < n_pieces; ++j) fetch_start<K>(pieces[j], rows[r]);
         canonical_rows<K, side_by_side, squared>(pieces, n_pieces, query, rows + i, out + i);
+    }
     for (; i < count; ++i) canonical_rows<K, 1, squared>(pieces, n_pieces, query, rows + i, out + i);
 }
 

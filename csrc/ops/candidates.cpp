@@ -29,6 +29,11 @@ float kth_largest_lower(const std::vector<Candidate>& items, int64_t k) {
     constexpr int kBins = 2048;
     thread_local std::vector<uint32_t> keys;
     keys.resize(items.size());
+    if (items.size() <= kBins / 4) {            // clearing and searching the bins would take longer
+        for (size_t i = 0; i < items.size(); ++i) keys[i] = ordered(items[i].lower);
+        std::nth_element(keys.begin(), keys.begin() + (k - 1), keys.end(), std::greater<uint32_t>());
+        return unordered(keys[static_cast<size_t>(k - 1)]);
+    }
     uint32_t least = ~0u, most = 0;
     for (size_t i = 0; i < items.size(); ++i) {
         keys[i] = ordered(items[i].lower);

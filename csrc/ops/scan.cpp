@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 
 #include "ops/cpu.h"
 
@@ -32,7 +33,8 @@ Block advanced(const Block& block, int64_t rows, bool in_pq_blocks) {
 }  // namespace
 
 Scan::Scan(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed)
-    : problem_(std::move(problem)), k_(k), allowed_(allowed), candidates_(static_cast<size_t>(problem_->queries())) {}
+    : problem_(std::move(problem)), k_(k), allowed_(allowed), step_(problem_->in_pq_blocks() ? 192 : 96),
+      candidates_(static_cast<size_t>(problem_->queries())) {}
 
 bool Scan::any_allowed(int64_t first_row, int64_t count) const {
     if (!allowed_.bytes || allowed_.stride) return true;
@@ -149,8 +151,11 @@ int64_t rescore(const Problem& problem, const int64_t* lists, int64_t width, int
     int64_t bad_row = -1;
     for (int64_t q = 0; q < problem.queries(); ++q) {
         list.assign(lists + q * width, lists + (q + 1) * width);
-        std::sort(list.begin(), list.end());
-        list.erase(std::unique(list.begin(), list.end()), list.end());
+        // Often they rise already, and looking is cheaper than sorting.
+        if (std::adjacent_find(list.begin(), list.end(), std::greater_equal<int64_t>()) != list.end()) {
+            std::sort(list.begin(), list.end());
+            list.erase(std::unique(list.begin(), list.end()), list.end());
+        }
         list.erase(list.begin(), std::lower_bound(list.begin(), list.end(), int64_t{0}));
         keys.resize(list.size());
         problem.canonical(q, list.data(), static_cast<int64_t>(list.size()), keys.data());

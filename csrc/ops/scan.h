@@ -41,7 +41,7 @@ private:
     int64_t k_;
     Allowed allowed_;
     int64_t bad_row_ = -1;
-    int64_t step_ = 192;        // rows scanned at a time: few at first, so that thresholds come before whole blocks survive
+    int64_t step_;              // rows scanned at a time: few at first, so that thresholds come before whole blocks survive
     std::vector<Candidates> candidates_;
 };
 

@@ -132,7 +132,7 @@ class Matrix:
 
     def prefix(self, dims: int) -> Matrix:
         """The first ``dims`` dims of every row."""
-        return replace(self, array=self.array[:, :dims])
+        return self if dims == self.dim else replace(self, array=self.array[:, :dims])
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Ranges of rows to be worked on one after another: a single one if nothing is converted."""

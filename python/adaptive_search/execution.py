@@ -34,6 +34,9 @@ WORTH_SECONDS = 0.002
 CANDIDATE_BYTES = 64 << 20
 """Most memory for candidates of the scans of one call."""
 
+SMALL_WORK = 1 << 22
+"""Work of so few products (queries times rows times width), well below a millisecond, is done at once: what shares it out would cost more."""
+
 MAX_GROUP = 1024
 """Most queries packed together: what a kernel does to a block of rows before it scores them is shared by so many."""
 
@@ -297,9 +300,15 @@ def run_scan(
     bad_row : callable, optional
         Called with the smallest row found to hold NaN or infinity; by default raises a ValueError that names it.
     """
+    candidate_bytes = (2 * k + 64) * 16
+    if progress is None and queries * len(rows) * width <= SMALL_WORK and queries * candidate_bytes <= CANDIDATE_BYTES:
+        scan = make(0, queries)
+        scan.run(0, rows.visits)
+        if scan.bad_row >= 0:
+            bad_row(scan.bad_row)
+        return scan.finish()
     scores = np.empty((queries, k), np.float32)
     found = np.empty((queries, k), np.int64)
-    candidate_bytes = (2 * k + 64) * 16
     workers = max(1, min(_asked(threads), CANDIDATE_BYTES // candidate_bytes))
     fitting = CANDIDATE_BYTES // ((candidate_bytes + query_bytes) * workers)
     group = max(1, min(queries_at_once(width), fitting))

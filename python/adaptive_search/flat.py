@@ -63,8 +63,8 @@ class Family(Protocol):
 
 def top_k(family: Family, k: int, allowed: Bool | None = None, threads: int | None = None) -> Neighbors:
     """The k best allowed rows of every query: shape (Q, min(k, m)), m the largest number of rows allowed to any query."""
-    counts = family.rows if allowed is None else np.count_nonzero(allowed, axis=-1)
-    k = min(k, int(np.max(counts, initial=0)))
+    most = family.rows if allowed is None else int(np.max(np.count_nonzero(allowed, axis=-1), initial=0))
+    k = min(k, most)
     if not k or not family.queries:
         return Neighbors(np.empty((family.queries, k), np.int64), np.empty((family.queries, k), np.float32))
     best: Neighbors | None = None

@@ -98,10 +98,12 @@ def as_batch(value: Any, name: str = "queries") -> tuple[Array, bool]:
 
 def as_float32(array: Array, name: str = "queries", row_name: str = "row") -> F32:
     """Contiguous float32 copy (or the array itself) of floats or int8, all of it finite."""
-    out = np.require(arrays.float32(array), requirements=("C", "A"))
-    finite = np.isfinite(out).all(axis=1)
+    out = arrays.float32(array)
+    if not (out.flags.c_contiguous and out.flags.aligned):
+        out = np.require(out, requirements=("C", "A"))
+    finite = np.isfinite(out)
     if not finite.all():
-        row = int((~finite).argmax())
+        row = int((~finite.all(axis=1)).argmax())
         too_large = arrays.finite_rows(array[row : row + 1])[0]
         raise ValueError(f"{name}: {row_name} {row} holds {'a number too large for float32' if too_large else 'NaN or infinity'}")
     return out
