@@ -43,34 +43,39 @@ struct Block {
     float* workspace;           // kBlockRows * 4 floats
     uint64_t last_word;         // Hamming: which bits of the row's last (partial) 64-bit word count
     bool cold;                  // no scan has read these rows yet
-    int64_t ahead;              // how many bytes ahead scans of few queries fetch; 0 where the hardware does it better
+    // Rows that tiles do not read as they are: the tile that reads them first unpacks them from `source` to where `pieces` are. Else null.
+    void (*unpack)(const Piece*, int64_t rows, float* out, int64_t out_stride);
+    Piece source[kMaxPieces];
+    int32_t n_sources;
+    int32_t source_bytes; // of an element
+    int64_t ahead; // how many bytes ahead scans of few queries fetch; 0 where the hardware does it better
 };
 
 struct Survivor {
-    uint32_t row;               // within the block
-    uint32_t query;             // within the packed queries
+    uint32_t row; // within the block
+    uint32_t query; // within the packed queries
     float key;
 };
 
 struct Survivors {
     Survivor* items;
     int64_t count;
-    int64_t capacity;           // at least kBlockRows + kBlockRows / 2
+    int64_t capacity; // at least kBlockRows + kBlockRows / 2
 };
 
 // Queries to pack: `count` of them; element type as the family says (float32, int8, bytes, or float32 PQ tables).
 struct Queries {
     const void* data;
-    int64_t stride;             // bytes
+    int64_t stride; // bytes
     int32_t count;
-    const int64_t* widths;      // of the pieces
+    const int64_t* widths; // of the pieces
     int32_t n_pieces;
-    const float* slack;         // per query
-    const float* factor;        // integer family: key = (offset + bias) + factor * sum, each rounded
+    const float* slack; // per query
+    const float* factor; // integer family: key = (offset + bias) + factor * sum, each rounded
     const float* offset;
     uint64_t last_word;
-    bool largest;               // PQ: whether larger sums are better
-    float* slack_out;           // PQ: the bound measured while packing
+    bool largest; // PQ: whether larger sums are better
+    float* slack_out; // PQ: the bound measured while packing
 };
 
 // One way to scan: up to `queries` queries in a call. `packed_bytes` bounds what `pack` writes (64-byte aligned).
@@ -93,13 +98,13 @@ struct Family {
 
 struct KernelTable {
     asx_kernels c;
-    uint64_t requires_cpu;      // bits of ops/cpu.h, derived from the compiler's macros in the target's unit
+    uint64_t requires_cpu; // bits of ops/cpu.h, derived from the compiler's macros in the target's unit
 
-    Family dense[kKinds];       // float queries. A kind whose tiles are missing is unpacked to float32 by ops
-    Family integer7;            // int8 queries in -64..63
-    Family integer8;            // any int8 queries
+    Family dense[kKinds]; // float queries. A kind whose tiles are missing is unpacked to float32 by ops
+    Family integer7; // int8 queries in -64..63
+    Family integer8; // any int8 queries
     Family hamming;
-    Family pq[2];               // 4 bits, 8 bits
+    Family pq[2]; // 4 bits, 8 bits
 
     // canonical sums of one query against `count` rows named by number: ip, or l2 if `squared`
     void (*canonical[kKinds])(const Piece*, int32_t n_pieces, const float* query, const int64_t* rows, int64_t count, bool squared,
@@ -118,4 +123,4 @@ struct KernelTable {
                       int64_t padded, int32_t* out, int64_t out_stride);
 };
 
-}  // namespace asx
+} // namespace asx

@@ -21,19 +21,42 @@ namespace {
 
 constexpr int tile_lanes = 2 * Simd::lanes; // of one row's accumulators
 
+// A value per row, out[r - first], summed over registers of its bytes; `out` has room for a register more.
+template <class Sum, class Step, class ToFloat>
+ASX_INLINE void register_sums(const Block* block, int64_t element_bytes, int64_t first, int64_t last, Sum zero, Step step, ToFloat to_float,
+                              float* out) {
+    using S = Simd;
+    alignas(64) float lanes[S::lanes * S::lanes] = {};
+    for (int64_t r = first; r < last; ++r) {
+        Sum sum = zero, other = zero;
+        for (int32_t j = 0; j < block->n_pieces; ++j) {
+            const Piece& piece = block->pieces[j];
+            const uint8_t* row = piece.base + r * piece.stride;
+            const int64_t bytes = piece.width * element_bytes;
+            int64_t i = 0;
+            for (; i + 2 * S::bytes <= bytes; i += 2 * S::bytes)
+                sum = step(sum, S::load_bytes(row + i)), other = step(other, S::load_bytes(row + i + S::bytes));
+            if (i + S::bytes <= bytes) sum = step(sum, S::load_bytes(row + i)), i += S::bytes;
+            if (i < bytes) other = step(other, S::load_bytes_part(row + i, bytes - i));
+        }
+        const int64_t place = (r - first) % S::lanes;
+        S::store(lanes + place * S::lanes, S::add(to_float(sum), to_float(other)));
+        if (place == S::lanes - 1 || r == last - 1) S::store(out + (r - first - place), S::reduce_rows(lanes));
+    }
+}
+
 // How words multiply: the accumulator, one step, and how a finished sum becomes a key.
 struct FloatWords {
     static constexpr int64_t per_word = 1, element_bytes = 4;
     static constexpr bool fills = true;
     using Sum = Simd::F;
-    using Element = Float32;
     template <int fold> static ASX_INLINE Sum start(const Block*, int64_t) { return Simd::zero(); }
     static ASX_INLINE Sum step(Sum sum, Simd::Bytes row, Simd::Bytes panel) {
         return Simd::fma(Simd::as_floats(row), Simd::as_floats(panel), sum);
     }
     static ASX_INLINE Sum add_adjacent(Sum a, Sum b) { return Simd::add_adjacent(a, b); }
-    template <class W> static ASX_INLINE void make_ready(const Block* block, int64_t first, int64_t last) {
-        range_squares<typename W::Element>(block, first, last);
+    static ASX_INLINE void make_ready(const Block* block, int64_t first, int64_t last) {
+        range_squares<Float32>(block, first, last);
         range_terms(block, first, last);
     }
     template <int n> static ASX_INLINE Simd::F key(Sum sum, const Block* block, int64_t row, Simd::F, Simd::F) {
@@ -50,8 +73,14 @@ struct FloatWords {
 // (2^-8 |q||x|).
 template <class S> struct BFloat16Words : FloatWords {
     static constexpr int64_t per_word = 2, element_bytes = 2;
-    using Element = BFloat16;
     static ASX_INLINE Sum step(Sum sum, Simd::Bytes row, Simd::Bytes panel) { return S::dot_bfloat16(sum, panel, row); }
+    // Squares below 2^-126 are taken for zero, which the 1e-30 of the row terms covers.
+    static ASX_INLINE void make_ready(const Block* block, int64_t first, int64_t last) {
+        register_sums(
+            block, element_bytes, first, last, S::zero(), [](Sum sum, Simd::Bytes x) { return S::dot_bfloat16(sum, x, x); },
+            [](Sum sum) { return sum; }, block->squares + first);
+        range_terms(block, first, last);
+    }
     static ASX_INLINE uint32_t pack_element(const uint8_t* p) {
         const uint32_t bits = read<uint32_t>(p);
         return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16; // to nearest, ties to even; queries are finite
@@ -71,19 +100,15 @@ template <int bits> struct IntegerWords {
         return bits == 7 ? Simd::dot_words7(sum, panel, row) : Simd::dot_words8(sum, panel, row);
     }
     static ASX_INLINE Sum add_adjacent(Sum a, Sum b) { return Simd::int_add_adjacent(a, b); }
-    template <class> static ASX_INLINE void make_ready(const Block* block, int64_t first, int64_t last) {
+    static ASX_INLINE void make_ready(const Block* block, int64_t first, int64_t last) {
         using S = Simd;
-        for (int64_t r = first; offset && r < last; ++r) {
-            auto sum = S::int_zero();
-            for (int32_t j = 0; j < block->n_pieces; ++j) {
-                const Piece& piece = block->pieces[j];
-                const uint8_t* row = piece.base + r * piece.stride;
-                int64_t i = 0;
-                for (; i + S::bytes <= piece.width; i += S::bytes) sum = S::sum_words(sum, S::load_bytes(row + i));
-                if (i < piece.width) sum = S::sum_words(sum, S::load_bytes_part(row + i, piece.width - i));
-            }
-            block->row_sums[r] = S::int_reduce(sum);
-        }
+        if (!offset) return;
+        // Fewer than 2^17 elements: float32 holds their sum exactly.
+        float sums[Simd::tile_rows + S::lanes];
+        register_sums(
+            block, element_bytes, first, last, S::int_zero(), [](Sum sum, Simd::Bytes x) { return S::sum_words(sum, x); },
+            [](Sum sum) { return S::to_float(sum); }, sums);
+        for (int64_t r = first; r < last; ++r) block->row_sums[r] = static_cast<int32_t>(sums[r - first]);
     }
     // (offset + bias) + factor * sum: each step rounded, as the canonical score is
     template <int n> static ASX_INLINE Simd::F key(Sum sum, const Block* block, int64_t row, Simd::F factor, Simd::F shift) {
@@ -199,11 +224,14 @@ ASX_INLINE void tile_sums(const Block* block, const uint32_t* panel, int64_t row
             }
             panel += tile_lanes;
         };
-        FetchAhead ahead(base + fetched_rows<R>(bytes) * stride, stride, bytes);
-        const bool cold = block->cold;
+        const bool cold = block->cold && (!block->unpack || block->n_sources == 1);
+        const Piece& from = block->unpack ? block->source[0] : block->pieces[j];
+        const int64_t from_bytes = block->unpack ? from.width * block->source_bytes : bytes;
+        const int from_lines = block->unpack ? R * block->source_bytes / 4 : R; // of those that a line of the tile's rows is made from
+        FetchAhead ahead(from.base + (row + fetched_rows<R>(from_bytes)) * from.stride, from.stride, from_bytes);
         int64_t done = 0;
         for (; done + line <= bytes; done += line) {
-            if (cold) ahead.next(R);
+            if (cold) ahead.next(from_lines);
 #pragma GCC unroll 4
             for (int64_t i = 0; i < line; i += step) multiply(done + i);
         }
@@ -294,6 +322,20 @@ ASX_INLINE void scan_tile(const Block* block, const PanelHeader* header, int64_t
     }
 }
 
+// What the first scan of a block does to rows before it scores them.
+template <class W> ASX_INLINE void read_rows(const Block* block, int64_t first, int64_t count) {
+    if (block->cold && block->unpack) {
+        const Piece& to = block->pieces[0];
+        auto* out = reinterpret_cast<float*>(const_cast<uint8_t*>(to.base + first * to.stride)); // workspace
+        for (int32_t j = 0; j < block->n_sources; ++j) {
+            const Piece from = {block->source[j].base + first * block->source[j].stride, block->source[j].stride, block->source[j].width};
+            block->unpack(&from, count, out, to.stride / 4);
+            out += from.width;
+        }
+    }
+    if (!block->ready) W::make_ready(block, first, first + count);
+}
+
 template <class W, int F> int64_t tile_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
     constexpr int R = Simd::tile_rows, columns = TileLayout<F>::queries;
     const auto* header = static_cast<const PanelHeader*>(packed);
@@ -305,12 +347,12 @@ template <class W, int F> int64_t tile_scan(const Block* block, const void* pack
     int64_t row = 0;
     for (; row + R <= block->rows; row += R) {
         if (!has_room(survivors, R * header->count)) return row;
-        if (!block->ready) W::template make_ready<W>(block, row, row + R);
+        read_rows<W>(block, row, R);
         scan_tile<W, F, R>(block, header, row, repeated, survivors);
     }
     for (; row < block->rows; ++row) {
         if (!has_room(survivors, header->count)) return row;
-        if (!block->ready) W::template make_ready<W>(block, row, row + 1);
+        read_rows<W>(block, row, 1);
         scan_tile<W, F, 1>(block, header, row, repeated, survivors);
     }
     return row;

@@ -53,14 +53,13 @@ int64_t bad_among(const Block& block, Kind kind, const Chunk& chunk, int64_t sta
 float relative_slack(int64_t dims) { return static_cast<float>(2.0 * (static_cast<double>(dims) + 8.0) * 0x1p-24 * 1.01); }
 float underflow_slack(int64_t dims) { return static_cast<float>((static_cast<double>(dims) + 8.0) * 2.0 * 0x1p-149); }
 
-void unpack_rows(const KernelTable& table, Kind kind, Block& block, int64_t dims, float* to) {
-    const int64_t stride = (dims + 15) / 16 * 16;
-    int64_t at = 0;
-    for (int32_t j = 0; j < block.n_pieces; ++j) {
-        table.unpack[kind](&block.pieces[j], block.rows, to + at, stride);
-        at += block.pieces[j].width;
-    }
-    block.pieces[0] = {reinterpret_cast<const uint8_t*>(to), stride * 4, dims};
+// Leaves it to the kernels to unpack the block's rows to `to`.
+void unpack_to(const KernelTable& table, Kind kind, Block& block, int64_t dims, float* to) {
+    block.unpack = table.unpack[kind];
+    block.source_bytes = static_cast<int32_t>(element_bytes(kind));
+    block.n_sources = block.n_pieces;
+    std::copy_n(block.pieces, block.n_pieces, block.source);
+    block.pieces[0] = {reinterpret_cast<const uint8_t*>(to), (dims + 15) / 16 * 16 * 4, dims};
     block.n_pieces = 1;
 }
 
@@ -157,11 +156,10 @@ void DenseProblem::canonical(int64_t query, const int64_t* rows, int64_t count, 
 void DenseProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const {
     block.metric = metric_;
     block.query_norm = query_norm_;
-    if (unpack_) unpack_rows(table_, rows_->kind(), block, rows_->dims(), workspace.unpacked);
+    if (unpack_) unpack_to(table_, rows_->kind(), block, rows_->dims(), workspace.unpacked);
     block.ready = !leave_terms_;
     if (leave_terms_) return;
-    if (!chunk.norms) table_.squares[unpack_ ? kFloat32 : rows_->kind()](&block);
-    table_.dense_terms(&block, chunk.norms ? chunk.norms + start : nullptr);
+    table_.dense_terms(&block, chunk.norms + start);
 }
 
 int64_t DenseProblem::first_bad_row(const Block& block, const Chunk& chunk, int64_t start, int64_t from) const {
@@ -210,7 +208,12 @@ int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queri
         }
         block.squares = workspace.squares, block.workspace = workspace.sums;
         block.ahead = prefetch_distance();
-        if (unpack) unpack_rows(table, kind, block, dims, workspace.unpacked);
+        if (unpack) {
+            unpack_to(table, kind, block, dims, workspace.unpacked);
+            float* to = workspace.unpacked;
+            for (int32_t j = 0; j < block.n_sources; to += block.source[j++].width)
+                block.unpack(&block.source[j], block.rows, to, block.pieces[0].stride / 4);
+        }
         if (!chunk.norms && kind != kInt8) {
             table.squares[unpack ? kFloat32 : kind](&block);
             const int64_t bad = bad_among(block, kind, chunk, start, 0);

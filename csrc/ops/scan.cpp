@@ -24,6 +24,7 @@ void write_best(const std::vector<Candidate>& best, bool smallest_first, int64_t
 Block advanced(const Block& block, int64_t rows, bool in_pq_blocks) {
     Block out = block;
     for (int32_t j = 0; j < out.n_pieces; ++j) out.pieces[j].base += (in_pq_blocks ? rows / kPqBlock : rows) * out.pieces[j].stride;
+    for (int32_t j = 0; j < out.n_sources; ++j) out.source[j].base += rows * out.source[j].stride;
     out.rows -= rows;
     if (out.allowed) out.allowed += rows;
     out.squares += rows, out.scale += rows, out.bias += rows, out.slack += rows, out.row_sums += rows;
