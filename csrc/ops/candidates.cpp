@@ -8,14 +8,6 @@ namespace asx {
 
 namespace {
 
-// Floats as integers in the same order; -0 and +0 are equal as keys and must stay so.
-uint32_t ordered(float x) {
-    uint32_t bits;
-    const float positive_zero = x + 0.0f;
-    std::memcpy(&bits, &positive_zero, 4);
-    return bits >> 31 ? ~bits : bits | 0x80000000u;
-}
-
 float unordered(uint32_t bits) {
     bits = bits >> 31 ? bits & 0x7fffffffu : ~bits;
     float x;

@@ -1,6 +1,7 @@
 // The rows that can still be among the k best of one query, with bounds on their canonical keys.
 #pragma once
 
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -13,6 +14,14 @@ struct Candidate {
     int64_t row;
     bool exact() const { return lower == upper; }
 };
+
+// Floats as integers in the same order; -0 and +0 are equal as keys and must stay so.
+inline uint32_t ordered(float x) {
+    uint32_t bits;
+    const float positive_zero = x + 0.0f;
+    std::memcpy(&bits, &positive_zero, 4);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 

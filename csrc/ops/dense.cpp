@@ -128,6 +128,7 @@ void DenseProblem::canonical(int64_t query, const int64_t* rows, int64_t count, 
     const int64_t dims = rows_->dims();
     const float* q = canonical_queries_.data() + query * dims;
     std::vector<int64_t> local;
+    local.reserve(static_cast<size_t>(count));
     for (int64_t i = 0; i < count;) {
         const Chunk& chunk = rows_->chunk_of(rows[i]);
         local.clear();

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <numeric>
 
 #include "ops/cpu.h"
 
@@ -147,7 +148,9 @@ void Scan::finish(float* scores, int64_t* rows) {
 int64_t rescore(const Problem& problem, const int64_t* lists, int64_t width, int64_t k, float* scores, int64_t* rows) {
     std::vector<int64_t> list;
     std::vector<float> keys;
-    std::vector<Candidate> items;
+    std::vector<Candidate> best;
+    std::vector<uint32_t> order;
+    std::vector<uint64_t> packed;
     const Rows& all = problem.rows();
     int64_t bad_row = -1;
     for (int64_t q = 0; q < problem.queries(); ++q) {
@@ -160,18 +163,28 @@ int64_t rescore(const Problem& problem, const int64_t* lists, int64_t width, int
         list.erase(list.begin(), std::lower_bound(list.begin(), list.end(), int64_t{0}));
         keys.resize(list.size());
         problem.canonical(q, list.data(), static_cast<int64_t>(list.size()), keys.data());
-        items.clear();
-        for (size_t i = 0; i < list.size(); ++i) {
-            items.push_back({keys[i], keys[i], list[i]});
+        // Sorted by (key, id) as integers: the key turned round, then the place in the order of ids, which mostly is that of rows.
+        const size_t count = list.size();
+        order.resize(count);
+        std::iota(order.begin(), order.end(), 0u);
+        const auto by_id = [&](uint32_t a, uint32_t b) { return all.id(list[a]) < all.id(list[b]); };
+        if (!std::is_sorted(order.begin(), order.end(), by_id)) std::sort(order.begin(), order.end(), by_id);
+        packed.resize(count);
+        for (size_t i = 0; i < count; ++i) {
+            const float key = keys[order[i]];
+            packed[i] = static_cast<uint64_t>(~ordered(key)) << 32 | i;
             // NaN or infinity in a row always shows in its key
-            if (!std::isfinite(keys[i]) && (bad_row < 0 || list[i] < bad_row) && problem.is_bad_row(list[i])) bad_row = list[i];
+            const int64_t row = list[order[i]];
+            if (!std::isfinite(key) && (bad_row < 0 || row < bad_row) && problem.is_bad_row(row)) bad_row = row;
         }
-        const auto kept = std::min<int64_t>(k, static_cast<int64_t>(items.size()));
-        std::partial_sort(items.begin(), items.begin() + kept, items.end(), [&](const Candidate& a, const Candidate& b) {
-            return a.lower != b.lower ? a.lower > b.lower : all.id(a.row) < all.id(b.row);
-        });
-        items.resize(static_cast<size_t>(kept));
-        write_best(items, problem.smallest_first(), k, scores + q * k, rows + q * k);
+        const auto kept = std::min<int64_t>(k, static_cast<int64_t>(count));
+        std::partial_sort(packed.begin(), packed.begin() + kept, packed.end());
+        best.clear();
+        for (int64_t i = 0; i < kept; ++i) {
+            const uint32_t at = order[packed[static_cast<size_t>(i)] & 0xffffffffu];
+            best.push_back({keys[at], keys[at], list[at]});
+        }
+        write_best(best, problem.smallest_first(), k, scores + q * k, rows + q * k);
     }
     return bad_row;
 }

@@ -35,7 +35,7 @@ CANDIDATE_BYTES = 64 << 20
 """Most memory for candidates of the scans of one call."""
 
 SMALL_WORK = 1 << 22
-"""Work of so few products (queries times rows times width), well below a millisecond, is done at once: what shares it out would cost more."""
+"""So few products (queries times rows times width), well below a millisecond, are computed at once: sharing them out would cost more."""
 
 MAX_GROUP = 1024
 """Most queries packed together: what a kernel does to a block of rows before it scores them is shared by so many."""
