@@ -1,0 +1,137 @@
+"""What this machine can do at most, measured beside every contest: a floor under the time that its work takes.
+
+`limits.cpp` is compiled for it on first use, into ``build/``. Without a compiler there are no limits, and reports leave fractions out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from adaptive_search.types import I64, U8, Array
+
+SOURCE = Path(__file__).with_name("limits.cpp")
+BUILT = SOURCE.parents[1] / "build" / "bench" / "limits.so"
+
+READ = {"memory": (256 << 20, 1), "cache": (1000 * 384 * 4, 50)}
+"""How many bytes are read, and how often: far more than any cache holds; as many as 1,000 rows of 384 float32 have."""
+
+SHORT, LONG = 200_000, 4_000_000
+"""Repetitions of twelve instructions: half a millisecond, and some ten."""
+
+CALL = 3e-6
+"""Seconds that a call from Python may take: conversions, checks and the result."""
+
+INSTRUCTIONS: Mapping[str, Mapping[str, str]] = {
+    "float32": {"avx512_bf16": "fma zmm", "avx512": "fma zmm", "avx2": "fma ymm", "numba": "fma ymm"},
+    "bfloat16": {"avx512_bf16": "vdpbf16ps", "avx512": "fma zmm", "avx2": "fma ymm", "numba": "fma ymm"},
+    "int8": {"avx512_bf16": "vpdpbusd", "avx512": "vpdpbusd", "avx2": "vpmaddubsw", "numba": "vpmaddubsw"},
+    "bits": {"avx512_bf16": "vpopcntq", "avx512": "vpopcntq", "avx2": "vpshufb ymm", "numba": "vpshufb ymm"},
+    "nibbles": {"avx512_bf16": "vpshufb zmm", "avx512": "vpshufb zmm", "avx2": "vpshufb ymm", "numba": "vpshufb ymm"},
+    "bytes": {"avx512_bf16": "vpermi2b", "avx512": "vpermi2b"},
+}
+"""The instruction that does the work of a kind, by backend: what the backend may use, and no other, is its limit."""
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The least time that a query can take: the longer of computing and reading, and what a call costs besides.
+
+    Parameters
+    ----------
+    operations, instruction
+        How much of its work that instruction has to do for a query.
+    bytes, reading
+        How much is read for a query, at which rate: ``"memory"``, ``"cache"``, or a rate that the contest measures itself.
+    threads
+        So many threads compute side by side; else the peak of one.
+    call
+        Seconds besides.
+    """
+
+    operations: float = 0
+    instruction: str = ""
+    bytes: float = 0
+    reading: str = "memory"
+    threads: int | None = None
+    call: float = 0
+
+    def limits(self) -> list[tuple[str, float]]:
+        """Names of the rates that limit, and the work to be done at each."""
+        threads = f" x {self.threads}" if self.threads else ""
+        named = [(f"{self.instruction}{threads}", self.operations), (self.reading, self.bytes)]
+        return [(name, work) for name, work in named if work]
+
+    def seconds(self, rates: Mapping[str, float]) -> tuple[float, str]:
+        """The least time of a query with these rates, and what sets it; (0, "") where the machine has no such rate."""
+        if not all(rates.get(name) for name, _ in self.limits()):
+            return 0, ""
+        seconds, name = max(((work / rates[name], name) for name, work in self.limits()), default=(0, ""))
+        return seconds + self.call, name
+
+
+def floor(kind: str, backend: str, operations: float, bytes: float = 0, threads: int | None = None) -> Floor | None:  # noqa: A002
+    """The floor of a backend for work of a kind; None where it has no instruction to measure."""
+    instruction = INSTRUCTIONS[kind].get(backend)
+    return Floor(operations, instruction, bytes, threads=threads) if instruction else None
+
+
+@cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled measurements; None without a compiler."""
+    compiler = shutil.which(os.environ.get("CXX") or "c++") or shutil.which("g++")
+    if compiler is None:
+        return None
+    if not BUILT.is_file() or BUILT.stat().st_mtime < SOURCE.stat().st_mtime:
+        BUILT.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = BUILT.with_suffix(f".{os.getpid()}.so")
+        subprocess.run([compiler, "-std=c++17", "-O2", "-shared", "-fPIC", SOURCE, "-o", unfinished], check=True)
+        unfinished.replace(BUILT)
+    library = ctypes.CDLL(str(BUILT))
+    for function, arguments in (
+        (library.instruction_rate, [ctypes.c_char_p, ctypes.c_long]),
+        (library.read_rate, [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long]),
+        (library.random_rate, [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_size_t]),
+    ):
+        function.restype, function.argtypes = ctypes.c_double, arguments
+    return library
+
+
+@cache
+def _buffer(size: int) -> U8:
+    return np.ones(size, np.uint8)
+
+
+def random_rows(rows: Array, numbers: I64) -> float:
+    """Bytes per second of reading these rows, several at a time; 0 if that cannot be measured."""
+    library = _library()
+    flat = np.ascontiguousarray(numbers, np.int64).ravel()
+    return library.random_rate(rows.ctypes.data, rows.strides[0], flat.ctypes.data, flat.size) if library else 0.0
+
+
+def measured(name: str) -> float:
+    """Work or bytes per second at this moment, 0 if that cannot be measured.
+
+    The best of some short loops, and what is read at once; ``name x 2`` is what two threads do together over a longer time.
+    """
+    name, _, threads = name.partition(" x ")
+    library = _library()
+    if library is None:
+        return 0.0
+    if name in READ:
+        size, times = READ[name]
+        buffer = _buffer(size)
+        return library.read_rate(buffer.ctypes.data, size, times)
+    if not threads:
+        return max(library.instruction_rate(name.encode(), SHORT) for _ in range(5))
+    with ThreadPoolExecutor(int(threads)) as pool:
+        return sum(pool.map(lambda _: library.instruction_rate(name.encode(), LONG), range(int(threads))))
