@@ -10,16 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 import adaptive_search as asx
 from adaptive_search.types import Array
 
-from .peers import limited_threads
+from .limits import Floor, measured
+from .peers import MISSING, limited_threads
 from .settings import RECALL_TOLERANCE, SETTINGS
 
 Search = Callable[[Array, int], Array]
@@ -37,22 +38,30 @@ class Contender:
     """Somebody who answers queries.
 
     ``backend`` names the one to use; peers have none. ``family`` is a line of the recall–speed plot, which makes the contest one.
-    ``against`` is another contender to show the speed-up over.
+    ``against`` is another contender to show the speed-up over, ``floor`` the least time that the machine allows for a query.
     """
 
     search: Search
     backend: str | None = None
     family: str | None = None
     against: str | None = None
+    floor: Floor | None = None
 
 
 @dataclass(frozen=True)
 class Target:
-    """The speed of ``contender`` is to be at least ``least`` times that of ``rival``; None is the preferred backend, and the best peer."""
+    """What is asked of ``contender``: at least ``least``.
+
+    ``of`` says of what: how many times as fast as ``rival``; the fraction of its floor that it reaches, alone or divided by that of
+    ``rival``; or its recall minus that of ``rival``. None is the preferred backend, and the best peer. ``row`` numbers the work in the
+    table of kernels.
+    """
 
     least: float
     contender: str | None = None
     rival: str | None = None
+    of: Literal["speed", "floor", "scaling", "recall"] = "speed"
+    row: int | None = None
 
 
 NUMBA_TARGET = Target(1 / 3, "numba", "avx2")
@@ -64,7 +73,7 @@ class Contest:
 
     ``recall(found)`` judges row numbers (n, depth) found for the first n queries, and is called ``judged_by`` in tables. Unless
     ``equal`` is False, no backend may have less of it than the best peer. ``work`` is done for each query; 1e9 of it in a second is
-    one ``unit``. ``alone`` asks one query at a time.
+    one ``unit``. ``alone`` asks one query at a time. ``rates`` are limits of this contest alone, as `limits.measured` knows the others.
     """
 
     title: str
@@ -81,32 +90,45 @@ class Contest:
     targets: Sequence[Target] = ()
     judged_by: str = "recall@10"
     note: str = ""
+    rates: Mapping[str, Callable[[], float]] = field(default_factory=dict)
 
 
 @dataclass
 class Result:
     """What one contender did: seconds per query in each round, how many queries a round had, what was found for the first queries,
-    and its recall, also for those queries that everybody has answered."""
+    and its recall, also for those queries that everybody has answered; the least seconds that the machine allowed in each round."""
 
     seconds: list[float]
     queries: int
     found: Array
     recall: float | None = None
     common_recall: float | None = None
+    floors: list[float] = field(default_factory=list)
+    limit: str = ""
 
 
-def contenders(*peers: str, backends: Sequence[str] = ()) -> pytest.MarkDecorator:
-    """Parametrize a test with everybody in its contest: the peers, and every backend of this machine unless others are named."""
-    return pytest.mark.parametrize("contender", [*peers, *(backends or asx.backends())])
+def contenders(*peers: str, backends: Sequence[str] | None = None) -> pytest.MarkDecorator:
+    """Parametrize a test with everybody in its contest: the peers that are installed, and every backend of this machine unless others are
+    named."""
+    present = [name for name in peers if name.partition(" ")[0] not in MISSING]
+    return pytest.mark.parametrize("contender", [*present, *(asx.backends() if backends is None else backends)])
 
 
 def numbered(threads: int) -> str:
     return "1 thread" if threads == 1 else f"{threads} threads"
 
 
-def on_every_backend(search: Search) -> dict[str, Contender]:
-    """The library itself, once per backend of this machine."""
-    return {name: Contender(search, name) for name in asx.backends()}
+def best_backends() -> list[str]:
+    """The preferred backend, and the one for most machines: where all of them would take too long."""
+    return [name for name in asx.backends() if name in {asx.backend(), "avx2"}]
+
+
+def on_backends(
+    search: Search, backends: Sequence[str] | None = None, floor: Callable[[str], Floor | None] = lambda _: None, suffix: str = ""
+) -> dict[str, Contender]:
+    """The library itself, once per backend, all of this machine unless others are named."""
+    names = asx.backends() if backends is None else backends
+    return {f"{name}{suffix}": Contender(search, name, floor=floor(name)) for name in names}
 
 
 def run(contest: Contest) -> dict[str, Result]:
@@ -115,23 +137,36 @@ def run(contest: Contest) -> dict[str, Result]:
         results = {name: _prepared(contest, contender) for name, contender in contest.contenders.items()}
         names = list(results)
         for number in range(SETTINGS.most_rounds):
+            rates = _rates(contest)
             # Nobody always comes after the same neighbour.
             shift = number % len(names)
             for name in names[shift:] + names[:shift]:
                 result = results[name]
                 spent = sum(result.seconds) * result.queries
                 if number < SETTINGS.least_rounds or (spent < SETTINGS.budget and len(result.seconds) == number):
-                    result.seconds.append(_seconds(contest, contest.contenders[name], result.queries))
+                    contender = contest.contenders[name]
+                    result.seconds.append(_seconds(contest, contender, result.queries))
+                    if contender.floor:
+                        least, result.limit = contender.floor.seconds(rates)
+                        result.floors.append(least)
     _judge(contest, results)
     return results
+
+
+def _rates(contest: Contest) -> dict[str, float]:
+    """What the machine can do at this moment of all that limits a contender."""
+    floors = [contender.floor for contender in contest.contenders.values() if contender.floor]
+    names = {name for floor in floors for name, _ in floor.limits()}
+    return {name: contest.rates[name]() if name in contest.rates else measured(name) for name in sorted(names)}
 
 
 def _prepared(contest: Contest, contender: Contender) -> Result:
     """Everything is compiled and in memory, the pace is known, the first answers are there."""
     total = len(contest.queries)
     least = min(total, 1 if contest.alone else LEAST_BATCH)
-    _seconds(contest, contender, least)
     pace = _seconds(contest, contender, least)
+    if pace * least < 4 * SETTINGS.call:
+        pace = _seconds(contest, contender, least)
     # The pace of a few queries is a rough guess, so that a batch is cut only when far too slow for it.
     fits = total if not contest.alone and pace * total <= 4 * SETTINGS.call else int(SETTINGS.call / pace)
     judged = min(total, max(LEAST_JUDGED, int(4 * SETTINGS.call / pace)))
@@ -179,6 +214,13 @@ def speed_ratio(result: Result, rival: Result) -> float:
     return median(theirs / own for own, theirs in zip(result.seconds, rival.seconds, strict=False))
 
 
+def floor_fraction(result: Result) -> float | None:
+    """The least time that the machine allowed, divided by that taken, as the median over rounds; None if nobody knows."""
+    if not result.floors or not all(result.floors):
+        return None
+    return median(least / taken for least, taken in zip(result.floors, result.seconds, strict=True))
+
+
 def description(contest: Contest, results: Mapping[str, Result], name: str) -> dict[str, Any]:
     """What the report needs to know about one contender, for the ``extra_info`` of its benchmark."""
     contender, result = contest.contenders[name], results[name]
@@ -199,6 +241,8 @@ def description(contest: Contest, results: Mapping[str, Result], name: str) -> d
         "note": contest.note,
         "rate": contest.work / median(result.seconds) / 1e9,
         "unit": contest.unit,
+        "fraction": floor_fraction(result),
+        "limit": result.limit,
         "ratios": {other: speed_ratio(result, results[other]) for other in results},
         "targets": [asdict(target) for target in contest.targets],
         "settings": SETTINGS.name,

@@ -59,7 +59,7 @@ def matryoshka_like(rows: int, dim: int, queries: int, *, seed: int = 0) -> Coll
 
 
 def synthetic(rows: int, dim: int, queries: int) -> Collection:
-    """`matryoshka_like` vectors, kept under ``build/`` for the next run."""
+    """`matryoshka_like` vectors, kept under ``build/`` for the next run, and mapped from there."""
     stem = CACHE / f"matryoshka-{rows}-{dim}-{queries}"
     paths = [stem.with_name(f"{stem.name}-{part}.npy") for part in Collection._fields]
     if not all(path.is_file() for path in paths):
@@ -69,7 +69,7 @@ def synthetic(rows: int, dim: int, queries: int) -> Collection:
             unfinished = path.with_suffix(".tmp.npy")
             np.save(unfinished, vectors)
             unfinished.replace(path)
-    return Collection(*(np.load(path) for path in paths))
+    return Collection(*(np.load(path, mmap_mode="r") for path in paths))
 
 
 def real() -> Embeddings:

@@ -17,6 +17,8 @@ class Settings:
 
     name: str
     rows: int
+    many: int
+    """Rows of what is measured far beyond the caches."""
     queries: int
     training: int
     least_rounds: int
@@ -29,8 +31,8 @@ class Settings:
     """Before a call on several threads: idle threads of the contender before spin for a while before they sleep."""
 
 
-FULL = Settings("full", 200_000, 1000, 20_000, 3, 15, 0.5, 0.5, 0.03)
-QUICK = Settings("quick", 12_000, 200, 10_000, 2, 3, 0.01, 0.02, 0.005)
+FULL = Settings("full", 200_000, 1_000_000, 1000, 20_000, 3, 15, 0.5, 0.5, 0.03)
+QUICK = Settings("quick", 12_000, 16_000, 200, 10_000, 2, 3, 0.01, 0.02, 0.005)
 
 
 def chosen() -> Settings:

@@ -10,7 +10,7 @@ import pytest
 
 import adaptive_search as asx
 
-from .contest import Contender, Contest, contenders, on_every_backend
+from .contest import Contender, Contest, contenders, on_backends
 from .data import Collection
 from .peers import faiss_scalar
 from .truth import nearest, set_recall
@@ -29,7 +29,7 @@ def test_int8(hold: Callable[[Callable[[], Contest]], None], collection: Collect
             f"Int8Quantizer, {len(rows):,} x {rows.shape[1]}, {'one query' if alone else f'{len(queries)} queries'}, 1 thread",
             {
                 "faiss SQ8": Contender(faiss_scalar(rows, faiss.ScalarQuantizer.QT_8bit)),
-                **on_every_backend(lambda queries, k: quantizer.top_k(queries, codes, k).ids),
+                **on_backends(lambda queries, k: quantizer.top_k(queries, codes, k).ids),
             },
             queries,
             set_recall(nearest(rows, queries, 10)),

@@ -1,4 +1,4 @@
-"""The nearest 10 by Hamming distance among sign codes."""
+"""The nearest by Hamming distance among sign codes."""
 
 from __future__ import annotations
 
@@ -10,38 +10,92 @@ import pytest
 from usearch.index import MetricKind
 
 import adaptive_search as asx
+from adaptive_search.types import U8, Array
 
-from ..contest import NUMBA_TARGET, Contender, Contest, Target, contenders, numbered, on_every_backend
+from ..contest import NUMBA_TARGET, Contender, Contest, Target, best_backends, contenders, on_backends
 from ..data import Collection
-from ..peers import faiss_search, numpy_hamming, usearch_exact
+from ..limits import floor
+from ..peers import faiss_search, numkong_hamming, numpy_hamming, usearch_exact
+from ..settings import SETTINGS
 from ..truth import hamming_recall
 
+Hold = Callable[[Callable[[], Contest]], None]
 
-@contenders("NumPy", "faiss", "usearch")
-@pytest.mark.parametrize(("bits", "batch", "threads"), [(768, 1, 1), (768, 1, 2), (768, 200, 1), (768, 200, 2), (256, 200, 1)])
-def test_hamming(hold: Callable[[Callable[[], Contest]], None], collection: Collection, bits: int, batch: int, threads: int) -> None:
+LONELY = 50
+TIMES = 4
+"""So many times the rows of other contests are asked one query: otherwise narrow codes nearly fit into the cache."""
+
+WIDTHS = (256, 512, 768, 1024)
+SPEEDS = {10: (3.5, 2.7, 4.5, 3.8), 100: (2.7, 2.4, 4.0, 3.6)}
+
+
+def sign_codes(vectors: Array, bits: int) -> U8:
+    """Signs of the dims; beyond them, signs of differences between dims."""
+    extra = bits - vectors.shape[1]
+    signs = vectors[:, :bits] > 0
+    return np.packbits(signs if extra <= 0 else np.hstack([signs, vectors[:, :extra] > vectors[:, extra : 2 * extra]]), axis=1)
+
+
+def hamming_contest(codes: U8, queries: U8, batch: int, k: int, backends: list[str], targets: list[Target]) -> Contest:
+    alone = batch == 1
+    asked = queries[: LONELY if alone else batch]
+    bits = codes.shape[1] * 8
+    index = faiss.IndexBinaryFlat(bits)
+    index.add(codes)
+    peers = {
+        "NumPy": numpy_hamming(codes),
+        "faiss": faiss_search(index),
+        "usearch": usearch_exact(codes, 1, MetricKind.Hamming),
+        **numkong_hamming(codes),
+    }
+    return Contest(
+        f"Hamming, {len(codes):,} x {bits} bits, {'one query' if alone else f'{len(asked)} queries'}{'' if k == 10 else f', k={k}'}, 1 thread",
+        {name: Contender(peer) for name, peer in peers.items()}
+        | on_backends(
+            lambda queries, k: asx.hamming_top_k(queries, codes, k).ids,
+            backends,
+            # A nibble is a lookup where bits cannot be counted.
+            lambda backend: floor("bits", backend, codes.size * (1 if backend.startswith("avx512") else 2), codes.size / batch),
+        ),
+        asked,
+        hamming_recall(codes, asked, 10),
+        work=codes.size if alone else len(codes),
+        unit="GB/s" if alone else "G rows/s",
+        alone=alone,
+        k=k,
+        targets=targets,
+    )
+
+
+@contenders("NumPy", "faiss", "usearch", "numkong", backends=best_backends())
+@pytest.mark.parametrize(("bits", "k"), [(bits, k) for bits in WIDTHS for k in SPEEDS])
+def test_batch(hold: Hold, large: Collection, bits: int, k: int) -> None:
     def prepare() -> Contest:
-        codes, queries = (np.packbits(vectors[:, :bits] > 0, axis=1) for vectors in collection)
-        queries = queries[: max(batch, 50)]
-        index = faiss.IndexBinaryFlat(bits)
-        index.add(codes)
-        alone = batch == 1
-        targets = {(1, 1): [Target(1.0), NUMBA_TARGET], (200, 1): [Target(1.5), NUMBA_TARGET]}.get((batch, threads), [])
-        return Contest(
-            f"Hamming, {len(codes):,} x {bits} bits, {'one query' if alone else f'{len(queries)} queries'}, {numbered(threads)}",
-            {
-                "NumPy": Contender(numpy_hamming(codes)),
-                "faiss": Contender(faiss_search(index)),
-                "usearch": Contender(usearch_exact(codes, threads, MetricKind.Hamming)),
-                **on_every_backend(lambda queries, k: asx.hamming_top_k(queries, codes, k).ids),
-            },
-            queries,
-            hamming_recall(codes, queries, 10),
-            work=codes.size if alone else len(codes),
-            unit="GB/s" if alone else "G rows/s",
-            threads=threads,
-            alone=alone,
-            targets=targets if bits == 768 else [],
-        )
+        codes, queries = (sign_codes(vectors, bits) for vectors in large)
+        targets = [Target(SPEEDS[k][WIDTHS.index(bits)], row=7), Target(1.4, "avx2", row=7)]
+        return hamming_contest(codes, queries, 200, k, best_backends(), targets)
+
+    hold(prepare)
+
+
+@contenders("NumPy", "faiss", "usearch", "numkong", backends=best_backends())
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_one_query(hold: Hold, large: Collection, bits: int) -> None:
+    def prepare() -> Contest:
+        codes, queries = (sign_codes(vectors, bits) for vectors in large)
+        # Turned by some bytes they are other codes.
+        many = np.concatenate([np.roll(codes, turn, axis=1) for turn in range(TIMES)])
+        targets = [Target(1.0 if bits == 256 else 1.1, row=8), Target(0.88, of="floor", row=8)]
+        return hamming_contest(many, queries, 1, 10, best_backends(), targets)
+
+    hold(prepare)
+
+
+@contenders("NumPy", "faiss", "usearch", "numkong")
+@pytest.mark.parametrize("batch", [1, 200])
+def test_every_backend(hold: Hold, collection: Collection, batch: int) -> None:
+    def prepare() -> Contest:
+        codes, queries = (sign_codes(vectors, 768) for vectors in collection)
+        return hamming_contest(codes, queries, batch, 10, asx.backends(), [NUMBA_TARGET])
 
     hold(prepare)
