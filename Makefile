@@ -10,7 +10,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find csrc python -typ
 help:
 	@echo "make demo     search real sentence embeddings, and compare cascades on every backend of this machine"
 	@echo "make test     the whole test suite, doctests included, on the installed package"
-	@echo "make bench    benchmarks against NumPy, faiss and usearch, one table each"
+	@echo "make bench    benchmarks against the peers, one table each; 'PYTEST_ARGS=\"-k kernels\"' for the table of kernels alone"
 	@echo "make lint     ruff, mypy and clang-format; 'make format' repairs what can be repaired"
 	@echo "make native   build the extension module into python/adaptive_search, for work in the tree (PYTHONPATH=python)"
 	@echo "make clean    remove everything that was made"
@@ -25,6 +25,7 @@ test: .venv/.dev
 bench: .venv/.bench
 	mkdir -p build
 	$(RUN) -m pytest bench -q --benchmark-json=build/bench.json --benchmark-columns=median,rounds --benchmark-sort=mean $(PYTEST_ARGS)
+	$(RUN) -m bench.report kernels build/bench.json
 	$(RUN) -m bench.report build/bench.json
 
 lint: .venv/.dev

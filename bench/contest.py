@@ -29,6 +29,9 @@ Search = Callable[[Array, int], Array]
 LEAST_JUDGED = 50
 """Queries that everybody answers for the comparison of answers, however slow."""
 
+LONELY = 50
+"""Queries of a contest that asks one at a time."""
+
 LEAST_BATCH = 16
 """Queries of a batch that are answered to learn the pace; a batch is never cut below."""
 
@@ -96,15 +99,14 @@ class Contest:
 @dataclass
 class Result:
     """What one contender did: seconds per query in each round, how many queries a round had, what was found for the first queries,
-    and its recall, also for those queries that everybody has answered; the least seconds that the machine allowed in each round."""
+    and its recall, also for those queries that everybody has answered; what the machine could do in each round."""
 
     seconds: list[float]
     queries: int
     found: Array
     recall: float | None = None
     common_recall: float | None = None
-    floors: list[float] = field(default_factory=list)
-    limit: str = ""
+    rates: list[Mapping[str, float]] = field(default_factory=list)
 
 
 def contenders(*peers: str, backends: Sequence[str] | None = None) -> pytest.MarkDecorator:
@@ -116,6 +118,11 @@ def contenders(*peers: str, backends: Sequence[str] | None = None) -> pytest.Mar
 
 def numbered(threads: int) -> str:
     return "1 thread" if threads == 1 else f"{threads} threads"
+
+
+def asking(queries: Array, alone: bool, threads: int = 1, k: int = 10) -> str:
+    """How it is asked, for the title of a contest."""
+    return f"{'one query' if alone else f'{len(queries)} queries'}{'' if k == 10 else f', k={k}'}, {numbered(threads)}"
 
 
 def best_backends() -> list[str]:
@@ -144,11 +151,8 @@ def run(contest: Contest) -> dict[str, Result]:
                 result = results[name]
                 spent = sum(result.seconds) * result.queries
                 if number < SETTINGS.least_rounds or (spent < SETTINGS.budget and len(result.seconds) == number):
-                    contender = contest.contenders[name]
-                    result.seconds.append(_seconds(contest, contender, result.queries))
-                    if contender.floor:
-                        least, result.limit = contender.floor.seconds(rates)
-                        result.floors.append(least)
+                    result.seconds.append(_seconds(contest, contest.contenders[name], result.queries))
+                    result.rates.append(rates)
     _judge(contest, results)
     return results
 
@@ -214,11 +218,14 @@ def speed_ratio(result: Result, rival: Result) -> float:
     return median(theirs / own for own, theirs in zip(result.seconds, rival.seconds, strict=False))
 
 
-def floor_fraction(result: Result) -> float | None:
-    """The least time that the machine allowed, divided by that taken, as the median over rounds; None if nobody knows."""
-    if not result.floors or not all(result.floors):
-        return None
-    return median(least / taken for least, taken in zip(result.floors, result.seconds, strict=True))
+def floor_reached(floor: Floor | None, result: Result) -> dict[str, Any]:
+    """The least time that the machine allowed, divided by that taken, as the median over rounds; what set it; and the rates. Nothing where
+    a rate is not known."""
+    rates = {name: median(rates[name] for rates in result.rates) for name, _ in floor.limits()} if floor else {}
+    if not floor or not all(rates.values()):
+        return {"fraction": None, "limit": "", "rates": rates}
+    fractions = (floor.seconds(rates)[0] / taken for rates, taken in zip(result.rates, result.seconds, strict=True))
+    return {"fraction": median(fractions), "limit": floor.seconds(rates)[1], "rates": rates}
 
 
 def description(contest: Contest, results: Mapping[str, Result], name: str) -> dict[str, Any]:
@@ -241,8 +248,7 @@ def description(contest: Contest, results: Mapping[str, Result], name: str) -> d
         "note": contest.note,
         "rate": contest.work / median(result.seconds) / 1e9,
         "unit": contest.unit,
-        "fraction": floor_fraction(result),
-        "limit": result.limit,
+        **floor_reached(contender.floor, result),
         "ratios": {other: speed_ratio(result, results[other]) for other in results},
         "targets": [asdict(target) for target in contest.targets],
         "settings": SETTINGS.name,

@@ -31,15 +31,27 @@ SHORT, LONG = 200_000, 4_000_000
 CALL = 3e-6
 """Seconds that a call from Python may take: conversions, checks and the result."""
 
-INSTRUCTIONS: Mapping[str, Mapping[str, str]] = {
-    "float32": {"avx512_bf16": "fma zmm", "avx512": "fma zmm", "avx2": "fma ymm", "numba": "fma ymm"},
-    "bfloat16": {"avx512_bf16": "vdpbf16ps", "avx512": "fma zmm", "avx2": "fma ymm", "numba": "fma ymm"},
-    "int8": {"avx512_bf16": "vpdpbusd", "avx512": "vpdpbusd", "avx2": "vpmaddubsw", "numba": "vpmaddubsw"},
-    "bits": {"avx512_bf16": "vpopcntq", "avx512": "vpopcntq", "avx2": "vpshufb ymm", "numba": "vpshufb ymm"},
-    "nibbles": {"avx512_bf16": "vpshufb zmm", "avx512": "vpshufb zmm", "avx2": "vpshufb ymm", "numba": "vpshufb ymm"},
-    "bytes": {"avx512_bf16": "vpermi2b", "avx512": "vpermi2b"},
+Instruction = tuple[str, int]
+
+
+def _by_width(wide: Instruction | None, narrow: Instruction | None) -> dict[str, Instruction]:
+    found = {"avx512_bf16": wide, "avx512": wide, "avx2": narrow, "numba": narrow}
+    return {backend: instruction for backend, instruction in found.items() if instruction}
+
+
+FMA = _by_width(("fma zmm", 1), ("fma ymm", 1))
+
+INSTRUCTIONS: Mapping[str, Mapping[str, Instruction]] = {
+    "float32": FMA,
+    "bfloat16": {**FMA, "avx512_bf16": ("vdpbf16ps", 1)},
+    "int8": _by_width(("vpdpbusd", 1), ("vpmaddubsw", 1)),
+    "bits": _by_width(("vpopcntq", 1), ("vpshufb ymm", 2)),
+    "nibbles": _by_width(("vpshufb zmm", 1), ("vpshufb ymm", 1)),
+    "bytes": _by_width(("vpermi2b", 2), None),
 }
-"""The instruction that does the work of a kind, by backend: what the backend may use, and no other, is its limit."""
+"""The instruction that does the work of a kind, by backend, and how often it is needed for a unit of it: a multiplication or an addition;
+the bits of a byte, counted by a lookup for each half where there is nothing better; a lookup among 16, or among the 256 entries of four
+registers, of which a permutation takes two. What a backend may use, and nothing else, is its limit."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +84,15 @@ class Floor:
         return [(name, work) for name, work in named if work]
 
     def seconds(self, rates: Mapping[str, float]) -> tuple[float, str]:
-        """The least time of a query with these rates, and what sets it; (0, "") where the machine has no such rate."""
-        if not all(rates.get(name) for name, _ in self.limits()):
-            return 0, ""
-        seconds, name = max(((work / rates[name], name) for name, work in self.limits()), default=(0, ""))
+        """The least time of a query with these rates, and what sets it."""
+        seconds, name = max((work / rates[name], name) for name, work in self.limits())
         return seconds + self.call, name
 
 
 def floor(kind: str, backend: str, operations: float, bytes: float = 0, threads: int | None = None) -> Floor | None:  # noqa: A002
-    """The floor of a backend for work of a kind; None where it has no instruction to measure."""
-    instruction = INSTRUCTIONS[kind].get(backend)
-    return Floor(operations, instruction, bytes, threads=threads) if instruction else None
+    """The floor of a backend for so much work of a kind; None where it has no instruction to measure."""
+    instruction, needed = INSTRUCTIONS[kind].get(backend, ("", 0))
+    return Floor(needed * operations, instruction, bytes, threads=threads) if instruction else None
 
 
 @cache

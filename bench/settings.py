@@ -21,6 +21,9 @@ class Settings:
     """Rows of what is measured far beyond the caches."""
     queries: int
     training: int
+    """Rows that codebooks of contests are learnt from."""
+    trained: int
+    """Rows of the contest in learning them."""
     least_rounds: int
     most_rounds: int
     budget: float
@@ -31,8 +34,8 @@ class Settings:
     """Before a call on several threads: idle threads of the contender before spin for a while before they sleep."""
 
 
-FULL = Settings("full", 200_000, 1_000_000, 1000, 20_000, 3, 15, 0.5, 0.5, 0.03)
-QUICK = Settings("quick", 12_000, 16_000, 200, 10_000, 2, 3, 0.01, 0.02, 0.005)
+FULL = Settings("full", 200_000, 1_000_000, 1000, 20_000, 50_000, 3, 15, 0.5, 0.5, 0.03)
+QUICK = Settings("quick", 12_000, 16_000, 200, 10_000, 1000, 2, 3, 0.01, 0.02, 0.005)
 
 
 def chosen() -> Settings:

@@ -14,7 +14,7 @@ from usearch.index import Index as UsearchIndex
 import adaptive_search as asx
 from adaptive_search.types import I64, Array
 
-from .contest import Contender, Contest, Search, contenders, numbered
+from .contest import Contender, Contest, Search, asking, contenders
 from .data import Embeddings
 from .peers import faiss_flat, faiss_search, numpy_dense
 from .settings import SETTINGS
@@ -91,7 +91,7 @@ def refined_search(index: Any, factor: int) -> Search:
 
 
 def title(what: str, embeddings: Embeddings, queries: Array, threads: int, alone: bool) -> str:
-    return f"{what}, {embeddings.name}, {'one query' if alone else f'{len(queries)} queries'}, {numbered(threads)}"
+    return f"{what}, {embeddings.name}, {asking(queries, alone, threads)}"
 
 
 @contenders(

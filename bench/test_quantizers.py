@@ -10,7 +10,7 @@ import pytest
 
 import adaptive_search as asx
 
-from .contest import Contender, Contest, contenders, on_backends
+from .contest import Contender, Contest, asking, contenders, on_backends
 from .data import Collection
 from .peers import faiss_scalar
 from .truth import nearest, set_recall
@@ -26,7 +26,7 @@ def test_int8(hold: Callable[[Callable[[], Contest]], None], collection: Collect
         codes = quantizer.encode(rows)
         alone = batch == 1
         return Contest(
-            f"Int8Quantizer, {len(rows):,} x {rows.shape[1]}, {'one query' if alone else f'{len(queries)} queries'}, 1 thread",
+            f"Int8Quantizer, {len(rows):,} x {rows.shape[1]}, {asking(queries, alone)}",
             {
                 "faiss SQ8": Contender(faiss_scalar(rows, faiss.ScalarQuantizer.QT_8bit)),
                 **on_backends(lambda queries, k: quantizer.top_k(queries, codes, k).ids),

@@ -1,13 +1,18 @@
-"""What benchmarks stand on: the made-up vectors, and a report that compares nobody at unequal recall. The peers are not needed here."""
+"""What benchmarks stand on: the made-up vectors, the limits of the machine, and a report that compares nobody at unequal recall. The peers
+are not needed here."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bench import report
+from bench import limits, report
 from bench.data import matryoshka_like
+from bench.limits import Floor
 
 
 def test_made_up_vectors_are_unit_vectors_whose_first_dims_hold_most() -> None:
@@ -33,6 +38,7 @@ def entry(
     fields = {"contender": contender, "backend": backend, "family": None, "against": None, "ratios": ratios, "rate": 1.0, "unit": "GB/s"}
     fields |= {"recall": recall, "common_recall": recall, "judged": 10, "queries": 10, "all_queries": 10, "alone": False, "note": ""}
     fields |= {"judged_by": "recall@10", "order": ["avx2", "numba"], "targets": [], "settings": "full"}
+    fields |= {"fraction": None, "limit": "", "rates": {}}
     return {"group": "contest", "stats": {"median": median}, "extra_info": fields | more}
 
 
@@ -72,16 +78,133 @@ def test_without_a_peer_that_finds_as_much_there_is_no_ratio() -> None:
     assert "| **avx2** | 2 ms | 1 |  | none finds as much | 0.9900 |" in text
 
 
+def target(
+    least: float, contender: str | None = None, rival: str | None = None, of: str = "speed", row: int | None = None
+) -> dict[str, Any]:
+    return {"least": least, "contender": contender, "rival": rival, "of": of, "row": row}
+
+
 @pytest.mark.parametrize(("ratio", "met"), [(1.5, "yes"), (1.49, "**no**")])
 def test_targets_are_compared_with_what_was_measured(ratio: float, met: str) -> None:
-    asked = [{"least": 1.5, "contender": None, "rival": None}, {"least": 0.25, "contender": "numba", "rival": "avx2"}]
+    asked = [target(1.5), target(0.25, "numba", "avx2")]
     text = page(
         entry("peer", None, 2e-3, None, {"peer": 1.0}, targets=asked),
         entry("numba", "numba", 3e-3, None, {"avx2": 0.3, "peer": 0.6}, targets=asked),
         entry("avx2", "avx2", 1e-3, None, {"peer": ratio}, targets=asked),
     )
-    assert f"| contest | avx2 | peer | 1.50 | {ratio:.2f} | {met} |" in text
-    assert "| contest | numba | avx2 | 0.25 | 0.30 | yes |" in text
+    assert f"|  | contest | avx2 | ≥ 1.50 x | {ratio:.2f} x | peer |  | {met} |" in text
+    assert "|  | contest | numba | ≥ 0.25 x | 0.30 x | avx2 |  | yes |" in text
+
+
+def kernel_lines(*benchmarks: dict[str, Any]) -> list[str]:
+    run = run_of(*benchmarks)
+    return report.kernel_table(run, report.contests(run)).splitlines()
+
+
+def test_a_fraction_of_the_floor_is_a_target_too() -> None:
+    asked = [target(0.85, of="floor", row=1), target(0.9, "numba", of="floor", row=1)]
+    lines = kernel_lines(
+        entry("numba", "numba", 2e-3, None, {}, targets=asked, fraction=0.896, limit="memory"),
+        entry("avx2", "avx2", 1e-3, None, {}, targets=asked, fraction=0.8512, limit="fma ymm", rates={"fma ymm": 59e9}),
+    )
+    assert "| 1 | contest | avx2 | ≥ 85% of floor | 85% of floor | fma ymm | 85% of fma ymm | yes |" in lines
+    assert "| 1 | contest | numba | ≥ 90% of floor | 90% of floor | memory | 90% of memory | **no** |" in lines
+    assert any("fma ymm 59" in line for line in lines)
+    assert "1 of 2 targets met." in lines
+
+
+def test_a_floor_that_nobody_measured_is_neither_reached_nor_missed() -> None:
+    lines = kernel_lines(entry("avx2", "avx2", 1e-3, None, {}, targets=[target(0.85, of="floor", row=1)]))
+    assert "| 1 | contest | avx2 | ≥ 85% of floor | ? | the floor |  | not measured |" in lines
+    assert "0 of 1 targets met." in lines
+
+
+@pytest.mark.parametrize(("fraction", "met"), [(0.81, "yes"), (0.80, "**no**")])
+def test_scaling_is_compared_with_that_of_loops(fraction: float, met: str) -> None:
+    asked = [target(0.9, "avx2, 2 threads", "avx2, 1 thread", of="scaling", row=15)]
+    lines = kernel_lines(
+        entry("avx2, 1 thread", "avx2", 2e-3, None, {}, targets=asked, fraction=0.9, limit="fma ymm x 1"),
+        entry("avx2, 2 threads", "avx2", 1.1e-3, None, {}, targets=asked, fraction=fraction, limit="fma ymm x 2"),
+    )
+    expected = f"≥ 0.90 x scaling | {fraction / 0.9:.2f} x scaling | avx2, 1 thread, and loops | {fraction:.0%} of fma ymm x 2 | {met} |"
+    assert f"| 15 | contest | avx2, 2 threads | {expected}" in lines
+
+
+@pytest.mark.parametrize(("recall", "met"), [(0.9385, "yes"), (0.9375, "**no**")])
+def test_recall_may_be_a_little_less_than_the_peers(recall: float, met: str) -> None:
+    asked = [target(-0.002, rival="peer", of="recall", row=9)]
+    lines = kernel_lines(
+        entry("better", None, 1e-4, 0.99, {}, targets=asked),
+        entry("peer", None, 2e-3, 0.94, {}, targets=asked),
+        entry("avx2", "avx2", 1e-3, recall, {}, targets=asked),
+    )
+    assert f"| 9 | contest | avx2 | ≥ recall -0.0020 | recall {recall - 0.94:+.4f} | peer |  | {met} |" in lines
+
+
+def test_what_the_library_lacks_and_what_was_not_measured_is_stated() -> None:
+    lines = kernel_lines(
+        entry("peer", None, 1e-3, None, {}, targets=[target(4.0, row=11)]),
+        entry("other", None, 2e-3, None, {}, targets=[target(4.0, row=11)]),
+    )
+    assert "| 11 | contest | none | ≥ 4.00 x | not there |  |  | **no** |" in lines
+    [missed] = [line for line in lines if line.startswith("Rows without")]
+    assert "11 (" not in missed
+    assert "12 (rescoring)" in missed
+
+
+def test_rows_stand_in_order_and_leave_other_targets_to_the_page() -> None:
+    lines = kernel_lines(
+        {**entry("avx2", "avx2", 1e-3, None, {"peer": 2.0}, targets=[target(1.0, row=10), target(0.5)]), "group": "late"},
+        {**entry("peer", None, 2e-3, None, {}, targets=[target(1.0, row=10), target(0.5)]), "group": "late"},
+        {**entry("avx2", "avx2", 1e-3, None, {"peer": 2.0}, targets=[target(1.0, row=2)]), "group": "early"},
+        {**entry("peer", None, 2e-3, None, {}, targets=[target(1.0, row=2)]), "group": "early"},
+    )
+    assert [line.split(" | ")[:2] for line in lines if " x |" in line] == [["| 2", "early"], ["| 10", "late"]]
+
+
+def test_targets_of_contenders_that_this_machine_lacks_are_left_out() -> None:
+    asked = [target(1.4, "avx2", row=7), target(1.0, rival="scann", row=7)]
+    lines = kernel_lines(
+        entry("numba", "numba", 1e-3, None, {"peer": 2.0}, targets=asked), entry("peer", None, 2e-3, None, {}, targets=asked)
+    )
+    assert "0 of 0 targets met." in lines
+
+
+def test_peers_that_are_not_installed_are_named() -> None:
+    run = run_of(entry("avx2", "avx2", 1e-3, None, {}))
+    run["machine_info"]["missing"] = ["scann"]
+    assert "Not installed, and in no contest: scann." in report.kernel_table(run, report.contests(run))
+
+
+def test_the_table_of_kernels_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "build").mkdir()
+    run = run_of(entry("peer", None, 1e-3, None, {}, targets=[target(4.0, row=11)]))
+    (tmp_path / "build" / "bench.json").write_text(json.dumps(run))
+    assert report.main(["kernels"]) == 0
+    assert "not there" in capsys.readouterr().out
+    assert report.main(["kernels", "other.json"]) == 2
+    assert "other.json" in capsys.readouterr().err
+
+
+def test_a_floor_is_the_longer_of_computing_and_reading_and_what_a_call_costs() -> None:
+    rates = {"fma zmm": 100e9, "memory": 20e9, "cache": 80e9, "fma zmm x 2": 200e9}
+    assert Floor(1e9, "fma zmm", 1e9).seconds(rates) == (0.05, "memory")
+    assert Floor(1e10, "fma zmm", 1e9).seconds(rates) == (0.1, "fma zmm")
+    assert Floor(1e10, "fma zmm", threads=2).seconds(rates) == (0.05, "fma zmm x 2")
+    assert Floor(bytes=8e5, reading="cache", call=3e-6).seconds(rates) == (pytest.approx(13e-6), "cache")
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a compiler")
+def test_limits_are_measured() -> None:
+    assert limits.measured("memory") > 1e8
+    assert limits.measured("cache") > 1e8
+    assert limits.measured("no such instruction") == 0
+    rows = np.ones((64, 96), np.float32)
+    assert limits.random_rows(rows, np.arange(64)) > 1e7
+    for name in ("fma ymm", "fma ymm x 2"):
+        rate = limits.measured(name)
+        assert rate == 0 or rate > 1e8
 
 
 def test_what_was_measured_in_part_is_marked() -> None:
@@ -95,7 +218,7 @@ def test_a_quick_run_says_that_it_means_nothing() -> None:
     assert "mean nothing" in page(entry("peer", None, 1.0, None, {"peer": 1.0}, settings="quick"))
 
 
-def test_a_run_without_benchmarks_is_an_error(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_benchmarks_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "bench.json"
     source.write_text('{"benchmarks": []}')
     assert report.main([str(source)]) == 2

@@ -10,7 +10,7 @@ import pytest
 import adaptive_search as asx
 from adaptive_search.types import Array
 
-from ..contest import NUMBA_TARGET, Contender, Contest, Search, Target, best_backends, contenders, on_backends
+from ..contest import LONELY, NUMBA_TARGET, Contender, Contest, Search, Target, asking, best_backends, contenders, on_backends
 from ..data import Collection
 from ..limits import CALL, Floor, floor
 from ..peers import faiss_flat, numpy_dense, usearch_exact
@@ -21,9 +21,6 @@ Hold = Callable[[Callable[[], Contest]], None]
 FirstDims = Callable[[int, int], Collection]
 
 FLAT = ("NumPy", "faiss loop", "faiss BLAS", "usearch")
-LONELY = 50
-"""Queries that are asked one at a time."""
-
 BATCHES = [(SETTINGS.many, dims, batch, 10) for dims in (64, 128, 256, 768) for batch in (1, 2, 4, 8)]
 BATCHES += [(SETTINGS.many if dims < 768 else SETTINGS.rows, dims, 32, k) for dims in (64, 128, 256, 768) for k in (10, 100)]
 BATCHES += [(SETTINGS.rows, dims, 1000, 10) for dims in (64, 128, 256, 768)]
@@ -47,7 +44,7 @@ def float32_contest(
     alone = batch == 1
     asked = queries[: LONELY if alone else batch]
     return Contest(
-        f"{what}, {count:,} x {dims}, {'one query' if alone else f'{len(asked)} queries'}{'' if k == 10 else f', k={k}'}, 1 thread",
+        f"{what}, {count:,} x {dims}, {asking(asked, alone, k=k)}",
         float32_peers(rows) | ours,
         asked,
         dense_recall(rows, asked, 10),

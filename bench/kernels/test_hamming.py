@@ -12,16 +12,14 @@ from usearch.index import MetricKind
 import adaptive_search as asx
 from adaptive_search.types import U8, Array
 
-from ..contest import NUMBA_TARGET, Contender, Contest, Target, best_backends, contenders, on_backends
+from ..contest import LONELY, NUMBA_TARGET, Contender, Contest, Target, asking, best_backends, contenders, on_backends
 from ..data import Collection
 from ..limits import floor
 from ..peers import faiss_search, numkong_hamming, numpy_hamming, usearch_exact
-from ..settings import SETTINGS
 from ..truth import hamming_recall
 
 Hold = Callable[[Callable[[], Contest]], None]
 
-LONELY = 50
 TIMES = 4
 """So many times the rows of other contests are asked one query: otherwise narrow codes nearly fit into the cache."""
 
@@ -49,13 +47,12 @@ def hamming_contest(codes: U8, queries: U8, batch: int, k: int, backends: list[s
         **numkong_hamming(codes),
     }
     return Contest(
-        f"Hamming, {len(codes):,} x {bits} bits, {'one query' if alone else f'{len(asked)} queries'}{'' if k == 10 else f', k={k}'}, 1 thread",
+        f"Hamming, {len(codes):,} x {bits} bits, {asking(asked, alone, k=k)}",
         {name: Contender(peer) for name, peer in peers.items()}
         | on_backends(
             lambda queries, k: asx.hamming_top_k(queries, codes, k).ids,
             backends,
-            # A nibble is a lookup where bits cannot be counted.
-            lambda backend: floor("bits", backend, codes.size * (1 if backend.startswith("avx512") else 2), codes.size / batch),
+            lambda backend: floor("bits", backend, codes.size, codes.size / batch),
         ),
         asked,
         hamming_recall(codes, asked, 10),

@@ -13,7 +13,7 @@ from usearch.index import ScalarKind
 import adaptive_search as asx
 from adaptive_search.types import Array
 
-from ..contest import Contender, Contest, Search, Target, best_backends, contenders, on_backends
+from ..contest import LONELY, Contender, Contest, Search, Target, asking, best_backends, contenders, on_backends
 from ..data import Collection
 from ..limits import floor
 from ..peers import faiss_scalar, numkong_dense, numpy_dense, scann_brute_force, usearch_exact
@@ -22,8 +22,6 @@ from ..truth import dense_recall
 
 Hold = Callable[[Callable[[], Contest]], None]
 FirstDims = Callable[[int, int], Collection]
-
-LONELY = 50
 
 # bfloat16 with its own arithmetic and without, and AVX2.
 BACKENDS = [name for name in asx.backends() if name in {*best_backends(), "avx512"}]
@@ -42,9 +40,10 @@ def narrow_contest(
     alone = batch == 1
     reader = search(rows)
     same = search(wide)
-    arithmetic = "int8" if kind == "int8" else "bfloat16" if kind == "bfloat16" else "float32"
+    # float16 has no arithmetic of its own here.
+    arithmetic = "float32" if kind == "float16" else kind
     return Contest(
-        f"{title}, {len(rows):,} x {rows.shape[1]}, {'one query' if alone else f'{len(queries)} queries'}, 1 thread",
+        f"{title}, {len(rows):,} x {rows.shape[1]}, {asking(queries, alone)}",
         {name: Contender(peer) for name, peer in peers.items()}
         | on_backends(reader, BACKENDS, lambda backend: floor(arithmetic, backend, 2 * rows.size, rows.nbytes / batch))
         | on_backends(
@@ -69,7 +68,14 @@ def asked_of_half(kind: str, batch: int) -> list[Target]:
     unpacked = [Target(0.9, name, f"{name} float32", row=5) for name in BACKENDS if kind == "float16" or name != "avx512_bf16"]
     if kind == "float16" or "avx512_bf16" not in BACKENDS:
         return unpacked
-    return [Target(0.85, of="floor", row=5), Target(6.0, row=5), Target(1.7, rival=BEST_FLOAT, row=5), *unpacked]
+    return [
+        Target(0.85, of="floor", row=5),
+        # numkong multiplies matrices and leaves the selection to NumPy; faiss is the best that searches by itself.
+        Target(6.0, row=5),
+        Target(6.0, rival="faiss SQ", row=5),
+        Target(1.7, rival=BEST_FLOAT, row=5),
+        *unpacked,
+    ]
 
 
 @contenders("NumPy", "faiss SQ", "usearch", "numkong", backends=[*BACKENDS, *FLOATS])
@@ -110,7 +116,9 @@ def asked_of_int8(dims: int, batch: int) -> list[Target]:
     over_float = Target(3.0 if dims >= 256 else 2.4, rival=BEST_FLOAT, row=6)
     if dims < 256:
         return [over_float]
-    return [Target(0.7, of="floor", row=6), Target(6.0, row=6), over_float, Target(3.5, "avx2", row=6)]
+    faiss = "faiss SQ8 direct"
+    speeds = [Target(6.0, row=6), Target(6.0, rival=faiss, row=6), Target(3.5, "avx2", row=6), Target(3.5, "avx2", faiss, row=6)]
+    return [Target(0.7, of="floor", row=6), *speeds, over_float]
 
 
 @contenders("NumPy", "faiss SQ8", "faiss SQ8 direct", "usearch", "numkong", "scann int8", backends=[*BACKENDS, *FLOATS])

@@ -1,4 +1,4 @@
-"""Scans of product-quantization codes of 48 bytes, encoding and training. In scans everybody of faiss and the library has the same codes."""
+"""Scans of product-quantization codes of 48 bytes, encoding and training. In scans, faiss and the library have the same codes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import adaptive_search as asx
 from adaptive_search.types import F32, I64, Array
 
-from ..contest import Contender, Contest, Search, Target, best_backends, contenders, on_backends
+from ..contest import Contender, Contest, Search, Target, asking, best_backends, contenders, on_backends
 from ..data import Collection
 from ..limits import floor
 from ..peers import faiss_search, scann_search, turbovec_search
@@ -29,7 +29,7 @@ BYTES = 48
 MOST = 200
 """Queries of a batch, and of those asked alone."""
 
-TRAINED, ITERATIONS = 50_000, 25
+ITERATIONS = 25
 
 JUDGED_BY = "true 10 in the first 100"
 
@@ -72,7 +72,7 @@ def scan_contest(
     alone = batch == 1
     asked = queries[: MOST if alone else batch]
     return Contest(
-        f"{title}, {rows:,} rows, {'one query' if alone else f'{len(asked)} queries'}, 1 thread",
+        f"{title}, {rows:,} rows, {asking(asked, alone)}",
         {name: Contender(peer) for name, peer in peers.items()} | ours,
         asked,
         set_recall(truth),
@@ -88,13 +88,11 @@ def scan_contest(
 
 def pq_contest(coded: Coded, peers: dict[str, Search], queries: F32, batch: int, targets: list[Target]) -> Contest:
     quantizer, packed = coded.quantizer, coded.quantizer.pack(coded.codes)
-    # A byte is looked up in four registers of two that one permutation takes; a nibble in one.
-    kind, permutations = ("nibbles", 1) if quantizer.bits == 4 else ("bytes", 2)
-    work = len(packed) * quantizer.subspaces * permutations
+    kind = "nibbles" if quantizer.bits == 4 else "bytes"
     ours = on_backends(
         lambda queries, k: quantizer.top_k(queries, packed, k).ids,
         best_backends(),
-        lambda backend: floor(kind, backend, work, packed.data.nbytes / batch),
+        lambda backend: floor(kind, backend, len(packed) * quantizer.subspaces, packed.data.nbytes / batch),
     )
     title = f"PQ {quantizer.subspaces} x {quantizer.bits} bits"
     return scan_contest(title, peers, ours, len(packed), queries, batch, coded.truth, targets)
@@ -198,7 +196,7 @@ def test_encode(hold: Hold, large: Collection, coded: Callable[[int], Coded]) ->
 @contenders("faiss IndexPQ", backends=[asx.backend()])
 def test_train(hold: Hold, collection: Collection) -> None:
     def prepare() -> Contest:
-        rows = collection.rows[:TRAINED]
+        rows = collection.rows[: SETTINGS.trained]
 
         def by_faiss(_queries: Array, _k: int) -> Array:
             index = faiss.IndexPQ(DIM, SUBSPACES[8], 8, faiss.METRIC_INNER_PRODUCT)

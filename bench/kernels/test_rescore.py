@@ -11,7 +11,7 @@ from adaptive_search.backends import current
 from adaptive_search.backends.protocol import DenseChunk
 from adaptive_search.types import Array
 
-from ..contest import Contender, Contest, Target, best_backends, contenders, on_backends
+from ..contest import Contender, Contest, Target, asking, best_backends, contenders, on_backends
 from ..data import Collection
 from ..limits import Floor, random_rows
 from ..peers import best_of
@@ -44,9 +44,8 @@ def test_rescore(hold: Callable[[Callable[[], Contest]], None], first_dims: Call
         def least(_: str) -> Floor:
             return Floor(bytes=CANDIDATES * rows.strides[0], reading="random rows")
 
-        preferred = asx.backend()
         return Contest(
-            f"rescoring, {CANDIDATES} candidates of {len(rows):,} x {rows.shape[1]} float32, {len(queries)} queries, 1 thread",
+            f"rescoring, {CANDIDATES} candidates of {len(rows):,} x {rows.shape[1]} float32, {asking(queries, False)}",
             {"NumPy": Contender(gathered)}
             | on_backends(lambda queries, k: asx.rescore(queries, rows, candidates[: len(queries)], k).ids, best_backends(), least)
             | on_backends(in_slabs, best_backends(), least, suffix=" slabs"),
@@ -56,7 +55,7 @@ def test_rescore(hold: Callable[[Callable[[], Contest]], None], first_dims: Call
             unit="M rows/s",
             rates={"random rows": lambda: random_rows(rows, candidates[:100])},
             # At most 1.3 times what it takes to read the rows, eight at a time.
-            targets=[Target(3.0, row=12), Target(1 / 1.3, of="floor", row=12), Target(1.8, f"{preferred} slabs", row=12)],
+            targets=[Target(3.0, row=12), Target(1 / 1.3, of="floor", row=12), Target(1.8, f"{asx.backend()} slabs", row=12)],
         )
 
     hold(prepare)

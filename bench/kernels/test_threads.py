@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -11,11 +12,10 @@ import pytest
 import adaptive_search as asx
 from adaptive_search.types import Array
 
-from ..contest import Contender, Contest, Search, Target, contenders, numbered
+from ..contest import Contender, Contest, Search, Target, asking, contenders, numbered
 from ..data import Collection
 from ..limits import floor
 from ..peers import faiss_flat, faiss_scalar, faiss_search
-from ..settings import SETTINGS
 from .test_hamming import sign_codes
 from .test_narrow import as_int8
 
@@ -26,42 +26,50 @@ BATCH = 200
 ONE, TWO = (f"{asx.backend()}, {numbered(threads)}" for threads in (1, 2))
 
 
-def prepared(kind: str, collection: Collection) -> tuple[Array, Array, Search, Callable[[Array, int, int], Array]]:
-    """Rows, queries, the best that faiss has, and the library's search with a number of threads."""
+class Work(NamedTuple):
+    """What is searched, by the best that faiss has, and by the library; the operations for a query."""
+
     rows: Array
+    queries: Array
+    peer: Search
+    search: Callable[..., asx.Neighbors]
+    operations: int
+    unit: str
+
+
+def work(kind: str, collection: Collection) -> Work:
     if kind == "bits":
-        rows, queries = (sign_codes(vectors, BITS) for vectors in collection)
+        codes, asked = (sign_codes(vectors, BITS) for vectors in collection)
         index = faiss.IndexBinaryFlat(BITS)
-        index.add(rows)
-        return rows, queries, faiss_search(index), lambda queries, k, threads: asx.hamming_top_k(queries, rows, k, threads=threads).ids
+        index.add(codes)
+        return Work(codes, asked, faiss_search(index), asx.hamming_top_k, codes.size, "GB/s")
     rows, queries = (np.ascontiguousarray(vectors[:, :DIMS]) for vectors in collection)
     if kind == "float32":
-        peer = faiss_flat(rows)["faiss BLAS"]
-    else:
-        rows, queries = as_int8(rows, 127), as_int8(queries, 127)
-        direct = faiss_scalar(rows.astype(np.float32), faiss.ScalarQuantizer.QT_8bit_direct_signed)
-        peer = lambda queries, k: direct(queries.astype(np.float32), k)  # noqa: E731
-    return rows, queries, peer, lambda queries, k, threads: asx.top_k(queries, rows, k, threads=threads).ids
+        return Work(rows, queries, faiss_flat(rows)["faiss BLAS"], asx.top_k, 2 * rows.size, "GFLOP/s")
+    codes, asked = as_int8(rows, 127), as_int8(queries, 127)
+    direct = faiss_scalar(codes.astype(np.float32), faiss.ScalarQuantizer.QT_8bit_direct_signed)
+    return Work(codes, asked, lambda batch, k: direct(batch.astype(np.float32), k), asx.top_k, 2 * codes.size, "GOP/s")
 
 
 @contenders("faiss", backends=[ONE, TWO])
 @pytest.mark.parametrize("kind", ["float32", "int8", "bits"])
 def test_two_threads(hold: Callable[[Callable[[], Contest]], None], collection: Collection, kind: str) -> None:
     def prepare() -> Contest:
-        rows, queries, peer, search = prepared(kind, collection)
-        work = rows.size * (1 if kind == "bits" else 2)
+        rows, queries, peer, search, operations, unit = work(kind, collection)
+        queries = queries[:BATCH]
 
         def ours(threads: int) -> Contender:
-            least = floor(kind, asx.backend(), work, threads=threads)
-            return Contender(lambda queries, k: search(queries, k, threads), asx.backend(), floor=least)
+            least = floor(kind, asx.backend(), operations, threads=threads)
+            return Contender(lambda queries, k: search(queries, rows, k, threads=threads).ids, asx.backend(), floor=least)
 
+        what = f"Hamming, {len(rows):,} x {BITS} bits" if kind == "bits" else f"{kind}, {len(rows):,} x {DIMS}"
         return Contest(
-            f"{'Hamming' if kind == 'bits' else kind}, {len(rows):,} x {f'{BITS} bits' if kind == 'bits' else DIMS}, {BATCH} queries, 2 threads",
+            f"{what}, {asking(queries, False, threads=2)}",
             {"faiss": Contender(peer), ONE: ours(1), TWO: ours(2)},
-            queries[:BATCH],
+            queries,
             None,
-            work=work,
-            unit="GB/s" if kind == "bits" else "GOP/s",
+            work=operations,
+            unit=unit,
             threads=2,
             targets=[Target(0.9, TWO, ONE, of="scaling", row=15)],
         )
