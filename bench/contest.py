@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 import adaptive_search as asx
@@ -33,7 +34,10 @@ LONELY = 50
 """Queries of a contest that asks one at a time."""
 
 LEAST_BATCH = 16
-"""Queries of a batch that are answered to learn the pace; a batch is never cut below."""
+"""Queries of a batch that are answered first; a batch is never cut below."""
+
+EXACT = 20
+"""Queries that are enough to judge those who all find the same."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,11 @@ NUMBA_TARGET = Target(1 / 3, "numba", "avx2")
 class Contest:
     """What is asked of whom.
 
-    ``recall(found)`` judges row numbers (n, depth) found for the first n queries, and is called ``judged_by`` in tables. Unless
-    ``equal`` is False, no backend may have less of it than the best peer. ``work`` is done for each query; 1e9 of it in a second is
-    one ``unit``. ``alone`` asks one query at a time. ``rates`` are limits of this contest alone, as `limits.measured` knows the others.
+    ``recall(found)`` judges row numbers (n, depth) found for the first n queries, and is called ``judged_by`` in tables. At most
+    ``judged`` queries are answered for it, None being all of them. Unless ``equal`` is False, no backend may have less of it than the best
+    peer. ``work`` is done for each query; 1e9 of it in a second is one ``unit``. ``alone`` asks one query at a time. A batch may take
+    ``patience`` times as long as `Settings.call` before less is asked of a contender. ``rates`` are limits of this contest alone, as
+    `limits.measured` knows the others.
     """
 
     title: str
@@ -90,6 +96,8 @@ class Contest:
     k: int = 10
     depth: int = 10
     equal: bool = True
+    judged: int | None = None
+    patience: float = 4
     targets: Sequence[Target] = ()
     judged_by: str = "recall@10"
     note: str = ""
@@ -151,7 +159,7 @@ def run(contest: Contest) -> dict[str, Result]:
                 result = results[name]
                 spent = sum(result.seconds) * result.queries
                 if number < SETTINGS.least_rounds or (spent < SETTINGS.budget and len(result.seconds) == number):
-                    result.seconds.append(_seconds(contest, contest.contenders[name], result.queries))
+                    result.seconds.append(_answered(contest, contest.contenders[name], result.queries, contest.k)[0])
                     result.rates.append(rates)
     _judge(contest, results)
     return results
@@ -167,15 +175,13 @@ def _rates(contest: Contest) -> dict[str, float]:
 def _prepared(contest: Contest, contender: Contender) -> Result:
     """Everything is compiled and in memory, the pace is known, the first answers are there."""
     total = len(contest.queries)
-    least = min(total, 1 if contest.alone else LEAST_BATCH)
-    pace = _seconds(contest, contender, least)
-    if pace * least < 4 * SETTINGS.call:
-        pace = _seconds(contest, contender, least)
-    # The pace of a few queries is a rough guess, so that a batch is cut only when far too slow for it.
-    fits = total if not contest.alone and pace * total <= 4 * SETTINGS.call else int(SETTINGS.call / pace)
-    judged = min(total, max(LEAST_JUDGED, int(4 * SETTINGS.call / pace)))
-    with _using(contender.backend):
-        found = contender.search(contest.queries[:judged], contest.depth)
+    least = 1 if contest.alone else min(total, max(LEAST_BATCH, total // 10))
+    first, _ = _answered(contest, contender, least, contest.k)
+    judged = min(total, max(LEAST_JUDGED, int(4 * SETTINGS.call / first)), contest.judged or total)
+    second, found = _answered(contest, contender, judged, contest.depth)
+    # Few queries tell the pace of a batch only roughly, so that it is cut only when far too slow for it.
+    pace = min(first, second)
+    fits = total if not contest.alone and pace * total <= contest.patience * SETTINGS.call else int(SETTINGS.call / pace)
     return Result([], min(total, max(least, fits)), found)
 
 
@@ -183,17 +189,17 @@ def _using(backend: str | None) -> AbstractContextManager[None]:
     return asx.use_backend(backend) if backend else nullcontext()
 
 
-def _seconds(contest: Contest, contender: Contender, count: int) -> float:
-    """Seconds per query for the first ``count`` queries."""
+def _answered(contest: Contest, contender: Contender, count: int, k: int) -> tuple[float, Array]:
+    """Seconds per query for the first ``count`` queries, and the answers."""
     step = 1 if contest.alone else count
     batches = [contest.queries[first : first + step] for first in range(0, count, step)]
     if contest.threads > 1:
         time.sleep(SETTINGS.pause)
     with _using(contender.backend):
         start = time.perf_counter()
-        for batch in batches:
-            contender.search(batch, contest.k)
-        return (time.perf_counter() - start) / count
+        found = [contender.search(batch, k) for batch in batches]
+        seconds = time.perf_counter() - start
+    return seconds / count, np.concatenate(found)
 
 
 def _judge(contest: Contest, results: Mapping[str, Result]) -> None:

@@ -29,7 +29,7 @@ class Settings:
     budget: float
     """A contender stops after its rounds took this long together, and no earlier than after `least_rounds`."""
     call: float
-    """A contender that needs much longer for all queries gets a part of them in every round."""
+    """A contender that needs many times as long for all queries gets a part of them in every round."""
     pause: float
     """Before a call on several threads: idle threads of the contender before spin for a while before they sleep."""
 

@@ -10,7 +10,7 @@ import pytest
 import adaptive_search as asx
 from adaptive_search.types import Array
 
-from ..contest import LONELY, NUMBA_TARGET, Contender, Contest, Search, Target, asking, best_backends, contenders, on_backends
+from ..contest import EXACT, LONELY, NUMBA_TARGET, Contender, Contest, Search, Target, asking, best_backends, contenders, on_backends
 from ..data import Collection
 from ..limits import CALL, Floor, floor
 from ..peers import faiss_flat, numpy_dense, usearch_exact
@@ -47,11 +47,14 @@ def float32_contest(
         f"{what}, {count:,} x {dims}, {asking(asked, alone, k=k)}",
         float32_peers(rows) | ours,
         asked,
-        dense_recall(rows, asked, 10),
+        dense_recall(rows, asked[:EXACT], 10),
         work=count * dims * (4 if alone else 2),
         unit="GB/s" if alone else "GFLOP/s",
         alone=alone,
         k=k,
+        judged=EXACT,
+        # A thousand queries are to be asked at once.
+        patience=10 if batch == 1000 else 4,
         targets=targets,
     )
 
