@@ -176,11 +176,12 @@ def _prepared(contest: Contest, contender: Contender) -> Result:
     """Everything is compiled and in memory, the pace is known, the first answers are there."""
     total = len(contest.queries)
     least = 1 if contest.alone else min(total, max(LEAST_BATCH, total // 10))
-    first, _ = _answered(contest, contender, least, contest.k)
-    judged = min(total, max(LEAST_JUDGED, int(4 * SETTINGS.call / first)), contest.judged or total)
-    second, found = _answered(contest, contender, judged, contest.depth)
+    pace, found = _answered(contest, contender, least, contest.depth)
+    judged = min(total, max(LEAST_JUDGED, int(4 * SETTINGS.call / pace)), contest.judged or total)
+    if judged > least or pace * least < SETTINGS.call:
+        again, found = _answered(contest, contender, judged, contest.depth)
+        pace = min(pace, again)
     # Few queries tell the pace of a batch only roughly, so that it is cut only when far too slow for it.
-    pace = min(first, second)
     fits = total if not contest.alone and pace * total <= contest.patience * SETTINGS.call else int(SETTINGS.call / pace)
     return Result([], min(total, max(least, fits)), found)
 

@@ -122,16 +122,18 @@ def _buffer(size: int) -> U8:
 
 
 def random_rows(rows: Array, numbers: I64) -> float:
-    """Bytes per second of reading these rows, several at a time; 0 if that cannot be measured."""
+    """Bytes per second of reading these rows, several at a time; 0 if that cannot be measured. Once, for then they are in the cache."""
     library = _library()
+    if library is None:
+        return 0.0
     flat = np.ascontiguousarray(numbers, np.int64).ravel()
-    return library.random_rate(rows.ctypes.data, rows.strides[0], flat.ctypes.data, flat.size) if library else 0.0
+    return library.random_rate(rows.ctypes.data, rows.strides[0], flat.ctypes.data, flat.size)
 
 
 def measured(name: str) -> float:
     """Work or bytes per second at this moment, 0 if that cannot be measured.
 
-    The best of some short loops, and what is read at once; ``name x 2`` is what two threads do together over a longer time.
+    The best of some tries; ``name x 2`` is what two threads do together over a longer time.
     """
     name, _, threads = name.partition(" x ")
     library = _library()
@@ -140,7 +142,7 @@ def measured(name: str) -> float:
     if name in READ:
         size, times = READ[name]
         buffer = _buffer(size)
-        return library.read_rate(buffer.ctypes.data, size, times)
+        return max(library.read_rate(buffer.ctypes.data, size, times) for _ in range(3))
     if not threads:
         return max(library.instruction_rate(name.encode(), SHORT) for _ in range(5))
     with ThreadPoolExecutor(int(threads)) as pool:

@@ -34,7 +34,7 @@ class Settings:
     """Before a call on several threads: idle threads of the contender before spin for a while before they sleep."""
 
 
-FULL = Settings("full", 200_000, 1_000_000, 1000, 20_000, 50_000, 3, 15, 0.5, 0.5, 0.03)
+FULL = Settings("full", 200_000, 1_000_000, 1000, 20_000, 50_000, 3, 15, 0.5, 0.3, 0.03)
 QUICK = Settings("quick", 12_000, 16_000, 200, 10_000, 1000, 2, 3, 0.01, 0.02, 0.005)
 
 

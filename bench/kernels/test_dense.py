@@ -54,7 +54,7 @@ def float32_contest(
         k=k,
         judged=EXACT,
         # A thousand queries are to be asked at once.
-        patience=10 if batch == 1000 else 4,
+        patience=20 if batch == 1000 else 4,
         targets=targets,
     )
 
