@@ -32,12 +32,12 @@ lint: .venv/.dev
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
-	find csrc -name '*.h' -o -name '*.cpp' | xargs .venv/bin/clang-format --dry-run --Werror
+	find csrc bench -name '*.h' -o -name '*.cpp' | xargs .venv/bin/clang-format --dry-run --Werror
 
 format: .venv/.dev
 	$(RUN) -m ruff check --fix
 	$(RUN) -m ruff format
-	find csrc -name '*.h' -o -name '*.cpp' | xargs .venv/bin/clang-format -i
+	find csrc bench -name '*.h' -o -name '*.cpp' | xargs .venv/bin/clang-format -i
 
 native: $(if $(filter .venv/%,$(PYTHON)),.venv/.tools)
 	PATH="$(abspath $(dir $(PYTHON))):$$PATH" cmake -S . -B build/native -G Ninja -DCMAKE_BUILD_TYPE=Release \

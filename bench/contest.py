@@ -243,7 +243,7 @@ def description(contest: Contest, results: Mapping[str, Result], name: str) -> d
         "backend": contender.backend,
         "family": contender.family,
         "against": contender.against,
-        "order": asx.backends(),
+        "order": sorted(asx.backends(), key=lambda name: name != asx.backend()),
         "alone": contest.alone,
         "queries": result.queries,
         "all_queries": len(contest.queries),

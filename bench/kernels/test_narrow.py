@@ -24,7 +24,9 @@ Hold = Callable[[Callable[[], Contest]], None]
 FirstDims = Callable[[int, int], Collection]
 
 # bfloat16 with its own arithmetic and without, and AVX2.
-BACKENDS = [name for name in asx.backends() if name in {*best_backends(), "avx512"}]
+BACKENDS = best_backends()
+if "avx512_bf16" in BACKENDS:
+    BACKENDS.insert(1, "avx512")
 BEST_FLOAT = f"{asx.backend()} float32"
 # Of float32, what the preferred backend does and what AVX2 does.
 FLOATS = {name: f"{name} float32" if name in best_backends() else BEST_FLOAT for name in BACKENDS}
