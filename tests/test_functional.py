@@ -106,6 +106,24 @@ def test_answers_depend_neither_on_batch_nor_on_threads_nor_on_k(backend: Backen
     assert_same(asx.top_k(batch[7], rows, 50, metric=metric), asx.Neighbors(whole.ids[7], whole.scores[7]))
 
 
+@pytest.mark.parametrize("kind", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_work_that_is_shared_out_gives_the_answers_of_small_work(
+    backend: Backend, kind: str, metric: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(5)
+    rows, queries = drawn(rng, 4300, 33, kind), rng.standard_normal((6, 33)).astype(np.float32)
+    at_once = asx.top_k(queries, rows, 9, metric=metric)
+    monkeypatch.setattr(flat, "SMALL_WORK", 0)
+    assert_same(asx.top_k(queries, rows, 9, metric=metric, threads=2), at_once)
+    if kind != "int8":
+        rows[4299, 5] = np.nan
+        for most in (0, 1 << 40):
+            monkeypatch.setattr(flat, "SMALL_WORK", most)
+            with pytest.raises(ValueError, match="row 4299 holds NaN"):
+                asx.top_k(queries, rows, 9, metric=metric)
+
+
 def test_zero_vectors_have_cosine_zero(backend: Backend) -> None:
     rows = np.array([[0, 0, 1], [0, 0, 0], [-1, 0, 0], [-0.0, 0, 0]], np.float32)
     found = asx.top_k([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], rows, 4, metric="cosine")

@@ -8,18 +8,18 @@ namespace {
 
 const int64_t* ids_pointer(const py::object& ids) { return ids.is_none() ? nullptr : contiguous<int64_t>(ids.cast<py::array>(), 1, "ids"); }
 
-Piece piece_of(const py::array& a, py::ssize_t item_bytes) {
-    require(a.ndim() == 2 && a.itemsize() == item_bytes, "pieces: expected matrices of the kind's element type");
-    require(a.size() == 0 || a.shape(1) <= 1 || a.strides(1) == item_bytes, "pieces: expected a contiguous last axis");
-    return {static_cast<const uint8_t*>(a.data()), a.strides(0), a.shape(1)};
-}
-
 PyRows finished(Rows rows, const py::sequence& chunks, const py::object& ids) {
     require(ids.is_none() || ids.cast<py::array>().size() == rows.size(), "ids: expected one per row");
     return {std::make_shared<const Rows>(std::move(rows)), py::make_tuple(chunks, ids)};
 }
 
 }  // namespace
+
+Piece piece_of(const py::array& a, py::ssize_t item_bytes) {
+    require(a.ndim() == 2 && a.itemsize() == item_bytes, "pieces: expected matrices of the kind's element type");
+    require(a.size() == 0 || a.shape(1) <= 1 || a.strides(1) == item_bytes, "pieces: expected a contiguous last axis");
+    return {static_cast<const uint8_t*>(a.data()), a.strides(0), a.shape(1)};
+}
 
 Kind kind_of(const std::string& name) {
     if (name == "float32") return kFloat32;

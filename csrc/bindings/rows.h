@@ -29,6 +29,7 @@ struct PyScan {
 Kind kind_of(const std::string& name);
 Metric metric_of(const std::string& name);
 
+Piece piece_of(const py::array& a, py::ssize_t item_bytes);
 PyRows dense_rows(const std::string& kind, const py::sequence& chunks, const py::object& ids);
 PyRows bit_rows(const py::sequence& chunks, int64_t bits, const py::object& ids);
 PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids);

@@ -42,11 +42,8 @@ const Shape& choose_shape(const Family& family, int64_t remaining) {
     for (const Shape& shape : family.shapes) {
         if (shape.queries == 0) break;
         // In tiles every place for a query costs the same, taken or not; the rest may take the same shape again, or any smaller one.
-        const int64_t rest = remaining - shape.queries;
-        int64_t cost = shape.queries + pass;
-        if (rest > 0)
-            cost = (remaining / shape.queries) * cost +
-                   (remaining % shape.queries ? choose_shape(family, rest % shape.queries).queries + pass : 0);
+        const int64_t passes = std::max<int64_t>(1, remaining / shape.queries), rest = remaining - passes * shape.queries;
+        const int64_t cost = passes * (shape.queries + pass) + (rest > 0 ? choose_shape(family, rest).queries + pass : 0);
         if (cost <= least) least = cost, best = &shape;
     }
     return *best;

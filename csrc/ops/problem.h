@@ -86,7 +86,8 @@ protected:
     bool in_pq_blocks_ = false;
 };
 
-// The shape for `remaining` queries: the smallest that holds them, else the largest.
+// The shape with which `remaining` queries waste the fewest places and passes. Shapes of a batch never grow: the first group is a tile if any is,
+// which is what unpacks rows and makes the sums of int8 rows for all groups.
 const Shape& choose_shape(const Family& family, int64_t remaining);
 
 // Rows of a block that several groups read again and again.

@@ -40,7 +40,7 @@ Scan::Scan(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed)
 
 bool Scan::any_allowed(int64_t first_row, int64_t count) const {
     if (!allowed_.bytes || allowed_.stride) return true;
-    return std::memchr(allowed_.bytes + first_row, 1, static_cast<size_t>(count)) != nullptr;
+    return std::any_of(allowed_.bytes + first_row, allowed_.bytes + first_row + count, [](uint8_t a) { return a != 0; });
 }
 
 void Scan::run(int64_t first_visit, int64_t last_visit) {

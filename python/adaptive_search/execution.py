@@ -34,9 +34,6 @@ WORTH_SECONDS = 0.002
 CANDIDATE_BYTES = 64 << 20
 """Most memory for candidates of the scans of one call."""
 
-SMALL_WORK = 1 << 22
-"""So few products (queries times rows times width), well below a millisecond, are computed at once: sharing them out would cost more."""
-
 MAX_GROUP = 1024
 """Most queries packed together: what a kernel does to a block of rows before it scores them is shared by so many."""
 
@@ -301,12 +298,6 @@ def run_scan(
         Called with the smallest row found to hold NaN or infinity; by default raises a ValueError that names it.
     """
     candidate_bytes = (2 * k + 64) * 16
-    if progress is None and queries * len(rows) * width <= SMALL_WORK and queries * candidate_bytes <= CANDIDATE_BYTES:
-        scan = make(0, queries)
-        scan.run(0, rows.visits)
-        if scan.bad_row >= 0:
-            bad_row(scan.bad_row)
-        return scan.finish()
     scores = np.empty((queries, k), np.float32)
     found = np.empty((queries, k), np.int64)
     workers = max(1, min(_asked(threads), CANDIDATE_BYTES // candidate_bytes))

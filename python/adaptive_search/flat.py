@@ -8,9 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from .arrays import Matrix, block_rows, ranges
+from .arrays import Matrix, bits_of, block_rows, ranges
 from .backends.protocol import Backend, DenseChunk, IntegerMetric, Rows, Scan
-from .execution import run_ranges, run_scan
+from .execution import queries_at_once, run_ranges, run_scan
 from .types import F32, I8, I32, I64, U8, Array, Bool, Metric, Neighbors
 
 SELECTIVE = 8
@@ -18,6 +18,10 @@ SELECTIVE_BATCH = 32
 """From one allowed row in this many on downwards, allowed rows are scored one by one instead of scanning all.
 
 A scan of many queries takes less time per query, as rows are read from memory once for all of them."""
+
+SMALL_WORK = 1 << 20
+NARROWEST = 16
+"""So few products (queries times rows times dims, or 16), a fraction of a millisecond, are computed in one call: sharing costs more."""
 
 FEW_QUERIES = 4
 
@@ -198,6 +202,17 @@ class DenseFamily:
 
     def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
         return self.backend.dense_rescore(rows, self.batch[first:last], candidates, k, self.metric)
+
+    def at_once(self, k: int) -> Neighbors | None:
+        """What `top_k` gives, if the search is small and rows are used in place: one call of the backend, on this thread."""
+        matrix = self.matrix
+        work = self.queries * len(matrix) * max(NARROWEST, matrix.dim)
+        if not matrix.in_place or work > SMALL_WORK or self.queries > queries_at_once(matrix.dim):
+            return None
+        scores, ids, bad = self.backend.dense_top_k(matrix.kind, bits_of(matrix.array), self.batch, min(k, len(matrix)), self.metric)
+        if bad >= 0:
+            self.check_rows(0, len(matrix), None)
+        return Neighbors(ids, scores)
 
     def fill(self, rows: Rows, start: int, stop: int, out: F32, first: int, last: int) -> int:
         """Products of queries start..stop with rows first..last, and the smallest bad row or -1."""

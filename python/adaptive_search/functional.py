@@ -200,7 +200,9 @@ def top_k(
     family, single = _dense_family(queries, rows, dims, as_metric(metric))
     k = as_k(k)
     allowed = as_mask(mask, family.queries, family.rows)
-    return squeezed(flat.top_k(family, k, allowed, as_threads(threads)), single)
+    threads = as_threads(threads)
+    found = family.at_once(k) if allowed is None and isinstance(family, DenseFamily) else None
+    return squeezed(found or flat.top_k(family, k, allowed, threads), single)
 
 
 def hamming_top_k(queries: Any, codes: Any, k: int, *, bits: int | None = None, mask: Any = None, threads: int | None = None) -> Neighbors:

@@ -32,6 +32,12 @@ class NumbaBackend:
     def dense_scan(self, rows: Rows, queries: F32, k: int, metric: Metric, allowed: Bool | None = None) -> dense.DenseScan:
         return dense.DenseScan(_own(rows, NumbaRows), queries, k, metric, allowed)
 
+    def dense_top_k(self, kind: Kind, rows: Array, queries: F32, k: int, metric: Metric) -> tuple[F32, I64, int]:
+        whole = self.dense_rows(kind, [DenseChunk((rows,))])
+        scan = self.dense_scan(whole, queries, k, metric)
+        scan.run(0, whole.visits)
+        return *scan.finish(), scan.bad_row
+
     def dense_rescore(self, rows: Rows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
         return dense.rescore(_own(rows, NumbaRows), queries, candidates, k, metric)
 

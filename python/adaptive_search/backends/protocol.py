@@ -99,6 +99,11 @@ class Backend(Protocol):
     def dense_scan(self, rows: Rows, queries: F32, k: int, metric: Metric, allowed: Bool | None = None) -> Scan:
         """``queries`` (Q, D) float32, finite. ``allowed`` (N,) or (Q, N). For l2 scores are distances, smallest first."""
 
+    def dense_top_k(self, kind: Kind, rows: Array, queries: F32, k: int, metric: Metric) -> tuple[F32, I64, int]:
+        """`dense_scan` over rows (N, D) from beginning to end, in one call.
+
+        Third value: see ``bad_row``; if there is one, the others say nothing."""
+
     def dense_rescore(self, rows: Rows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
         """Canonical top-k of candidate lists (Q, C): -1 is none, a row named twice counts once. Third value: see ``bad_row``."""
 
