@@ -15,13 +15,11 @@ namespace {
 
 constexpr int hamming_few = 4;
 
-ASX_INLINE int64_t code_words(int64_t bytes) { return (bytes + 7) / 8; }
-
-// Word w of a row; the last one is masked and may be partial.
-ASX_INLINE uint64_t code_word(const uint8_t* row, int64_t w, int64_t bytes, uint64_t last_word) {
-    if (8 * w + 8 < bytes) return read<uint64_t>(row + 8 * w);
-    const int64_t rest = bytes - 8 * w;
-    return (rest == 8 ? read<uint64_t>(row + 8 * w) : read_low_bytes(row + 8 * w, rest)) & last_word;
+// Which bits of a row's byte count, when those before byte `first` were counted already.
+ASX_INLINE uint8_t counted_bits(int64_t byte, int64_t first, int64_t bytes, uint64_t last_word) {
+    if (byte < first || byte >= bytes) return 0;
+    const int64_t last = (bytes - 1) / 8 * 8;
+    return byte < last ? 0xff : static_cast<uint8_t>(last_word >> (8 * (byte - last)));
 }
 
 struct CodesHeader {
@@ -65,13 +63,8 @@ void codes_few_pack(const Queries* queries, void* packed) {
     auto* header = static_cast<CodesHeader*>(packed);
     auto* mask = reinterpret_cast<uint8_t*>(header + 1);
     header->count = queries->count;
-    const int64_t counted = layout.whole * register_bytes, last = (bytes - 1) / 8 * 8;
-    for (int64_t i = 0; i < register_bytes; ++i) {
-        const int64_t byte = layout.tail + i;
-        mask[i] = byte < counted || byte >= bytes ? 0
-                  : byte < last                   ? 0xff
-                                                  : static_cast<uint8_t>(queries->last_word >> (8 * (byte - last)));
-    }
+    const int64_t counted = layout.whole * register_bytes;
+    for (int64_t i = 0; i < register_bytes; ++i) mask[i] = counted_bits(layout.tail + i, counted, bytes, queries->last_word);
     for (int32_t q = 0; q < queries->count; ++q) {
         const uint8_t* from = static_cast<const uint8_t*>(queries->data) + q * queries->stride;
         uint8_t* to = mask + 64 + q * few_stride(layout);
@@ -202,113 +195,6 @@ void codes_few_fill(const Block* block, const void* packed, void* out, int64_t o
         case 3: return codes_few_fill_of<3>(block, header, to, out_stride);
         default: return codes_few_fill_of<4>(block, header, to, out_stride);
     }
-}
-
-// --- batches ----------------------------------------------------------------------------------------------------------------
-
-constexpr int codes_columns = 2 * Simd::words;
-
-int64_t codes_tile_bytes(const Queries* queries) {
-    return static_cast<int64_t>(sizeof(CodesHeader)) + code_words(queries->widths[0]) * codes_columns * 8;
-}
-
-void codes_tile_pack(const Queries* queries, void* packed) {
-    auto* header = static_cast<CodesHeader*>(packed);
-    auto* to = reinterpret_cast<uint64_t*>(header + 1);
-    const int64_t bytes = queries->widths[0];
-    header->count = queries->count;
-    for (int64_t w = 0; w < code_words(bytes); ++w)
-        for (int32_t q = 0; q < codes_columns; ++q)
-            *to++ = q < queries->count
-                        ? code_word(static_cast<const uint8_t*>(queries->data) + q * queries->stride, w, bytes, queries->last_word)
-                        : 0;
-}
-
-template <int R> ASX_INLINE void codes_tile(const Block* block, const uint64_t* panel, int64_t row, Simd::Words (&out)[R][2]) {
-    using S = Simd;
-    const Piece& piece = block->pieces[0];
-    const int64_t whole = code_words(piece.width) - 1, stride = piece.stride;
-    const uint8_t* base = piece.base + row * stride;
-    S::Words sums[R][2];
-    for (int r = 0; r < R; ++r) sums[r][0] = sums[r][1] = S::set_word(0);
-    for (int64_t w = 0; w <= whole;) {
-        S::Counts counts[R][2];
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) counts[r][0] = counts[r][1] = S::count_zero();
-        const int64_t stop = whole - w < S::count_steps - 1 ? whole : w + S::count_steps - 1;
-        for (; w < stop; ++w, panel += codes_columns) {
-            const auto q0 = S::load_words(panel), q1 = S::load_words(panel + S::words);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) {
-                const auto x = S::set_word(read<uint64_t>(base + r * stride + 8 * w));
-                counts[r][0] = S::count_add(counts[r][0], S::xor_words(x, q0));
-                counts[r][1] = S::count_add(counts[r][1], S::xor_words(x, q1));
-            }
-        }
-        if (w == whole) {
-            const auto q0 = S::load_words(panel), q1 = S::load_words(panel + S::words);
-#pragma GCC unroll 16
-            for (int r = 0; r < R; ++r) {
-                const auto x = S::set_word(code_word(base + r * stride, w, piece.width, block->last_word));
-                counts[r][0] = S::count_add(counts[r][0], S::xor_words(x, q0));
-                counts[r][1] = S::count_add(counts[r][1], S::xor_words(x, q1));
-            }
-            ++w;
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < R; ++r) {
-            sums[r][0] = S::count_widen(sums[r][0], counts[r][0]);
-            sums[r][1] = S::count_widen(sums[r][1], counts[r][1]);
-        }
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) out[r][0] = sums[r][0], out[r][1] = sums[r][1];
-}
-
-template <int R> ASX_INLINE void codes_scan_tile(const Block* block, const CodesHeader* header, int64_t row, const Simd::Words (&limits)[2],
-                                                 uint32_t possible, Survivors* survivors) {
-    using S = Simd;
-    S::Words distances[R][2];
-    codes_tile<R>(block, reinterpret_cast<const uint64_t*>(header + 1), row, distances);
-    auto least0 = distances[0][0], least1 = distances[0][1];
-#pragma GCC unroll 16
-    for (int r = 1; r < R; ++r) least0 = S::min_words(least0, distances[r][0]), least1 = S::min_words(least1, distances[r][1]);
-    const uint32_t any = (S::words_not_above(least0, limits[0]) | S::words_not_above(least1, limits[1]) << S::words) & possible;
-    if (__builtin_expect(any == 0, 1)) return;
-#pragma GCC unroll 16
-    for (int r = 0; r < R; ++r) {
-        const uint32_t mask =
-            (S::words_not_above(distances[r][0], limits[0]) | S::words_not_above(distances[r][1], limits[1]) << S::words) & possible;
-        if (mask == 0) continue;
-        uint64_t stored[codes_columns];
-        S::store_words(stored, distances[r][0]);
-        S::store_words(stored + S::words, distances[r][1]);
-        for_bits(mask, [&](int q) { append(block, survivors, row + r, q, -static_cast<float>(stored[q])); });
-    }
-}
-
-int64_t codes_tile_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
-    using S = Simd;
-    constexpr int R = S::words == 8 ? 12 : 4;
-    const auto* header = static_cast<const CodesHeader*>(packed);
-    uint64_t limit[codes_columns];
-    uint32_t possible = 0;
-    for (int q = 0; q < codes_columns; ++q) {
-        const int64_t most = q < header->count ? distance_limit(thresholds[q]) : -1;
-        limit[q] = static_cast<uint64_t>(most < 0 ? 0 : most);
-        possible |= static_cast<uint32_t>(most >= 0) << q;
-    }
-    const S::Words limits[2] = {S::load_words(limit), S::load_words(limit + S::words)};
-    int64_t row = 0;
-    for (; row + R <= block->rows; row += R) {
-        if (!has_room(survivors, R * codes_columns)) return row;
-        codes_scan_tile<R>(block, header, row, limits, possible, survivors);
-    }
-    for (; row < block->rows; ++row) {
-        if (!has_room(survivors, codes_columns)) return row;
-        codes_scan_tile<1>(block, header, row, limits, possible, survivors);
-    }
-    return row;
 }
 
 uint32_t hamming_u8(const uint8_t* a, const uint8_t* b, uint64_t bytes) {

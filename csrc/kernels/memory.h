@@ -27,6 +27,14 @@ ASX_INLINE uint64_t read_low_bytes(const uint8_t* p, int64_t bytes) {
 
 ASX_INLINE float bits_to_float(uint32_t bits) { return read<float>(&bits); }
 
+// A number that a generic lambda can take as a template argument.
+template <int n> struct Number {
+    static constexpr int value = n;
+};
+
+// What a target turns codes into for batches, if anything; see hamming_turned.h.
+enum class Columns { none, halves, nibbles };
+
 // Element kinds of dense rows.
 struct Float32 {
     static constexpr Kind kind = kFloat32;

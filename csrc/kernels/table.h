@@ -96,15 +96,26 @@ struct Family {
     Shape shapes[kMaxShapes];
 };
 
+// Codes turned for batches: 32 rows beside each other in the lanes of a register, one column of the rows after the other.
+struct TurnedCodes {
+    Family family;                          // no shapes where rows in order are as good
+    int32_t least;                          // queries from which on turning pays
+    int64_t (*row_bytes)(int64_t width);    // that a turned row takes; 0: too wide for the counters
+    // Replaces the block's piece by its turned rows in `out`, of row_bytes * (rows rounded up to 32) bytes and 64-byte aligned.
+    // Blocks of turned rows start at multiples of 32.
+    void (*turn)(Block*, uint8_t* out);
+};
+
 struct KernelTable {
     asx_kernels c;
     uint64_t requires_cpu; // bits of ops/cpu.h, derived from the compiler's macros in the target's unit
 
-    Family dense[kKinds]; // float queries. A kind whose tiles are missing is unpacked to float32 by ops
-    Family integer7; // int8 queries in -64..63
-    Family integer8; // any int8 queries
-    Family hamming;
-    Family pq[2]; // 4 bits, 8 bits
+    Family dense[kKinds];       // float queries. A kind whose tiles are missing is unpacked to float32 by ops
+    Family integer7;            // int8 queries in -64..63
+    Family integer8;            // any int8 queries
+    Family hamming;             // few queries, rows in order
+    TurnedCodes hamming_turned;
+    Family pq[2];               // 4 bits, 8 bits
 
     // canonical sums of one query against `count` rows named by number: ip, or l2 if `squared`
     void (*canonical[kKinds])(const Piece*, int32_t n_pieces, const float* query, const int64_t* rows, int64_t count, bool squared,

@@ -19,8 +19,10 @@ HammingProblem::HammingProblem(const KernelTable& table, std::shared_ptr<const R
     codes_.assign(codes, codes + count * width);
     has_row_slack_ = false;
     if (!scan) return;
-    if (choose_shape(table.hamming, count).queries > table.hamming.shapes[0].queries) block_rows_ = cached_rows(width);
-    pack(table.hamming, codes_.data(), width, rows_->widths(), nullptr, nullptr, true);
+    const TurnedCodes& turned = table.hamming_turned;
+    if (turned.family.shapes[0].queries > 0 && count >= turned.least) turned_row_bytes_ = turned.row_bytes(width);
+    if (turned_row_bytes_ > 0 || count > table.hamming.shapes[0].queries) block_rows_ = cached_rows(std::max(width, turned_row_bytes_));
+    pack(turned_row_bytes_ > 0 ? turned.family : table.hamming, codes_.data(), width, rows_->widths(), nullptr, nullptr, true);
 }
 
 void HammingProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {
@@ -38,7 +40,10 @@ void HammingProblem::canonical(int64_t query, const int64_t* rows, int64_t count
     }
 }
 
-void HammingProblem::prepare(Block& block, const Chunk&, int64_t, Workspace&) const { block.ready = true; }
+void HammingProblem::prepare(Block& block, const Chunk&, int64_t, Workspace& workspace) const {
+    if (turned_row_bytes_ > 0) table_.hamming_turned.turn(&block, reinterpret_cast<uint8_t*>(workspace.unpacked));
+    block.ready = true;
+}
 
 void hamming_distances(const KernelTable& table, const Rows& rows, const uint8_t* codes, int64_t count, int64_t first, int64_t last,
                        int32_t* out, int64_t out_stride) {

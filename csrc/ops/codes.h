@@ -17,11 +17,13 @@ public:
 
     void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
     bool exact() const override { return true; }
-    void prepare(Block& block, const Chunk&, int64_t, Workspace&) const override;
+    void prepare(Block& block, const Chunk&, int64_t, Workspace& workspace) const override;
+    int64_t unpacked_bytes() const override { return block_rows_ * turned_row_bytes_; }
 
 private:
     const KernelTable& table_;
     std::vector<uint8_t> codes_;
+    int64_t turned_row_bytes_ = 0;      // 0: rows are scanned where they lie
 };
 
 void hamming_distances(const KernelTable& table, const Rows& rows, const uint8_t* codes, int64_t count, int64_t first, int64_t last,

@@ -39,7 +39,7 @@ uint64_t detect() {
     if ((saved & zmm) == zmm)
         found |= bit(seven.b, 16, kAvx512f) | bit(seven.b, 30, kAvx512bw) | bit(seven.b, 17, kAvx512dq) | bit(seven.b, 31, kAvx512vl) |
                  bit(seven.b, 28, kAvx512cd) | bit(seven.c, 11, kAvx512vnni) | bit(seven.c, 1, kAvx512vbmi) |
-                 bit(seven.c, 14, kAvx512vpopcntdq) | bit(seven_one.a, 5, kAvx512bf16);
+                 bit(seven.c, 14, kAvx512vpopcntdq) | bit(seven_one.a, 5, kAvx512bf16) | bit(seven.c, 12, kAvx512bitalg);
     return found;
 }
 
@@ -69,7 +69,7 @@ int64_t prefetch_distance() { return 0; }
 std::string feature_names(uint64_t bits) {
     static constexpr const char* names[] = {"sse4.2",     "popcnt",          "avx2",      "fma",      "f16c",     "bmi",      "bmi2",
                                             "lzcnt",      "avx512f",         "avx512bw",  "avx512dq", "avx512vl", "avx512cd", "avx512vnni",
-                                            "avx512vbmi", "avx512vpopcntdq", "avx512bf16"};
+                                            "avx512vbmi", "avx512vpopcntdq", "avx512bf16", "avx512bitalg"};
     std::string out;
     for (int i = 0; i < static_cast<int>(sizeof(names) / sizeof(names[0])); ++i)
         if (bits >> i & 1u) out += (out.empty() ? "" : ", ") + std::string(names[i]);

@@ -203,6 +203,27 @@ struct Simd {
         return add_words(_mm256_unpacklo_epi64(t[0], t[1]), _mm256_unpackhi_epi64(t[0], t[1]));
     }
 
+    // --- codes turned for batches: columns of 4 bits in bytes, counted by a table ------------------------------------------------
+    static constexpr Columns columns = Columns::nibbles;
+    static ASX_INLINE Bytes load_lanes(const uint8_t* p, int64_t step) { // 128-bit lane i from p + i * step
+        return _mm256_loadu2_m128i(reinterpret_cast<const __m128i*>(p + step), reinterpret_cast<const __m128i*>(p));
+    }
+    static ASX_INLINE Bytes repeat_lane(const void* p) { return load_table16(static_cast<const uint8_t*>(p)); }
+    static ASX_INLINE Bytes zip_low(Bytes a, Bytes b) { return _mm256_unpacklo_epi8(a, b); }
+    static ASX_INLINE Bytes zip_high(Bytes a, Bytes b) { return _mm256_unpackhi_epi8(a, b); }
+    static ASX_INLINE Bytes and_bytes(Bytes a, Bytes b) { return _mm256_and_si256(a, b); }
+    // GCC computes all lookups of a step before it adds the first, and spills; this pins a sum where it is made.
+    static ASX_INLINE void pin(Bytes& a) { __asm__("" : "+x"(a)); }
+    // Bytes as the 32 unsigned 16-bit elements of two registers, in order.
+    static ASX_INLINE void widen_bytes(Bytes a, Bytes& low, Bytes& high) {
+        low = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(a)), high = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(a, 1));
+    }
+    static ASX_INLINE Bytes min_halves(Bytes a, Bytes b) { return _mm256_min_epu16(a, b); }
+    static ASX_INLINE bool any_half_below(Bytes a, Bytes limit) {
+        const Bytes room = _mm256_subs_epu16(limit, a);
+        return !_mm256_testz_si256(room, room);
+    }
+
     // --- byte tables of product quantization ---------------------------------------------------------------------------------
     struct Table256 {
         const uint8_t* entries;

@@ -197,6 +197,25 @@ struct Simd {
         return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), r);
     }
 
+    // --- codes turned for batches: columns of 16 bits, counted by the popcount of 16-bit elements --------------------------------
+    static constexpr Columns columns = Columns::halves;
+    static ASX_INLINE Bytes load_lanes(const uint8_t* p, int64_t step) { // 128-bit lane i from p + i * step
+        const auto lane = [&](int64_t i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + i * step)); };
+        return _mm512_inserti64x2(_mm512_inserti64x2(_mm512_inserti64x2(_mm512_castsi128_si512(lane(0)), lane(1), 1), lane(2), 2), lane(3),
+                                  3);
+    }
+    static ASX_INLINE Bytes repeat_lane(const void* p) { return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p))); }
+    // Columns of the lower (upper) halves of each lane, alternating.
+    static ASX_INLINE Bytes zip_low(Bytes a, Bytes b) { return _mm512_unpacklo_epi16(a, b); }
+    static ASX_INLINE Bytes zip_high(Bytes a, Bytes b) { return _mm512_unpackhi_epi16(a, b); }
+    static ASX_INLINE Bytes xor_bytes(Bytes a, Bytes b) { return _mm512_xor_si512(a, b); }
+    static ASX_INLINE Bytes and_bytes(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
+    static ASX_INLINE Bytes and_xor(Bytes a, Bytes b, Bytes c) { return _mm512_ternarylogic_epi64(a, b, c, 0x60); } // a & (b ^ c)
+    static ASX_INLINE Bytes xor_xor(Bytes a, Bytes b, Bytes c) { return _mm512_ternarylogic_epi64(a, b, c, 0x96); }
+    static ASX_INLINE Bytes count_halves(Bytes sum, Bytes a) { return _mm512_add_epi16(sum, _mm512_popcnt_epi16(a)); }
+    static ASX_INLINE Bytes min_halves(Bytes a, Bytes b) { return _mm512_min_epu16(a, b); }
+    static ASX_INLINE bool any_half_below(Bytes a, Bytes limit) { return _mm512_cmplt_epu16_mask(a, limit) != 0; }
+
     // --- byte tables of product quantization ---------------------------------------------------------------------------------
     struct Table256 {
         Bytes part[4];

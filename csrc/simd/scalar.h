@@ -197,6 +197,9 @@ struct Simd {
     }
     static ASX_INLINE I sum_words(I sum, Bytes row) { return dot_words8(sum, set_bytes(1), row); }
 
+    // Codes are not turned: with a population count per word nothing is gained.
+    static constexpr Columns columns = Columns::none;
+
     // --- 64-bit words of binary codes --------------------------------------------------------------------------------------
     static constexpr int words = 2;
     static constexpr int count_steps = 1 << 20;     // popcounts that a Counts can take before it must be widened

@@ -23,6 +23,7 @@ enum CpuFeature : uint64_t {
     kAvx512vbmi = 1u << 14,
     kAvx512vpopcntdq = 1u << 15,
     kAvx512bf16 = 1u << 16,
+    kAvx512bitalg = 1u << 17,
 };
 
 }  // namespace asx
