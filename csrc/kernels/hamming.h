@@ -13,7 +13,7 @@
 namespace asx::ASX_TARGET {
 namespace {
 
-constexpr int hamming_few = 4;
+constexpr int hamming_few = Simd::words == 8 ? 8 : 4;
 
 // Which bits of a row's byte count, when those before byte `first` were counted already.
 ASX_INLINE uint8_t counted_bits(int64_t byte, int64_t first, int64_t bytes, uint64_t last_word) {
@@ -37,17 +37,18 @@ ASX_INLINE int64_t distance_limit(float threshold) {
 
 constexpr int64_t register_bytes = 8 * Simd::words;
 
-// A row is `whole` registers and a masked last one at `tail` (narrow rows: `tail_bytes` < a register, the rest reads as zero).
+// A row is `whole` registers and `rest` bytes that are read as the last register of the row, or half register if they fit there: `size`
+// bytes at `tail`, of which the words first <= w < last count, under a mask.
 struct FewLayout {
-    int64_t whole, tail, tail_bytes;
-    bool has_tail;
+    int64_t whole, rest, size, tail, first, last;
 };
 
 ASX_INLINE FewLayout few_layout(int64_t bytes, uint64_t last_word) {
-    const bool cut = last_word != ~uint64_t{0} || bytes % register_bytes != 0;
-    if (!cut) return {bytes / register_bytes, 0, register_bytes, false};
-    if (bytes < register_bytes) return {0, 0, bytes, true};
-    return {(bytes - 1) / register_bytes, bytes - register_bytes, register_bytes, true};
+    const int64_t whole = last_word == ~uint64_t{0} ? bytes / register_bytes : (bytes - 1) / register_bytes;
+    const int64_t rest = bytes - whole * register_bytes;
+    const int64_t size = 2 * rest <= register_bytes ? register_bytes / 2 : register_bytes;
+    if (bytes < size) return {whole, rest, size, 0, 0, (bytes + 7) / 8};
+    return {whole, rest, size, bytes - size, (size - rest) / 8, size / 8};
 }
 
 // Packed: the header, the tail's mask, then per query its whole registers and its masked tail.
@@ -64,7 +65,8 @@ void codes_few_pack(const Queries* queries, void* packed) {
     auto* mask = reinterpret_cast<uint8_t*>(header + 1);
     header->count = queries->count;
     const int64_t counted = layout.whole * register_bytes;
-    for (int64_t i = 0; i < register_bytes; ++i) mask[i] = counted_bits(layout.tail + i, counted, bytes, queries->last_word);
+    for (int64_t i = 0; i < register_bytes; ++i)
+        mask[i] = i < layout.size ? counted_bits(layout.tail + i, counted, bytes, queries->last_word) : 0;
     for (int32_t q = 0; q < queries->count; ++q) {
         const uint8_t* from = static_cast<const uint8_t*>(queries->data) + q * queries->stride;
         uint8_t* to = mask + 64 + q * few_stride(layout);
@@ -73,53 +75,71 @@ void codes_few_pack(const Queries* queries, void* packed) {
     }
 }
 
-// `W`: the number of whole registers when it is small and known, so that the loop is unrolled; -1 otherwise.
-template <int Q, int W> ASX_INLINE void codes_row(const uint8_t* row, const FewLayout& layout, const uint8_t* mask, const uint8_t* query,
-                                                  int64_t stride, uint64_t* lanes_out, const uint8_t* end, int64_t ahead) {
-    using S = Simd;
-    S::Words sums[Q];
-    S::Counts counts[Q];
-    for (int q = 0; q < Q; ++q) sums[q] = S::set_word(0), counts[q] = S::count_zero();
-    const int64_t whole = W < 0 ? layout.whole : W;
-    int64_t room = S::count_steps - 1;
-    static_assert(W < S::count_steps - 1, "short rows never widen early");
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < whole; ++i) {
-        const auto x = S::load_words(row + i * register_bytes);
-        S::prefetch(row + i * register_bytes, ahead);
-        for (int q = 0; q < Q; ++q)
-            counts[q] = S::count_add(counts[q], S::xor_words(x, S::load_words(query + q * stride + i * register_bytes)));
-        if (W < 0 && --room == 0) {
-            for (int q = 0; q < Q; ++q) sums[q] = S::count_widen(sums[q], counts[q]), counts[q] = S::count_zero();
-            room = S::count_steps - 1;
-        }
-    }
-    if (layout.has_tail) {
-        S::prefetch(row + layout.tail, ahead);
-        const bool readable = layout.tail_bytes == register_bytes || row + register_bytes <= end;
-        const auto tail = readable ? S::load_words(row + layout.tail) : S::load_words_bytes(row, layout.tail_bytes);
-        const auto x = S::and_words(tail, S::load_words(mask));
-        for (int q = 0; q < Q; ++q)
-            counts[q] = S::count_add(counts[q], S::xor_words(x, S::load_words(query + q * stride + whole * register_bytes)));
-    }
-    for (int q = 0; q < Q; ++q) S::store_words(lanes_out + q * S::words * S::words, S::count_widen(sums[q], counts[q]));
-}
-
-// Distances of `count` (at most `words`) rows from r on. Not unrolled over rows: with a load instruction per row of the group the hardware
-// prefetcher loses the stream (measured: 3.9 ms against 2.5 ms for a million rows of 64 bytes).
+// Distances of `words` rows from r on, of which `count` are in the block. `W`: the number of whole registers when it is small and known, so
+// that the loop is unrolled; -1 otherwise.
 template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const FewLayout& layout, const CodesHeader* header, int64_t r,
                                                     int64_t count, Simd::Words (&out)[Q]) {
     using S = Simd;
-    alignas(64) uint64_t lanes[Q * S::words * S::words];
     const Piece& piece = block->pieces[0];
+    const uint8_t* row = piece.base + r * piece.stride;
     const auto* mask = reinterpret_cast<const uint8_t*>(header + 1);
-    // A narrow row may be read together with what follows it in the block; its mask drops that again.
+    const uint8_t* query = mask + 64;
+    const int64_t stride = few_stride(layout), whole = W < 0 ? layout.whole : W;
+    // A narrow row may be read together with what follows it in the block; the mask drops that again.
     const uint8_t* end = piece.stride < 0 ? nullptr : piece.base + (block->rows - 1) * piece.stride + piece.width;
-#pragma GCC unroll 1
-    for (int64_t i = 0; i < count; ++i)
-        codes_row<Q, W>(piece.base + (r + i) * piece.stride, layout, mask, mask + 64, few_stride(layout), lanes + i * S::words, end,
-                        block->ahead);
-    for (int q = 0; q < Q; ++q) out[q] = S::reduce_word_rows(lanes + q * S::words * S::words);
+    const bool readable = count == S::words && (piece.width >= layout.size || row + (S::words - 1) * piece.stride + layout.size <= end);
+    alignas(64) uint8_t copy[S::words * register_bytes];
+    const int64_t step = readable ? piece.stride : register_bytes;
+    const auto at = [&](int64_t byte, int64_t size) {
+        if (__builtin_expect(readable, 1)) return row + byte;
+        for (int64_t i = 0; i < S::words; ++i)
+            for (int64_t j = 0; j < size; ++j)
+                copy[i * register_bytes + j] = i < count && byte + j < piece.width ? row[i * piece.stride + byte + j] : 0;
+        return static_cast<const uint8_t*>(copy);
+    };
+    S::Words sums[Q];
+    S::Counts counts[Q];
+    for (int q = 0; q < Q; ++q) sums[q] = S::set_word(0), counts[q] = S::count_zero();
+    const auto add = [&](S::Words x, int64_t word) {
+        for (int q = 0; q < Q; ++q)
+            counts[q] = S::count_add(counts[q], S::xor_words(x, S::set_word(read<uint64_t>(query + q * stride + 8 * word))));
+    };
+    constexpr int64_t steps = S::count_steps / S::words - 1;    // registers of a row that a Counts can take beside the tail
+    static_assert(W <= steps, "short rows never widen early");
+    int64_t room = steps;
+#pragma GCC unroll 2
+    for (int64_t i = 0; i < whole; ++i) {
+        S::Words x[S::words];
+        S::load_columns(at(i * register_bytes, register_bytes), step, x);
+        if (block->ahead)
+            for (int64_t j = 0; j < S::words; ++j) S::prefetch(row + j * piece.stride + i * register_bytes, block->ahead);
+#pragma GCC unroll 8
+        for (int w = 0; w < S::words; ++w) add(x[w], i * S::words + w);
+        if (W < 0 && --room == 0) {
+            for (int q = 0; q < Q; ++q) sums[q] = S::count_widen(sums[q], counts[q]), counts[q] = S::count_zero();
+            room = steps;
+        }
+    }
+    const auto add_tail = [&](const auto& x, int w) {
+        if (w >= layout.first && w < layout.last) add(S::and_words(x[w], S::set_word(read<uint64_t>(mask + 8 * w))), whole * S::words + w);
+    };
+    if (layout.rest > 0) {
+        if (block->ahead)
+            for (int64_t j = 0; j < S::words; ++j) S::prefetch(row + j * piece.stride + layout.tail, block->ahead);
+        const uint8_t* tail = at(layout.tail, layout.size);
+        if (layout.size < register_bytes) {
+            S::Words x[S::words / 2];
+            S::load_half_columns(tail, step, x);
+#pragma GCC unroll 8
+            for (int w = 0; w < S::words / 2; ++w) add_tail(x, w);
+        } else {
+            S::Words x[S::words];
+            S::load_columns(tail, step, x);
+#pragma GCC unroll 8
+            for (int w = 0; w < S::words; ++w) add_tail(x, w);
+        }
+    }
+    for (int q = 0; q < Q; ++q) out[q] = S::count_widen(sums[q], counts[q]);
 }
 
 template <int Q, int W> ASX_INLINE int64_t codes_few_scan_of(const Block* block, const CodesHeader* header, const float* thresholds,
@@ -150,25 +170,25 @@ template <int Q, int W> ASX_INLINE int64_t codes_few_scan_of(const Block* block,
     return block->rows;
 }
 
-int64_t codes_one_scan(const Block* block, const CodesHeader* header, const float* thresholds, Survivors* survivors) {
-    switch (few_layout(block->pieces[0].width, block->last_word).whole) {
-        case 0: return codes_few_scan_of<1, 0>(block, header, thresholds, survivors);
-        case 1: return codes_few_scan_of<1, 1>(block, header, thresholds, survivors);
-        case 2: return codes_few_scan_of<1, 2>(block, header, thresholds, survivors);
-        case 3: return codes_few_scan_of<1, 3>(block, header, thresholds, survivors);
-        case 4: return codes_few_scan_of<1, 4>(block, header, thresholds, survivors);
-        default: return codes_few_scan_of<1, -1>(block, header, thresholds, survivors);
+template <int Q> int64_t codes_few_scan_for(const Block* block, const CodesHeader* header, const float* thresholds, Survivors* survivors) {
+    if constexpr (Q <= 4) {
+        switch (few_layout(block->pieces[0].width, block->last_word).whole) {
+            case 0: return codes_few_scan_of<Q, 0>(block, header, thresholds, survivors);
+            case 1: return codes_few_scan_of<Q, 1>(block, header, thresholds, survivors);
+            case 2: return codes_few_scan_of<Q, 2>(block, header, thresholds, survivors);
+        }
     }
+    return codes_few_scan_of<Q, -1>(block, header, thresholds, survivors);
+}
+
+template <int Q> int64_t codes_few_scan_upto(const Block* block, const CodesHeader* header, const float* thresholds, Survivors* survivors) {
+    if constexpr (Q > 1)
+        if (header->count < Q) return codes_few_scan_upto<Q - 1>(block, header, thresholds, survivors);
+    return codes_few_scan_for<Q>(block, header, thresholds, survivors);
 }
 
 int64_t codes_few_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
-    const auto* header = static_cast<const CodesHeader*>(packed);
-    switch (header->count) {
-        case 1: return codes_one_scan(block, header, thresholds, survivors);
-        case 2: return codes_few_scan_of<2, -1>(block, header, thresholds, survivors);
-        case 3: return codes_few_scan_of<3, -1>(block, header, thresholds, survivors);
-        default: return codes_few_scan_of<4, -1>(block, header, thresholds, survivors);
-    }
+    return codes_few_scan_upto<hamming_few>(block, static_cast<const CodesHeader*>(packed), thresholds, survivors);
 }
 
 template <int Q> ASX_INLINE void codes_few_fill_of(const Block* block, const CodesHeader* header, int32_t* out, int64_t out_stride) {
@@ -186,15 +206,14 @@ template <int Q> ASX_INLINE void codes_few_fill_of(const Block* block, const Cod
     }
 }
 
+template <int Q> void codes_few_fill_upto(const Block* block, const CodesHeader* header, int32_t* out, int64_t out_stride) {
+    if constexpr (Q > 1)
+        if (header->count < Q) return codes_few_fill_upto<Q - 1>(block, header, out, out_stride);
+    codes_few_fill_of<Q>(block, header, out, out_stride);
+}
+
 void codes_few_fill(const Block* block, const void* packed, void* out, int64_t out_stride) {
-    const auto* header = static_cast<const CodesHeader*>(packed);
-    auto* to = static_cast<int32_t*>(out);
-    switch (header->count) {
-        case 1: return codes_few_fill_of<1>(block, header, to, out_stride);
-        case 2: return codes_few_fill_of<2>(block, header, to, out_stride);
-        case 3: return codes_few_fill_of<3>(block, header, to, out_stride);
-        default: return codes_few_fill_of<4>(block, header, to, out_stride);
-    }
+    codes_few_fill_upto<hamming_few>(block, static_cast<const CodesHeader*>(packed), static_cast<int32_t*>(out), out_stride);
 }
 
 uint32_t hamming_u8(const uint8_t* a, const uint8_t* b, uint64_t bytes) {

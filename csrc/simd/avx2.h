@@ -171,36 +171,30 @@ struct Simd {
     using Counts = __m256i;
     static ASX_INLINE Words set_word(uint64_t x) { return _mm256_set1_epi64x(static_cast<int64_t>(x)); }
     static ASX_INLINE Words load_words(const void* p) { return load_bytes(p); }
-    static ASX_INLINE Words load_words_bytes(const void* p, int64_t n) {         // n < 32
-        const auto* bytes_at = static_cast<const uint8_t*>(p);
-        uint64_t word[4] = {};
-        for (int64_t w = 0; 8 * w < n; ++w)
-            word[w] = 8 * w + 8 <= n ? read<uint64_t>(bytes_at + 8 * w) : read_low_bytes(bytes_at + 8 * w, n - 8 * w);
-        return _mm256_setr_epi64x(static_cast<int64_t>(word[0]), static_cast<int64_t>(word[1]), static_cast<int64_t>(word[2]),
-                                  static_cast<int64_t>(word[3]));
-    }
     static ASX_INLINE Words and_words(Words a, Words b) { return _mm256_and_si256(a, b); }
     static ASX_INLINE Words xor_words(Words a, Words b) { return _mm256_xor_si256(a, b); }
     static ASX_INLINE Counts count_zero() { return _mm256_setzero_si256(); }
     static ASX_INLINE Counts count_add(Counts sum, Words a) {
         const __m256i bits =
             _mm256_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4, 0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4);
-        return _mm256_add_epi8(sum, _mm256_add_epi8(_mm256_shuffle_epi8(bits, low_nibbles(a)), _mm256_shuffle_epi8(bits, high_nibbles(a))));
+        return pin(
+            _mm256_add_epi8(sum, _mm256_add_epi8(_mm256_shuffle_epi8(bits, low_nibbles(a)), _mm256_shuffle_epi8(bits, high_nibbles(a)))));
     }
     static ASX_INLINE Words count_widen(Words sum, Counts a) { return _mm256_add_epi64(sum, _mm256_sad_epu8(a, _mm256_setzero_si256())); }
-    static ASX_INLINE Words add_words(Words a, Words b) { return _mm256_add_epi64(a, b); }
-    static ASX_INLINE Words min_words(Words a, Words b) { return _mm256_min_epi32(a, b); }      // the upper halves are zero
     static ASX_INLINE uint32_t words_not_above(Words a, Words limit) {
         return ~static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(a, limit)))) & 15u;
     }
     static ASX_INLINE void store_words(void* p, Words a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
-    static ASX_INLINE Words reduce_word_rows(const uint64_t* rows) {
-        Words t[2];
-        for (int i = 0; i < 2; ++i) {
-            const Words a = load_words(rows + 4 * i), b = load_words(rows + 4 * (i + 2));
-            t[i] = add_words(_mm256_permute2x128_si256(a, b, 0x20), _mm256_permute2x128_si256(a, b, 0x31));
-        }
-        return add_words(_mm256_unpacklo_epi64(t[0], t[1]), _mm256_unpackhi_epi64(t[0], t[1]));
+    static ASX_INLINE void load_columns(const uint8_t* p, int64_t step, Words (&x)[4]) {
+        const Words a = load_words(p), b = load_words(p + step), c = load_words(p + 2 * step), d = load_words(p + 3 * step);
+        const Words even = _mm256_unpacklo_epi64(a, b), even2 = _mm256_unpacklo_epi64(c, d);
+        const Words odd = _mm256_unpackhi_epi64(a, b), odd2 = _mm256_unpackhi_epi64(c, d);
+        x[0] = _mm256_permute2x128_si256(even, even2, 0x20), x[2] = _mm256_permute2x128_si256(even, even2, 0x31);
+        x[1] = _mm256_permute2x128_si256(odd, odd2, 0x20), x[3] = _mm256_permute2x128_si256(odd, odd2, 0x31);
+    }
+    static ASX_INLINE void load_half_columns(const uint8_t* p, int64_t step, Words (&x)[2]) {
+        const Words a = load_lanes(p, 2 * step), b = load_lanes(p + step, 2 * step);
+        x[0] = _mm256_unpacklo_epi64(a, b), x[1] = _mm256_unpackhi_epi64(a, b);
     }
 
     // --- codes turned for batches: columns of 4 bits in bytes, counted by a table ------------------------------------------------
@@ -213,7 +207,10 @@ struct Simd {
     static ASX_INLINE Bytes zip_high(Bytes a, Bytes b) { return _mm256_unpackhi_epi8(a, b); }
     static ASX_INLINE Bytes and_bytes(Bytes a, Bytes b) { return _mm256_and_si256(a, b); }
     // GCC computes all lookups of a step before it adds the first, and spills; this pins a sum where it is made.
-    static ASX_INLINE void pin(Bytes& a) { __asm__("" : "+x"(a)); }
+    static ASX_INLINE Bytes pin(Bytes a) {
+        __asm__("" : "+x"(a));
+        return a;
+    }
     // Bytes as the 32 unsigned 16-bit elements of two registers, in order.
     static ASX_INLINE void widen_bytes(Bytes a, Bytes& low, Bytes& high) {
         low = _mm256_cvtepu8_epi16(_mm256_castsi256_si128(a)), high = _mm256_cvtepu8_epi16(_mm256_extracti128_si256(a, 1));

@@ -174,27 +174,36 @@ struct Simd {
     using Counts = __m512i;
     static ASX_INLINE Words set_word(uint64_t x) { return _mm512_set1_epi64(static_cast<int64_t>(x)); }
     static ASX_INLINE Words load_words(const void* p) { return _mm512_loadu_si512(p); }
-    static ASX_INLINE Words load_words_bytes(const void* p, int64_t n) { return load_bytes_part(p, n); }
     static ASX_INLINE Words and_words(Words a, Words b) { return _mm512_and_si512(a, b); }
     static ASX_INLINE Words xor_words(Words a, Words b) { return _mm512_xor_si512(a, b); }
     static ASX_INLINE Counts count_zero() { return _mm512_setzero_si512(); }
     static ASX_INLINE Counts count_add(Counts sum, Words a) { return _mm512_add_epi64(sum, _mm512_popcnt_epi64(a)); }
     static ASX_INLINE Words count_widen(Words sum, Counts a) { return _mm512_add_epi64(sum, a); }
-    static ASX_INLINE Words add_words(Words a, Words b) { return _mm512_add_epi64(a, b); }
-    static ASX_INLINE Words min_words(Words a, Words b) { return _mm512_min_epu64(a, b); }      // values below 2^31
     static ASX_INLINE uint32_t words_not_above(Words a, Words limit) { return _mm512_cmple_epu64_mask(a, limit); }
     static ASX_INLINE void store_words(void* p, Words a) { _mm512_storeu_si512(p, a); }
-    // Sums of 8 rows of 8 words: lane r is the sum of row r.
-    static ASX_INLINE Words reduce_word_rows(const uint64_t* rows) {
-        Words t[4], u[2];
+    // 8 rows of 8 (4) words: x[w] holds word w of all rows.
+    static ASX_INLINE void load_columns(const uint8_t* p, int64_t step, Words (&x)[8]) {
+        Words pairs[2][4];      // of rows 2 i and 2 i + 1, even words and odd words
         for (int i = 0; i < 4; ++i) {
-            const Words a = load_words(rows + 8 * i), b = load_words(rows + 8 * (i + 4));
-            t[i] = add_words(_mm512_shuffle_i64x2(a, b, 0x44), _mm512_shuffle_i64x2(a, b, 0xee));
+            const Words a = load_words(p + 2 * i * step), b = load_words(p + (2 * i + 1) * step);
+            pairs[0][i] = _mm512_unpacklo_epi64(a, b), pairs[1][i] = _mm512_unpackhi_epi64(a, b);
         }
-        for (int i = 0; i < 2; ++i)
-            u[i] = add_words(_mm512_shuffle_i64x2(t[i], t[i + 2], 0x88), _mm512_shuffle_i64x2(t[i], t[i + 2], 0xdd));
-        const Words r = add_words(_mm512_unpacklo_epi64(u[0], u[1]), _mm512_unpackhi_epi64(u[0], u[1]));
-        return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 1, 4, 5, 2, 3, 6, 7), r);
+        for (int odd = 0; odd < 2; ++odd) {
+            const Words* pair = pairs[odd];
+            const Words a = _mm512_shuffle_i64x2(pair[0], pair[1], 0x88), b = _mm512_shuffle_i64x2(pair[2], pair[3], 0x88);
+            const Words c = _mm512_shuffle_i64x2(pair[0], pair[1], 0xdd), d = _mm512_shuffle_i64x2(pair[2], pair[3], 0xdd);
+            x[odd] = _mm512_shuffle_i64x2(a, b, 0x88), x[4 + odd] = _mm512_shuffle_i64x2(a, b, 0xdd);
+            x[2 + odd] = _mm512_shuffle_i64x2(c, d, 0x88), x[6 + odd] = _mm512_shuffle_i64x2(c, d, 0xdd);
+        }
+    }
+    static ASX_INLINE void load_half_columns(const uint8_t* p, int64_t step, Words (&x)[4]) {
+        const auto half = [&](int row) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + row * step)); };
+        const auto both = [&](int row) { return _mm512_inserti64x4(_mm512_castsi256_si512(half(row)), half(row + 2), 1); };
+        const Words a = both(0), b = both(1), c = both(4), d = both(5);
+        const Words even = _mm512_unpacklo_epi64(a, b), even4 = _mm512_unpacklo_epi64(c, d);
+        const Words odd = _mm512_unpackhi_epi64(a, b), odd4 = _mm512_unpackhi_epi64(c, d);
+        x[0] = _mm512_shuffle_i64x2(even, even4, 0x88), x[2] = _mm512_shuffle_i64x2(even, even4, 0xdd);
+        x[1] = _mm512_shuffle_i64x2(odd, odd4, 0x88), x[3] = _mm512_shuffle_i64x2(odd, odd4, 0xdd);
     }
 
     // --- codes turned for batches: columns of 16 bits, counted by the popcount of 16-bit elements --------------------------------

@@ -209,11 +209,6 @@ struct Simd {
     using Counts = Words;
     static ASX_INLINE Words set_word(uint64_t x) { return {{x, x}}; }
     static ASX_INLINE Words load_words(const void* p) { return read<Words>(p); }
-    static ASX_INLINE Words load_words_bytes(const void* p, int64_t n) {         // n bytes, fewer than a register; the rest is zero
-        Words a = {};
-        __builtin_memcpy(a.v, p, static_cast<uint64_t>(n));
-        return a;
-    }
     static ASX_INLINE Words and_words(Words a, Words b) { return {{a.v[0] & b.v[0], a.v[1] & b.v[1]}}; }
     static ASX_INLINE Words xor_words(Words a, Words b) { return {{a.v[0] ^ b.v[0], a.v[1] ^ b.v[1]}}; }
     static ASX_INLINE Counts count_zero() { return {}; }
@@ -221,18 +216,19 @@ struct Simd {
         for (int i = 0; i < words; ++i) sum.v[i] += static_cast<uint64_t>(__builtin_popcountll(a.v[i]));
         return sum;
     }
-    static ASX_INLINE Words count_widen(Words sum, Counts a) { return add_words(sum, a); }      // sum per 64-bit lane
-    static ASX_INLINE Words add_words(Words a, Words b) { return {{a.v[0] + b.v[0], a.v[1] + b.v[1]}}; }
-    static ASX_INLINE Words min_words(Words a, Words b) {                                       // values below 2^31
-        for (int i = 0; i < words; ++i) a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
-        return a;
-    }
+    static ASX_INLINE Words count_widen(Words sum, Counts a) { return {{sum.v[0] + a.v[0], sum.v[1] + a.v[1]}}; }   // sum per 64-bit lane
     static ASX_INLINE uint32_t words_not_above(Words a, Words limit) {
         return (a.v[0] <= limit.v[0] ? 1u : 0u) | (a.v[1] <= limit.v[1] ? 2u : 0u);
     }
     static ASX_INLINE void store_words(void* p, Words a) { write(p, a); }
-    // Sums of `words` rows of `words` words: lane r is the sum of row r.
-    static ASX_INLINE Words reduce_word_rows(const uint64_t* rows) { return {{rows[0] + rows[1], rows[2] + rows[3]}}; }
+    // From `words` rows, `step` bytes apart, of `words` (half as many) words: x[w] holds word w of all rows.
+    static ASX_INLINE void load_columns(const uint8_t* p, int64_t step, Words (&x)[2]) {
+        x[0] = {{read<uint64_t>(p), read<uint64_t>(p + step)}};
+        x[1] = {{read<uint64_t>(p + 8), read<uint64_t>(p + step + 8)}};
+    }
+    static ASX_INLINE void load_half_columns(const uint8_t* p, int64_t step, Words (&x)[1]) {
+        x[0] = {{read<uint64_t>(p), read<uint64_t>(p + step)}};
+    }
 
     // --- byte tables of product quantization ---------------------------------------------------------------------------------
     struct Table256 {
