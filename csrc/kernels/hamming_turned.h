@@ -15,6 +15,9 @@
 // Columns of 4 bits (AVX2), a byte each: the distances of a query's 4 bits to all 16 values are a table in a register (which of 16 tables
 // is chosen by the query), so a lookup and an addition count 32 rows: four operations for 32 bytes, where splitting bytes into nibbles
 // in the loop takes eight. Byte sums are widened before 64 columns of at most 4.
+//
+// Measured on Zen 4 with rows in the second-level cache: 153 to 163 GB/s of rows times queries in columns of 16 bits (without the
+// majorities 138 to 146), 73 to 79 in columns of 4 bits. Turning costs 1.2 ns for 32 bytes of a row there, 2 to 3 times as much from memory.
 #pragma once
 
 #include "kernels/hamming.h"
@@ -25,7 +28,7 @@ namespace {
 constexpr int64_t turned_rows = 32;
 
 struct TurnedShape {
-    int64_t columns, triples;   // triples: of columns of 16 bits, which take four places: three for the majority, one for the parity
+    int64_t columns, triples; // triples: of columns of 16 bits, which take four places: three for the majority, one for the parity
 };
 
 template <class S> ASX_INLINE TurnedShape turned_shape(int64_t width) {
@@ -66,7 +69,8 @@ template <class S> ASX_INLINE void store_column(uint8_t* out, int64_t column, in
 }
 
 // 16 bytes of each of 32 rows, `step` bytes apart, as `parts` registers: in part j, what bytes (or pairs of bytes) j of the rows hold.
-template <class S, int parts> ASX_INLINE void turn_16_bytes(const uint8_t* p, int64_t step, const uint8_t* mask, typename S::Bytes (&x)[parts]) {
+template <class S, int parts> ASX_INLINE void turn_16_bytes(const uint8_t* p, int64_t step, const uint8_t* mask,
+                                                            typename S::Bytes (&x)[parts]) {
 #pragma GCC unroll 16
     for (int i = 0; i < parts; ++i) {
         x[i] = S::load_lanes(p + i * step, parts * step);
@@ -88,7 +92,7 @@ template <class S> void turn_codes(Block* block, uint8_t* out) {
     Piece& piece = block->pieces[0];
     const int64_t width = piece.width, stride = piece.stride, row_bytes = turned_row_bytes<S>(width);
     const TurnedShape shape = turned_shape<S>(width);
-    const int64_t whole = block->last_word == ~uint64_t{0} ? width / 16 : (width - 1) / 16;     // times 16 bytes that need no mask
+    const int64_t whole = block->last_word == ~uint64_t{0} ? width / 16 : (width - 1) / 16; // times 16 bytes that need no mask
     const int64_t rest = width - 16 * whole, last = width < 16 ? 0 : width - 16;
     alignas(16) uint8_t mask[16], copy[16 * turned_rows];
     for (int64_t i = 0; i < 16; ++i) mask[i] = counted_bits(last + i, 16 * whole, width, block->last_word);
@@ -182,8 +186,8 @@ template <class S> void turned_pack(const Queries* queries, void* packed) {
 // --- scans ------------------------------------------------------------------------------------------------------------------
 
 // Appends the survivors of one query among `count` rows whose sums are `sums`. Not inlined: tiles with survivors are few.
-template <class S> __attribute__((noinline)) void turned_survivors(const Block* block, Survivors* survivors, const uint16_t* sums, int64_t row,
-                                                                   int64_t count, int64_t query, uint16_t below) {
+template <class S> __attribute__((noinline)) void turned_survivors(const Block* block, Survivors* survivors, const uint16_t* sums,
+                                                                   int64_t row, int64_t count, int64_t query, uint16_t below) {
     constexpr int64_t halves = S::bytes / 2;
     const auto limit = S::set_halves(below);
     for (int64_t i = 0; i < count; i += halves) {
@@ -193,9 +197,10 @@ template <class S> __attribute__((noinline)) void turned_survivors(const Block* 
     }
 }
 
-// Distances of R * 32 rows to Q queries in 16 bits; `least[q]`: over the rows of a lane.
+// Distances of R * 32 rows to Q queries in 16 bits.
 template <class S, int R, int Q>
-ASX_INLINE void turned_tile_of_halves(const uint8_t* rows, const TurnedShape& shape, const uint8_t* panel, typename S::Bytes (&sums)[R][Q]) {
+ASX_INLINE void turned_tile_of_halves(const uint8_t* rows, const TurnedShape& shape, const uint8_t* panel,
+                                      typename S::Bytes (&sums)[R][Q]) {
     const int64_t group = shape.columns * S::bytes;
     const auto load = [&](int r, int64_t column) { return S::load_bytes(rows + r * group + column * S::bytes); };
     const auto query = [&](int64_t place) { return S::broadcast_word(read<uint32_t>(panel + 4 * place)); };
@@ -263,7 +268,7 @@ constexpr NibbleDistances nibble_distances;
 template <class S, int R, int Q>
 ASX_INLINE void scan_tile_of_nibbles(const Block* block, const uint8_t* panel, const TurnedShape& shape, int64_t row, const uint16_t* below,
                                      int64_t query, Survivors* survivors) {
-    constexpr int64_t most = 63;        // columns of at most 4 that a byte can hold
+    constexpr int64_t most = 63; // columns of at most 4 that a byte can hold
     const uint8_t* rows = block->pieces[0].base + row * block->pieces[0].stride;
     const int64_t group = shape.columns * S::bytes;
     const int64_t segments = (shape.columns + most - 1) / most, segment = (shape.columns + segments - 1) / segments;
@@ -318,14 +323,19 @@ void scan_turned_tile(const Block* block, const uint8_t* panel, const TurnedShap
 
 // R registers of rows against all queries, a panel of the packed queries at a time.
 template <class S, int R>
-ASX_INLINE void scan_turned_rows(const Block* block, const CodesHeader* header, const TurnedShape& shape, int64_t row, const uint16_t* below,
-                                 Survivors* survivors) {
+ASX_INLINE void scan_turned_rows(const Block* block, const CodesHeader* header, const TurnedShape& shape, int64_t row,
+                                 const uint16_t* below, Survivors* survivors) {
     constexpr int Q = turned_tile_queries<S>;
     const auto* panel = reinterpret_cast<const uint8_t*>(header + 1);
     for (int64_t q = 0; q < header->count; q += Q, panel += Q * shape.columns * turned_query_bytes<S>) {
-        const auto scan = [&](auto queries) { scan_turned_tile<S, R, decltype(queries)::value>(block, panel, shape, row, below + q, q, survivors); };
+        const auto scan = [&](auto queries) {
+            scan_turned_tile<S, R, decltype(queries)::value>(block, panel, shape, row, below + q, q, survivors);
+        };
         const int64_t some = header->count - q < Q ? header->count - q : Q;
-        if (some == Q) { scan(Number<Q>()); continue; }
+        if (some == Q) {
+            scan(Number<Q>());
+            continue;
+        }
         if constexpr (Q == 2) {
             scan(Number<1>());
         } else {
@@ -347,13 +357,15 @@ template <class S> int64_t turned_scan(const Block* block, const void* packed, c
     uint16_t below[turned_queries<S>];
     for (int64_t q = 0; q < header->count; ++q) {
         const int64_t limit = distance_limit(thresholds[q]);
-        below[q] = static_cast<uint16_t>(limit < 0xffff ? limit + 1 : 0xffff);      // sums are less than 8 * 8192 - 1
+        below[q] = static_cast<uint16_t>(limit < 0xffff ? limit + 1 : 0xffff); // sums are less than 8 * 8192 - 1
     }
     for (int64_t row = 0; row < block->rows;) {
         const int64_t registers = block->rows - row > (R - 1) * turned_rows ? R : 1;
         if (!has_room(survivors, registers * turned_rows * header->count)) return row;
-        if (registers == R) scan_turned_rows<S, R>(block, header, shape, row, below, survivors);
-        else scan_turned_rows<S, 1>(block, header, shape, row, below, survivors);
+        if (registers == R)
+            scan_turned_rows<S, R>(block, header, shape, row, below, survivors);
+        else
+            scan_turned_rows<S, 1>(block, header, shape, row, below, survivors);
         row += registers * turned_rows;
     }
     return block->rows;
@@ -367,8 +379,11 @@ template <class S> constexpr TurnedCodes turned_codes() {
     if constexpr (S::columns == Columns::none)
         return {};
     else
-        return {{{{turned_queries<S>, turned_packed_bytes<S>, turned_pack<S>, turned_scan<S>, nullptr}}}, turned_least<S>, turned_row_bytes<S>, turn_codes<S>};
+        return {{{{turned_queries<S>, turned_packed_bytes<S>, turned_pack<S>, turned_scan<S>, nullptr}}},
+                turned_least<S>,
+                turned_row_bytes<S>,
+                turn_codes<S>};
 }
 
-}  // namespace
-}  // namespace asx::ASX_TARGET
+} // namespace
+} // namespace asx::ASX_TARGET

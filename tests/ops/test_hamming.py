@@ -46,7 +46,7 @@ def test_bits(backend: Backend, count: int) -> None:
         assert out.intact
 
 
-@pytest.mark.parametrize("bits", [65536, 300001])
+@pytest.mark.parametrize("bits", [65528, 65536, 300001])
 def test_very_long_codes(backend: Backend, bits: int) -> None:
     """Counters of 16 bits would overflow."""
     codes = np.zeros((70, -(-bits // 8)), np.uint8)
