@@ -203,7 +203,7 @@ ASX_INLINE void turned_tile_of_halves(const uint8_t* rows, const TurnedShape& sh
                                       typename S::Bytes (&sums)[R][Q]) {
     const int64_t group = shape.columns * S::bytes;
     const auto load = [&](int r, int64_t column) { return S::load_bytes(rows + r * group + column * S::bytes); };
-    const auto query = [&](int64_t place) { return S::broadcast_word(read<uint32_t>(panel + 4 * place)); };
+    const auto query = [&](int64_t place) { return S::template repeat_words<1>(panel + 4 * place); };
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
 #pragma GCC unroll 16
