@@ -14,10 +14,12 @@ namespace asx::ASX_TARGET {
 namespace {
 
 constexpr int pq_queries = 4; // most in one call
+constexpr int pq_tree = 8;    // entries averaged in bytes
+constexpr int pq_tree_excess = 12; // most that 8 * the average exceeds the sum of 8 entries by: 4 + 2 * 2 + 4 halves rounded up
 constexpr int registers_per_block = kPqBlock / Simd::bytes;
 
 struct PqHeader {
-    double base[pq_queries]; // key = base + step * sum
+    double base[pq_queries]; // key = base + step * sum of averages
     double step[pq_queries];
     float slack[pq_queries];
     int64_t count;
@@ -79,8 +81,8 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
     auto* header = static_cast<PqHeader*>(packed);
     auto* to = reinterpret_cast<uint8_t*>(header + 1);
     header->count = queries->count;
-    const int64_t room = 65535 / (subspaces > 0 ? subspaces : 1);
-    const auto most = static_cast<float>(room < 127 ? room : 127);
+    const int64_t trees = (subspaces + pq_tree - 1) / pq_tree, room = 65535 / (trees > 0 ? trees : 1);
+    const auto most = static_cast<float>(room < 255 ? room : 255);
     const auto sign = Simd::set(queries->largest ? 1.0f : -1.0f);
     for (int32_t q = 0; q < queries->count; ++q, to += packed_table_bytes<bits>(subspaces)) {
         const auto* table = reinterpret_cast<const float*>(static_cast<const uint8_t*>(queries->data) + q * queries->stride);
@@ -100,8 +102,10 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
             error += static_cast<double>(round_entries<entries>(table + m * entries, sign, low, step, inverse, most, to + m * entries));
         }
         for (int64_t i = subspaces * entries; i < packed_table_bytes<bits>(subspaces); ++i) to[i] = 0;
-        header->base[q] = base;
-        header->step[q] = static_cast<double>(step);
+        const double half_excess = 0.5 * pq_tree_excess * static_cast<double>(trees) * static_cast<double>(step);
+        error += half_excess;
+        header->base[q] = base - half_excess;
+        header->step[q] = pq_tree * static_cast<double>(step);
         // The canonical float32 sum adds a unit of 2^-24 of the magnitude per subspace, float32 arithmetic here at most 12 in all.
         const double slack = (error + (static_cast<double>(subspaces) + 16.0) * 0x1p-23 * magnitude) * (1.0 + 1e-6);
         header->slack[q] = magnitude < 1e38 ? static_cast<float>(slack) : __builtin_inff(); // canonical partial sums may overflow
@@ -145,115 +149,135 @@ template <int B> ASX_INLINE void pq_registers(const Block* block, int64_t first,
     }
 }
 
-template <int B> ASX_INLINE void pq8_sums(const uint8_t* const (&at)[B], const uint8_t* table, int64_t subspaces, int64_t ahead,
-                                          Simd::Bytes (&low)[B], Simd::Bytes (&high)[B]) {
-    using S = Simd;
-    S::Bytes l[B], h[B], pair[B];
-#pragma GCC unroll 8
-    for (int b = 0; b < B; ++b) l[b] = h[b] = S::set_halves(0);
-    int64_t m = 0;
-    for (; m + 2 <= subspaces; m += 2) {
-        const auto first = S::load_table256(table + 256 * m);
-#pragma GCC unroll 8
-        for (int b = 0; b < B; ++b)
-            S::prefetch(at[b] + kPqBlock * m, ahead), pair[b] = S::look_up(first, S::load_bytes(at[b] + kPqBlock * m));
-        const auto second = S::load_table256(table + 256 * (m + 1));
-#pragma GCC unroll 8
-        for (int b = 0; b < B; ++b) {
-            S::prefetch(at[b] + kPqBlock * (m + 1), ahead);
-            const auto sum = S::add_bytes(pair[b], S::look_up(second, S::load_bytes(at[b] + kPqBlock * (m + 1))));
-            l[b] = S::add_halves(l[b], sum);
-            h[b] = S::add_halves(h[b], S::halves_down(sum));
-        }
-    }
-    if (m < subspaces) {
-        const auto last = S::load_table256(table + 256 * m);
-#pragma GCC unroll 8
-        for (int b = 0; b < B; ++b) {
-            const auto entry = S::look_up(last, S::load_bytes(at[b] + kPqBlock * m));
-            l[b] = S::add_halves(l[b], entry);
-            h[b] = S::add_halves(h[b], S::halves_down(entry));
-        }
-    }
-#pragma GCC unroll 8
-    for (int b = 0; b < B; ++b) low[b] = l[b], high[b] = h[b];
-}
+template <int Q, int B> struct PqRegisters {
+    Simd::Bytes v[Q][B];
+};
 
-int64_t pq8_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
-    constexpr int B = registers_per_block == 1 ? 8 : registers_per_block;
-    constexpr int64_t rows_per_step = B * Simd::bytes;
-    const auto* header = static_cast<const PqHeader*>(packed);
-    const auto* tables = reinterpret_cast<const uint8_t*>(header + 1);
-    const int64_t subspaces = block->pieces[0].width;
-    const int64_t least = least_sum(header, 0, thresholds[0]);
-    for (int64_t row = 0; row < block->rows; row += rows_per_step) {
-        if (!has_room(survivors, rows_per_step)) return row;
-        const uint8_t* at[B];
-        Simd::Bytes low[B], high[B];
-        pq_registers<B>(block, row / Simd::bytes, subspaces * kPqBlock, at);
-        pq8_sums<B>(at, tables, subspaces, block->ahead, low, high);
-        for (int b = 0; b < B; ++b) pq_emit(block, header, 0, row + b * Simd::bytes, least, low[b], high[b], survivors);
-    }
-    return block->rows;
-}
+template <int Q, int B> struct PqInput {
+    const uint8_t* at[B];       // codes of B registers of rows
+    const uint8_t* tables[Q];
+    const uint8_t* next;        // what to fetch meanwhile, in the order of memory
+};
 
-template <int Q, int B>
-ASX_INLINE void pq4_sums(const uint8_t* const (&at)[B], const uint8_t* const (&tables)[Q], int64_t pairs, int64_t ahead,
-                         Simd::Bytes (&low)[Q][B], Simd::Bytes (&high)[Q][B]) {
+// The codes of one row of bytes (one subspace of 8 bits, two of 4) looked up for Q queries and B registers.
+template <int bits, bool fetch, int Q, int B> ASX_INLINE void pq_look_up(const PqInput<Q, B>& in, int64_t i, PqRegisters<Q, B>& out) {
     using S = Simd;
-    S::Bytes l[Q][B], h[Q][B];
-#pragma GCC unroll 4
-    for (int q = 0; q < Q; ++q)
+    S::Bytes codes[B];
 #pragma GCC unroll 8
-        for (int b = 0; b < B; ++b) l[q][b] = h[q][b] = S::set_halves(0);
-    for (int64_t p = 0; p < pairs; ++p) {
-        S::Bytes even[B], odd[B];
-#pragma GCC unroll 8
-        for (int b = 0; b < B; ++b) {
-            if (Q == 1) S::prefetch(at[b] + kPqBlock * p, ahead);
-            const auto codes = S::load_bytes(at[b] + kPqBlock * p);
-            even[b] = S::low_nibbles(codes);
-            odd[b] = S::high_nibbles(codes);
-        }
+    for (int b = 0; b < B; ++b) {
+        if (fetch) S::fetch(in.next + S::bytes * (B * i + b));
+        codes[b] = S::in_register(S::load_bytes(in.at[b] + kPqBlock * i));
+    }
+    if constexpr (bits == 8) {
 #pragma GCC unroll 4
         for (int q = 0; q < Q; ++q) {
-            const auto first = S::load_table16(tables[q] + 32 * p), second = S::load_table16(tables[q] + 32 * p + 16);
+            const auto table = S::load_table256(in.tables[q] + 256 * i);
 #pragma GCC unroll 8
-            for (int b = 0; b < B; ++b) {
-                const auto sum = S::add_bytes(S::look_up16(first, even[b]), S::look_up16(second, odd[b]));
-                l[q][b] = S::add_halves(l[q][b], sum);
-                h[q][b] = S::add_halves(h[q][b], S::halves_down(sum));
-            }
+            for (int b = 0; b < B; ++b) out.v[q][b] = S::look_up(table, codes[b]);
         }
+    } else {
+        S::Bytes even[B], odd[B];
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) even[b] = S::low_nibbles(codes[b]), odd[b] = S::high_nibbles(codes[b]);
+#pragma GCC unroll 4
+        for (int q = 0; q < Q; ++q) {
+            const auto first = S::load_table16(in.tables[q] + 32 * i), second = S::load_table16(in.tables[q] + 32 * i + 16);
+#pragma GCC unroll 8
+            for (int b = 0; b < B; ++b) out.v[q][b] = S::average_bytes(S::look_up16(first, even[b]), S::look_up16(second, odd[b]));
+        }
+    }
+}
+
+// Averages of `n` rows of bytes from row i on; with `partial` only `left` of them are there, the others count as zero.
+template <int bits, bool fetch, int n, bool partial, int Q, int B>
+ASX_INLINE void pq_average(const PqInput<Q, B>& in, int64_t i, int64_t left, PqRegisters<Q, B>& out) {
+    if (partial && left <= 0) {
+#pragma GCC unroll 4
+        for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
+            for (int b = 0; b < B; ++b) out.v[q][b] = Simd::set_halves(0);
+    } else if constexpr (n == 1) {
+        pq_look_up<bits, fetch>(in, i, out);
+    } else {
+        PqRegisters<Q, B> other;
+        pq_average<bits, fetch, n / 2, partial>(in, i, left, out);
+        pq_average<bits, fetch, n / 2, partial>(in, i + n / 2, left - n / 2, other);
+#pragma GCC unroll 4
+        for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
+            for (int b = 0; b < B; ++b) out.v[q][b] = Simd::average_bytes(out.v[q][b], other.v[q][b]);
+    }
+}
+
+template <int Q, int B> ASX_INLINE void pq_widen(const PqRegisters<Q, B>& sum, PqRegisters<Q, B>& low, PqRegisters<Q, B>& high) {
+    using S = Simd;
+#pragma GCC unroll 4
+    for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+            low.v[q][b] = S::add_halves(low.v[q][b], sum.v[q][b]);
+            high.v[q][b] = S::add_halves(high.v[q][b], S::halves_down(sum.v[q][b]));
+        }
+}
+
+// Sums for B registers of rows; byte_rows: subspaces of 8 bits, pairs of 4 bits.
+template <int bits, bool fetch, int Q, int B>
+ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<Q, B>& low_out, PqRegisters<Q, B>& high_out) {
+    constexpr int n = pq_tree * bits / 8;
+    PqRegisters<Q, B> low, high, sum;
+#pragma GCC unroll 4
+    for (int q = 0; q < Q; ++q)
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) low.v[q][b] = high.v[q][b] = Simd::set_halves(0);
+    int64_t i = 0;
+    for (; i + n <= byte_rows; i += n) {
+        pq_average<bits, fetch, n, false>(in, i, n, sum);
+        pq_widen(sum, low, high);
+    }
+    if (i < byte_rows) {
+        pq_average<bits, fetch, n, true>(in, i, byte_rows - i, sum);
+        pq_widen(sum, low, high);
     }
 #pragma GCC unroll 4
     for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
-        for (int b = 0; b < B; ++b) low[q][b] = l[q][b], high[q][b] = h[q][b];
+        for (int b = 0; b < B; ++b) low_out.v[q][b] = low.v[q][b], high_out.v[q][b] = high.v[q][b];
 }
 
-template <int Q> int64_t pq4_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
-    constexpr int B = registers_per_block == 1 ? (Q == 1 ? 4 : 2) : registers_per_block;
-    constexpr int64_t rows_per_step = B * Simd::bytes;
+template <int bits, int Q, int B, bool fetch>
+ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
+    constexpr int registers = B > registers_per_block ? B : registers_per_block;
+    constexpr int64_t rows_per_step = registers * Simd::bytes; // whole blocks, so that a scan can stop between them
     const auto* header = static_cast<const PqHeader*>(packed);
-    const int64_t subspaces = block->pieces[0].width, pairs = (subspaces + 1) / 2;
-    const uint8_t* tables[Q];
+    const int64_t subspaces = block->pieces[0].width, byte_rows = bits == 8 ? subspaces : (subspaces + 1) / 2;
+    PqInput<Q, B> in;
     int64_t least[Q];
     for (int q = 0; q < Q; ++q) {
         const int real = q < header->count ? q : 0; // missing queries repeat the first, and emit nothing
-        tables[q] = reinterpret_cast<const uint8_t*>(header + 1) + real * packed_table_bytes<4>(subspaces);
+        in.tables[q] = reinterpret_cast<const uint8_t*>(header + 1) + real * packed_table_bytes<bits>(subspaces);
         least[q] = q < header->count ? least_sum(header, q, thresholds[q]) : 65536;
     }
     for (int64_t row = 0; row < block->rows; row += rows_per_step) {
         if (!has_room(survivors, Q * rows_per_step)) return row;
-        const uint8_t* at[B];
-        Simd::Bytes low[Q][B], high[Q][B];
-        pq_registers<B>(block, row / Simd::bytes, pairs * kPqBlock, at);
-        pq4_sums<Q, B>(at, tables, pairs, block->ahead, low, high);
-        for (int q = 0; q < Q; ++q)
-            for (int b = 0; b < B; ++b) pq_emit(block, header, q, row + b * Simd::bytes, least[q], low[q][b], high[q][b], survivors);
+        for (int part = 0; part < registers; part += B) {
+            const int64_t first = row / Simd::bytes + part;
+            PqRegisters<Q, B> low, high;
+            pq_registers<B>(block, first, byte_rows * kPqBlock, in.at);
+            in.next = in.at[0] + block->ahead;
+            pq_sums<bits, fetch>(in, byte_rows, low, high);
+            for (int q = 0; q < Q; ++q)
+                for (int b = 0; b < B; ++b)
+                    pq_emit(block, header, q, (first + b) * Simd::bytes, least[q], low.v[q][b], high.v[q][b], survivors);
+        }
     }
     return block->rows;
+}
+
+template <int bits, int Q> int64_t pq_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
+    constexpr int streamed = bits == 8 ? Simd::pq8_streamed : 2, cached = bits == 8 ? Simd::pq8_cached : Q == 1 ? 4 : 2;
+    if constexpr (Q == 1 && streamed > 0)
+        if (block->ahead) return pq_scan_with<bits, Q, streamed, true>(block, packed, thresholds, survivors);
+    return pq_scan_with<bits, Q, cached, false>(block, packed, thresholds, survivors);
 }
 
 // --- float tables and assignment: codewords in lanes, dims in rising order, multiply then add ---------------------------------

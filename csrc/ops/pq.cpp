@@ -6,6 +6,12 @@
 
 namespace asx {
 
+namespace {
+
+constexpr int64_t kAhead = 12288;       // bytes: measured 6 to 18 KiB, all within 15% from 9 KiB on
+
+}  // namespace
+
 PqProblem::PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables,
                      int64_t count, bool largest, bool scan)
     : Problem(std::move(rows), count, !largest), subspaces_(subspaces), bits_(bits), tables_(tables) {
@@ -36,6 +42,7 @@ void PqProblem::canonical(int64_t query, const int64_t* rows, int64_t count, flo
 
 void PqProblem::prepare(Block& block, const Chunk&, int64_t, Workspace&) const {
     block.pieces[0].width = subspaces_;
+    block.ahead = kAhead;
     block.ready = true;
 }
 

@@ -76,7 +76,8 @@ void Scan::scan_block(const Chunk& chunk, int64_t start, int64_t count, Workspac
     block.cold = true;
     for (const Group& group : problem_->groups()) {
         scan_group(group, block, first_row, workspace.survivors);
-        block.cold = false, block.ready = true;
+        // The other groups find the block in the cache, and its row terms.
+        block.cold = false, block.ready = true, block.ahead = 0;
     }
     for (int64_t from = 0, bad; (bad = problem_->first_bad_row(block, chunk, start, from)) >= 0; from = bad + 1) {
         if (!some_query_allows(first_row + bad)) continue;

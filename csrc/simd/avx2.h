@@ -222,20 +222,26 @@ struct Simd {
     }
 
     // --- byte tables of product quantization ---------------------------------------------------------------------------------
+    static constexpr int pq8_cached = 1, pq8_streamed = 0;
+    static ASX_INLINE void fetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+    static ASX_INLINE Bytes in_register(Bytes a) {
+#ifdef __GNUC__
+        __asm__("" : "+x"(a));
+#endif
+        return a;
+    }
     struct Table256 {
         const uint8_t* entries;
     };
     static ASX_INLINE Table256 load_table256(const uint8_t* p) { return {p}; }
-    // One 16-entry shuffle per high nibble h: code ^ (h << 4) has a zero high nibble exactly where it applies; elsewhere a
-    // saturating add of 0x70 sets the top bit, and the shuffle yields zero.
+    // Sixteen 16-entry shuffles, and blends that choose by bits 4 to 6. The shuffle yields zero where bit 7 of the index is set, so that
+    // the two halves of the table need no blend.
     static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) {
-        Bytes out = _mm256_setzero_si256();
-        for (int h = 0; h < 16; ++h) {
-            const Bytes index =
-                _mm256_adds_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(static_cast<char>(h << 4))), _mm256_set1_epi8(0x70));
-            out = _mm256_or_si256(out, _mm256_shuffle_epi8(load_table16(table.entries + 16 * h), index));
-        }
-        return out;
+        const Bytes index = _mm256_and_si256(codes, _mm256_set1_epi8(static_cast<char>(0x8f)));
+        const Bytes bit4 = _mm256_slli_epi16(codes, 3), bit5 = _mm256_slli_epi16(codes, 2), bit6 = _mm256_slli_epi16(codes, 1);
+        return _mm256_or_si256(look_up_half(table.entries, index, bit4, bit5, bit6),
+                               look_up_half(table.entries + 128, _mm256_xor_si256(index, _mm256_set1_epi8(static_cast<char>(0x80))), bit4,
+                                            bit5, bit6));
     }
     using Table16 = Bytes;
     static ASX_INLINE Table16 load_table16(const uint8_t* p) {
@@ -244,7 +250,7 @@ struct Simd {
     static ASX_INLINE Bytes look_up16(Table16 table, Bytes nibbles) { return _mm256_shuffle_epi8(table, nibbles); }
     static ASX_INLINE Bytes low_nibbles(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
     static ASX_INLINE Bytes high_nibbles(Bytes a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
-    static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
+    static ASX_INLINE Bytes average_bytes(Bytes a, Bytes b) { return _mm256_avg_epu8(a, b); }
     static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm256_add_epi16(a, b); }
     static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return _mm256_sub_epi16(a, b); }
     static ASX_INLINE Bytes halves_down(Bytes a) { return _mm256_srli_epi16(a, 8); }
@@ -258,6 +264,14 @@ struct Simd {
     static ASX_INLINE void store_bytes(void* p, Bytes a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 
 private:
+    static ASX_INLINE Bytes look_up_quarter(const uint8_t* entries, Bytes index, Bytes bit4, Bytes bit5) {
+        const Bytes a = _mm256_blendv_epi8(look_up16(load_table16(entries), index), look_up16(load_table16(entries + 16), index), bit4);
+        const Bytes b = _mm256_blendv_epi8(look_up16(load_table16(entries + 32), index), look_up16(load_table16(entries + 48), index), bit4);
+        return _mm256_blendv_epi8(a, b, bit5);
+    }
+    static ASX_INLINE Bytes look_up_half(const uint8_t* entries, Bytes index, Bytes bit4, Bytes bit5, Bytes bit6) {
+        return _mm256_blendv_epi8(look_up_quarter(entries, index, bit4, bit5), look_up_quarter(entries + 64, index, bit4, bit5), bit6);
+    }
     static ASX_INLINE __m256i below(int64_t n) {
         return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
     }

@@ -226,11 +226,20 @@ struct Simd {
     static ASX_INLINE bool any_half_below(Bytes a, Bytes limit) { return _mm512_cmplt_epu16_mask(a, limit) != 0; }
 
     // --- byte tables of product quantization ---------------------------------------------------------------------------------
+    static constexpr int pq8_cached = 4, pq8_streamed = 2;
+    static ASX_INLINE void fetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
+    // GCC would rather load a value anew for each use than copy a register, but there is one load per cycle, and copies are free.
+    static ASX_INLINE Bytes in_register(Bytes a) {
+#ifdef __GNUC__
+        __asm__("" : "+v"(a));
+#endif
+        return a;
+    }
     struct Table256 {
         Bytes part[4];
     };
     static ASX_INLINE Table256 load_table256(const uint8_t* p) {
-        return {{load_bytes(p), load_bytes(p + 64), load_bytes(p + 128), load_bytes(p + 192)}};
+        return {{in_register(load_bytes(p)), in_register(load_bytes(p + 64)), in_register(load_bytes(p + 128)), in_register(load_bytes(p + 192))}};
     }
     static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) { // the permutes use 7 bits of a code; its top bit picks the half
         const Bytes low = _mm512_permutex2var_epi8(table.part[0], codes, table.part[1]);
@@ -244,7 +253,7 @@ struct Simd {
     static ASX_INLINE Bytes look_up16(Table16 table, Bytes nibbles) { return _mm512_shuffle_epi8(table, nibbles); }
     static ASX_INLINE Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
     static ASX_INLINE Bytes high_nibbles(Bytes a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
-    static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
+    static ASX_INLINE Bytes average_bytes(Bytes a, Bytes b) { return _mm512_avg_epu8(a, b); } // unsigned, halves rounded up
     static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm512_add_epi16(a, b); } // 16-bit elements
     static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return _mm512_sub_epi16(a, b); }
     static ASX_INLINE Bytes halves_down(Bytes a) { return _mm512_srli_epi16(a, 8); }

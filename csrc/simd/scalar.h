@@ -231,6 +231,9 @@ struct Simd {
     }
 
     // --- byte tables of product quantization ---------------------------------------------------------------------------------
+    static constexpr int pq8_cached = 4, pq8_streamed = 0;
+    static ASX_INLINE void fetch(const uint8_t*) {}                             // into the second-level cache
+    static ASX_INLINE Bytes in_register(Bytes a) { return a; }                  // used several times, to be loaded once
     struct Table256 {
         const uint8_t* entries;
     };
@@ -250,8 +253,8 @@ struct Simd {
         for (int i = 0; i < bytes; ++i) a.v[i] >>= 4;
         return a;
     }
-    static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) {
-        for (int i = 0; i < bytes; ++i) a.v[i] = static_cast<uint8_t>(a.v[i] + b.v[i]);
+    static ASX_INLINE Bytes average_bytes(Bytes a, Bytes b) {                   // unsigned, halves rounded up
+        for (int i = 0; i < bytes; ++i) a.v[i] = static_cast<uint8_t>((a.v[i] + b.v[i] + 1) / 2);
         return a;
     }
     // The same register as 16-bit elements, little-endian.
