@@ -210,8 +210,8 @@ def test_large_inputs_are_sampled_the_same_way_every_time(backend: Backend, monk
     rows = rows_of(10_000, 2)
     one, other = (asx.ProductQuantizer(1, bits=4, iterations=2).fit(rows) for _ in range(2))
     np.testing.assert_array_equal(one.codebooks, other.codebooks)
-    assert len(seen[0]) == 16 * 128
-    assert len(np.unique(seen[0], axis=0)) == 16 * 128
+    assert len(seen[0]) == 16 * 256
+    assert len(np.unique(seen[0], axis=0)) == 16 * 256
 
 
 def test_codebooks_trained_elsewhere_are_taken(backend: Backend) -> None:

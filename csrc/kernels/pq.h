@@ -19,13 +19,15 @@ constexpr int pq_tree_excess = 12; // most that 8 * the average exceeds the sum 
 constexpr int registers_per_block = kPqBlock / Simd::bytes;
 
 struct PqHeader {
+    const float* tables[pq_queries]; // for the exact keys of survivors
     double base[pq_queries]; // key = base + step * sum of averages
     double step[pq_queries];
     float slack[pq_queries];
     int64_t count;
-    int64_t padding[5];
+    float sign;
+    uint8_t padding[4];
 };
-static_assert(sizeof(PqHeader) == 128, "packed tables stay aligned");
+static_assert(sizeof(PqHeader) % 64 == 0, "packed tables stay aligned");
 
 template <int bits> ASX_INLINE int64_t packed_table_bytes(int64_t subspaces) { return (subspaces + 1) / 2 * 2 << bits; }
 
@@ -68,9 +70,7 @@ ASX_INLINE float round_entries(const float* table, Simd::F sign, float low, floa
         const auto entry = S::truncate(S::add(clipped, S::set(0.5f)));
         const auto miss = S::sub(exact, S::mul(S::set(step), S::to_float(entry)));
         worst = S::max(S::max(miss, S::sub(S::zero(), miss)), worst);
-        int32_t lane[S::lanes];
-        S::int_store(lane, entry);
-        for (int i = 0; i < S::lanes; ++i) to[j + i] = static_cast<uint8_t>(lane[i]);
+        S::int_store_bytes(to + j, entry);
     }
     return largest_lane(worst);
 }
@@ -81,9 +81,10 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
     auto* header = static_cast<PqHeader*>(packed);
     auto* to = reinterpret_cast<uint8_t*>(header + 1);
     header->count = queries->count;
+    header->sign = queries->largest ? 1.0f : -1.0f;
     const int64_t trees = (subspaces + pq_tree - 1) / pq_tree, room = 65535 / (trees > 0 ? trees : 1);
     const auto most = static_cast<float>(room < 255 ? room : 255);
-    const auto sign = Simd::set(queries->largest ? 1.0f : -1.0f);
+    const auto sign = Simd::set(header->sign);
     for (int32_t q = 0; q < queries->count; ++q, to += packed_table_bytes<bits>(subspaces)) {
         const auto* table = reinterpret_cast<const float*>(static_cast<const uint8_t*>(queries->data) + q * queries->stride);
         float widest = 0.0f;
@@ -104,12 +105,12 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
         for (int64_t i = subspaces * entries; i < packed_table_bytes<bits>(subspaces); ++i) to[i] = 0;
         const double half_excess = 0.5 * pq_tree_excess * static_cast<double>(trees) * static_cast<double>(step);
         error += half_excess;
+        header->tables[q] = table;
         header->base[q] = base - half_excess;
         header->step[q] = pq_tree * static_cast<double>(step);
         // The canonical float32 sum adds a unit of 2^-24 of the magnitude per subspace, float32 arithmetic here at most 12 in all.
         const double slack = (error + (static_cast<double>(subspaces) + 16.0) * 0x1p-23 * magnitude) * (1.0 + 1e-6);
         header->slack[q] = magnitude < 1e38 ? static_cast<float>(slack) : __builtin_inff(); // canonical partial sums may overflow
-        if (queries->slack_out) queries->slack_out[q] = header->slack[q];
     }
 }
 
@@ -120,23 +121,33 @@ ASX_INLINE int64_t least_sum(const PqHeader* header, int q, float threshold) {
     return sum > 65537.0 ? 65536 : static_cast<int64_t>(sum) - 1;
 }
 
+// The canonical key of one row: its codes are 64 bytes apart.
+template <int bits> __attribute__((noinline)) float pq_key(const PqHeader* header, int q, const uint8_t* codes, int64_t subspaces) {
+    const float* table = header->tables[q];
+    float sum = 0.0f;
+    for (int64_t m = 0; m < subspaces; ++m, table += 1 << bits) {
+        const int code = bits == 8 ? codes[m * kPqBlock] : codes[m / 2 * kPqBlock] >> (m % 2 * 4) & 15;
+        sum = m == 0 ? table[code] : sum + table[code];
+    }
+    return header->sign * sum;
+}
+
 // Survivors among the rows of one register: 16-bit sums of its even and odd rows.
-ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64_t row, int64_t least, Simd::Bytes low, Simd::Bytes high,
-                        Survivors* survivors) {
+template <int bits>
+ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64_t row, const uint8_t* codes, float threshold,
+                        int64_t least, Simd::Bytes low, Simd::Bytes high, Survivors* survivors) {
     using S = Simd;
     if (least > 65535) return;
     const auto limit = S::set_halves(static_cast<uint16_t>(least));
-    const auto even = S::sub_halves(low, S::halves_up(high));
-    const uint64_t even_mask = S::halves_not_below(even, limit), odd_mask = S::halves_not_below(high, limit);
-    if (__builtin_expect((even_mask | odd_mask) == 0, 1)) return;
-    uint16_t sums[2][S::bytes / 2];
-    S::store_bytes(sums[0], even);
-    S::store_bytes(sums[1], high);
-    const uint64_t masks[2] = {even_mask, odd_mask};
-    for (int odd = 0; odd < 2; ++odd)
-        for_bits(masks[odd], [&](int i) {
-            const int64_t r = row + 2 * i + odd;
-            if (r < block->rows) append(block, survivors, r, q, static_cast<float>(header->base[q] + header->step[q] * sums[odd][i]));
+    const uint64_t even = S::halves_not_below(S::sub_halves(low, S::halves_up(high)), limit), odd = S::halves_not_below(high, limit);
+    if (__builtin_expect((even | odd) == 0, 1)) return;
+    const uint64_t masks[2] = {even, odd};
+    for (int parity = 0; parity < 2; ++parity)
+        for_bits(masks[parity], [&](int i) {
+            const int64_t lane = 2 * i + parity, r = row + lane;
+            if (r >= block->rows || (block->allowed && !block->allowed[r])) return;
+            const float key = pq_key<bits>(header, q, codes + lane, block->pieces[0].width);
+            if (!(key < threshold)) append(block, survivors, r, q, key);
         });
 }
 
@@ -154,9 +165,9 @@ template <int Q, int B> struct PqRegisters {
 };
 
 template <int Q, int B> struct PqInput {
-    const uint8_t* at[B];       // codes of B registers of rows
+    const uint8_t* at[B]; // codes of B registers of rows
     const uint8_t* tables[Q];
-    const uint8_t* next;        // what to fetch meanwhile, in the order of memory
+    const uint8_t* next; // what to fetch meanwhile, in the order of memory
 };
 
 // The codes of one row of bytes (one subspace of 8 bits, two of 4) looked up for Q queries and B registers.
@@ -267,7 +278,8 @@ ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const fl
             pq_sums<bits, fetch>(in, byte_rows, low, high);
             for (int q = 0; q < Q; ++q)
                 for (int b = 0; b < B; ++b)
-                    pq_emit(block, header, q, (first + b) * Simd::bytes, least[q], low.v[q][b], high.v[q][b], survivors);
+                    pq_emit<bits>(block, header, q, (first + b) * Simd::bytes, in.at[b], thresholds[q], least[q], low.v[q][b], high.v[q][b],
+                                  survivors);
         }
     }
     return block->rows;
@@ -309,48 +321,122 @@ void pq_table(const float* query, const float* codebook, int64_t dims, int64_t c
         float_table<false>(query, codebook, dims, codewords, padded, out);
 }
 
-// R rows at a time share each load of a codeword. Padding codewords are infinite, so they never come first.
-template <int R> ASX_INLINE void assign_rows(const float* rows, int64_t stride, const float* codebook, int64_t dims, int64_t codewords,
-                                             int64_t padded, int32_t* out, int64_t out_stride) {
+// --- assignment: rows in lanes, codewords broadcast ----------------------------------------------------------------------------
+//
+// Half the squared distance is |x|^2/2 + |c|^2/2 - x.c, one FMA an element where the canonical sum takes three operations, on elements minus
+// the codewords' mean so that little cancels. The number of a codeword replaces the low 8 bits of its distance; two minima and a maximum
+// then keep the two least. The least is the canonical answer if the second is farther away than the errors of both sides allow, which
+// all but some 0.1% of rows pass; the others are settled by canonical sums. The errors, in units of u = 2^-24 times (|x| + radius)^2, for
+// two codewords: 2 S for the products, S + 2 for the canonical sums, 4 for norms and centering; the tags add 2^-15 of either distance.
+
+// The canonical answer. Padding codewords are infinite, so they never come first.
+__attribute__((noinline)) void assign_canonically(const PqCodebook* book, const float* row, int32_t* out) {
     using S = Simd;
     alignas(64) float iota[S::lanes];
     for (int i = 0; i < S::lanes; ++i) iota[i] = static_cast<float>(i);
-    S::F best[R], best_index[R];
-    for (int r = 0; r < R; ++r) best[r] = S::set(__builtin_inff()), best_index[r] = S::load(iota);
-    for (int64_t j = 0; j < codewords; j += S::lanes) {
-        S::F sums[R];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) sums[r] = S::zero();
-        for (int64_t s = 0; s < dims; ++s) {
-            const auto c = S::load(codebook + s * padded + j);
-#pragma GCC unroll 8
-            for (int r = 0; r < R; ++r) {
-                const auto d = S::sub(S::set(rows[r * stride + s]), c);
-                sums[r] = S::add(sums[r], S::mul(d, d));
-            }
+    auto best = S::set(__builtin_inff()), best_index = S::load(iota);
+    for (int64_t j = 0; j < book->codewords; j += S::lanes) {
+        auto sum = S::zero();
+        for (int64_t s = 0; s < book->dims; ++s) {
+            const auto d = S::sub(S::set(row[s]), S::load(book->canonical + s * book->padded + j));
+            sum = S::add(sum, S::mul(d, d));
         }
-        const auto index = S::add(S::load(iota), S::set(static_cast<float>(j)));
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) S::keep_least(sums[r], index, best[r], best_index[r]);
+        S::keep_least(sum, S::add(S::load(iota), S::set(static_cast<float>(j))), best, best_index);
     }
-    for (int r = 0; r < R; ++r) {
-        float least[S::lanes], index[S::lanes];
-        S::store(least, best[r]);
-        S::store(index, best_index[r]);
-        int winner = 0;
-        for (int i = 1; i < S::lanes; ++i)
-            if (least[i] < least[winner] || (least[i] == least[winner] && index[i] < index[winner])) winner = i;
-        out[r * out_stride] = static_cast<int32_t>(index[winner]);
-    }
+    float least[S::lanes], index[S::lanes];
+    S::store(least, best);
+    S::store(index, best_index);
+    int winner = 0;
+    for (int i = 1; i < S::lanes; ++i)
+        if (least[i] < least[winner] || (least[i] == least[winner] && index[i] < index[winner])) winner = i;
+    *out = static_cast<int32_t>(index[winner]);
 }
 
-void pq_assign(const float* rows, int64_t stride, int64_t count, const float* codebook, int64_t dims, int64_t codewords, int64_t padded,
-               int32_t* out, int64_t out_stride) {
-    constexpr int R = 8;
-    int64_t i = 0;
-    for (; i + R <= count; i += R)
-        assign_rows<R>(rows + i * stride, stride, codebook, dims, codewords, padded, out + i * out_stride, out_stride);
-    for (; i < count; ++i) assign_rows<1>(rows + i * stride, stride, codebook, dims, codewords, padded, out + i * out_stride, out_stride);
+// Half the squared distance of V registers of rows to one tile of codewords after the other; the two least of every row, tagged.
+// rows: (dims, V registers), minus the rows; half_squares: of the rows.
+template <int V, int C>
+ASX_INLINE void nearest_two(const PqCodebook* book, const float* rows, const Simd::F (&half_squares)[V], Simd::F (&first)[V],
+                            Simd::F (&second)[V]) {
+    using S = Simd;
+    const float* tile = book->tiles;
+    for (int64_t j = 0; j < book->codewords; j += kPqTile, tile += (book->dims + 2) * kPqTile)
+        for (int part = 0; part < kPqTile; part += C) {
+            const float *half_norms = tile + part, *tags = half_norms + kPqTile, *codewords = tags + kPqTile;
+            S::F half[V][C];
+#pragma GCC unroll 8
+            for (int c = 0; c < C; ++c)
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) half[v][c] = S::add(half_squares[v], S::as_floats(S::repeat_words<1>(half_norms + c)));
+            for (int64_t s = 0; s < book->dims; ++s) {
+                S::F x[V];
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) x[v] = S::load(rows + (s * V + v) * S::lanes);
+#pragma GCC unroll 8
+                for (int c = 0; c < C; ++c) {
+                    const auto codeword = S::as_floats(S::repeat_words<1>(codewords + s * kPqTile + c));
+#pragma GCC unroll 8
+                    for (int v = 0; v < V; ++v) half[v][c] = S::fma(x[v], codeword, half[v][c]);
+                }
+            }
+#pragma GCC unroll 8
+            for (int c = 0; c < C; ++c) {
+                const auto tag = S::as_floats(S::repeat_words<1>(tags + c));
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) {
+                    const auto tagged = S::tag(half[v][c], tag);
+                    second[v] = S::min(S::max(tagged, first[v]), second[v]);
+                    first[v] = S::min(tagged, first[v]);
+                }
+            }
+        }
+}
+
+void pq_assign(const PqCodebook* book, const float* rows, int64_t stride, int64_t count, float* workspace, int32_t* out,
+               int64_t out_stride) {
+    using S = Simd;
+    constexpr int V = 2, C = S::lanes == 16 ? 8 : 4, together = V * S::lanes;
+    static_assert(together <= kPqAssigned, "fits the workspace");
+    if (book->codewords > 256) {
+        for (int64_t i = 0; i < count; ++i) assign_canonically(book, rows + i * stride, out + i * out_stride);
+        return;
+    }
+    for (int64_t start = 0; start < count; start += together) {
+        const float* from = rows + start * stride;
+        const int64_t here = count - start < together ? count - start : together;
+        for (int64_t r = 0; r < together; ++r) {
+            const float* row = from + (r < here ? r : 0) * stride;
+            for (int64_t s = 0; s < book->dims; ++s) workspace[s * together + r] = book->center[s] - row[s];
+        }
+        S::F squares[V], half_squares[V], first[V], second[V];
+        for (int v = 0; v < V; ++v) squares[v] = S::zero();
+        for (int64_t s = 0; s < book->dims; ++s)
+            for (int v = 0; v < V; ++v) {
+                const auto x = S::load(workspace + s * together + v * S::lanes);
+                squares[v] = S::fma(x, x, squares[v]);
+            }
+        for (int v = 0; v < V; ++v) {
+            half_squares[v] = S::mul(squares[v], S::set(0.5f));
+            first[v] = second[v] = S::set(__builtin_inff());
+        }
+        nearest_two<V, C>(book, workspace, half_squares, first, second);
+        for (int v = 0; v < V; ++v) {
+            float best[S::lanes];
+            S::store(best, first[v]);
+            const auto reach = S::add(S::sqrt(squares[v]), S::set(book->radius));
+            const auto square = S::mul(reach, reach);
+            const auto error = S::add(S::mul(square, S::set(static_cast<float>(2 * book->dims + 16) * 0x1p-23f)), S::set(1e-36f));
+            const auto margin = S::add(error, S::mul(second[v], S::set(0x1.1p-14f)));
+            const uint32_t doubtful = S::not_less(S::add(first[v], margin), second[v]) | S::not_less(square, S::set(1e37f));
+            for (int i = 0; i < S::lanes && v * S::lanes + i < here; ++i) {
+                const int64_t r = v * S::lanes + i;
+                int32_t* to = out + (start + r) * out_stride;
+                if (doubtful >> i & 1)
+                    assign_canonically(book, from + r * stride, to);
+                else
+                    *to = static_cast<int32_t>(read<uint32_t>(best + i) & 255u);
+            }
+        }
+    }
 }
 
 } // namespace

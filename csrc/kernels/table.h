@@ -75,7 +75,6 @@ struct Queries {
     const float* offset;
     uint64_t last_word;
     bool largest; // PQ: whether larger sums are better
-    float* slack_out; // PQ: the bound measured while packing
 };
 
 // One way to scan: up to `queries` queries in a call. `packed_bytes` bounds what `pack` writes (64-byte aligned).
@@ -89,6 +88,19 @@ struct Shape {
     void (*fill)(const Block*, const void* packed, void* out, int64_t out_stride);
 };
 
+constexpr int kPqTile = 8; // codewords of a tile
+constexpr int kPqAssigned = 32; // rows assigned together, at most
+
+// One subspace's codewords for `pq_assign`.
+struct PqCodebook {
+    int64_t dims, codewords, padded;
+    const float* canonical; // (dims, padded), padding codewords infinite
+    const float* center; // dims: any point; distances are taken from rows and codewords minus the center
+    const float* tiles; // per 8 centered codewords: half their squared norms, tags (their numbers, as bits), (dims, 8) elements;
+    // padding codewords are far away
+    float radius; // largest norm of a centered codeword
+};
+
 constexpr int kMaxShapes = 6;
 
 // Shapes by rising number of queries; unused ones have queries == 0.
@@ -98,9 +110,9 @@ struct Family {
 
 // Codes turned for batches: 32 rows beside each other in the lanes of a register, one column of the rows after the other.
 struct TurnedCodes {
-    Family family;                          // no shapes where rows in order are as good
-    int32_t least;                          // queries from which on turning pays
-    int64_t (*row_bytes)(int64_t width);    // that a turned row takes; 0: too wide for the counters
+    Family family; // no shapes where rows in order are as good
+    int32_t least; // queries from which on turning pays
+    int64_t (*row_bytes)(int64_t width); // that a turned row takes; 0: too wide for the counters
     // Replaces the block's piece by its turned rows in `out`, of row_bytes * (rows rounded up to 32) bytes and 64-byte aligned.
     // Blocks of turned rows start at multiples of 32.
     void (*turn)(Block*, uint8_t* out);
@@ -110,12 +122,12 @@ struct KernelTable {
     asx_kernels c;
     uint64_t requires_cpu; // bits of ops/cpu.h, derived from the compiler's macros in the target's unit
 
-    Family dense[kKinds];       // float queries. A kind whose tiles are missing is unpacked to float32 by ops
-    Family integer7;            // int8 queries in -64..63
-    Family integer8;            // any int8 queries
-    Family hamming;             // few queries, rows in order
+    Family dense[kKinds]; // float queries. A kind whose tiles are missing is unpacked to float32 by ops
+    Family integer7; // int8 queries in -64..63
+    Family integer8; // any int8 queries
+    Family hamming; // few queries, rows in order
     TurnedCodes hamming_turned;
-    Family pq[2];               // 4 bits, 8 bits
+    Family pq[2]; // 4 bits, 8 bits
 
     // canonical sums of one query against `count` rows named by number: ip, or l2 if `squared`
     void (*canonical[kKinds])(const Piece*, int32_t n_pieces, const float* query, const int64_t* rows, int64_t count, bool squared,
@@ -130,8 +142,9 @@ struct KernelTable {
 
     // codebook: (dims, padded) transposed, padded to a multiple of 16 codewords; see backends/protocol.py for the order of summation
     void (*pq_table)(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, bool squared, float* out);
-    void (*pq_assign)(const float* rows, int64_t stride, int64_t count, const float* codebook, int64_t dims, int64_t codewords,
-                      int64_t padded, int32_t* out, int64_t out_stride);
+    // nearest codewords; workspace: kPqAssigned * dims floats
+    void (*pq_assign)(const PqCodebook* codebook, const float* rows, int64_t stride, int64_t count, float* workspace, int32_t* out,
+                      int64_t out_stride);
 };
 
 } // namespace asx

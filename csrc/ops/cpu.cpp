@@ -67,9 +67,10 @@ int64_t prefetch_distance() { return 0; }
 #endif
 
 std::string feature_names(uint64_t bits) {
-    static constexpr const char* names[] = {"sse4.2",     "popcnt",          "avx2",      "fma",      "f16c",     "bmi",      "bmi2",
-                                            "lzcnt",      "avx512f",         "avx512bw",  "avx512dq", "avx512vl", "avx512cd", "avx512vnni",
-                                            "avx512vbmi", "avx512vpopcntdq", "avx512bf16", "avx512bitalg"};
+    static constexpr const char* names[] = {
+        "sse4.2",     "popcnt",          "avx2",       "fma",         "f16c",     "bmi",      "bmi2",
+        "lzcnt",      "avx512f",         "avx512bw",   "avx512dq",    "avx512vl", "avx512cd", "avx512vnni",
+        "avx512vbmi", "avx512vpopcntdq", "avx512bf16", "avx512bitalg"};
     std::string out;
     for (int i = 0; i < static_cast<int>(sizeof(names) / sizeof(names[0])); ++i)
         if (bits >> i & 1u) out += (out.empty() ? "" : ", ") + std::string(names[i]);

@@ -14,6 +14,7 @@ public:
     PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables, int64_t count,
               bool largest, bool scan);
 
+    bool exact() const override { return true; }
     void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
     void prepare(Block& block, const Chunk&, int64_t, Workspace&) const override;
 
@@ -23,7 +24,7 @@ private:
     const float* tables_;
 };
 
-// Codebooks (subspaces, codewords, dims), transposed for the kernels: per subspace (dims, padded), padding codewords infinite.
+// Codebooks (subspaces, codewords, dims), to be read until this dies.
 class Codebooks {
 public:
     Codebooks(const float* codebooks, int64_t subspaces, int64_t codewords, int64_t dims);
@@ -32,10 +33,8 @@ public:
     void assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims, int32_t* out) const;
 
 private:
-    const float* of(int64_t subspace) const { return transposed_.data() + subspace * dims_ * padded_; }
-
     int64_t subspaces_, codewords_, dims_, padded_;
-    std::vector<float> transposed_;
+    const float* codebooks_;
 };
 
 // Row-major codes (rows, code bytes) to blocks of 64 rows and back; code bytes: subspaces, or half of them rounded up for 4 bits.

@@ -65,7 +65,6 @@ void Problem::pack(const Family& family, const void* data, int64_t stride, const
         in.widths = widths.data();
         in.n_pieces = static_cast<int32_t>(widths.size());
         in.slack = slack_.empty() ? nullptr : slack_.data() + first;
-        in.slack_out = slack_.empty() ? nullptr : slack_.data() + first;
         in.factor = factor ? factor + first : nullptr;
         in.offset = offset ? offset + first : nullptr;
         in.last_word = rows_->last_word;

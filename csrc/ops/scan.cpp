@@ -118,11 +118,11 @@ void Scan::drain(const Group& group, const Block& block, int64_t first_row, Surv
         const int64_t query = group.first + s.query, row = first_row + s.row;
         if (allowed_.stride && !allowed_.bytes[query * allowed_.stride + row]) continue;
         Candidates& candidates = candidates_[static_cast<size_t>(query)];
-        const float key = s.key + problem_->shift(query);
         if (exact) {
-            candidates.add(*problem_, query, k_, {key, key, row});
+            candidates.add(*problem_, query, k_, {s.key, s.key, row}); // as it is: a sum with 0 would lose the sign of -0
             continue;
         }
+        const float key = s.key + problem_->shift(query);
         const float slack = problem_->slack(query) * (row_slack ? row_slack[s.row] : 1.0f) + problem_->underflow();
         Candidate c = {key - slack, key + slack, row};
         // NaN keys and infinite slack say nothing; equal bounds would pass for a canonical key

@@ -29,6 +29,7 @@ struct Simd {
     static ASX_INLINE F div(F a, F b) { return _mm256_div_ps(a, b); }
     static ASX_INLINE F sqrt(F a) { return _mm256_sqrt_ps(a); }
     static ASX_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
+    static ASX_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
     static ASX_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     static ASX_INLINE uint32_t not_less(F a, F b) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ))); }
     static ASX_INLINE F choose(F a, F b, F x, F y, F otherwise) {
@@ -43,6 +44,7 @@ struct Simd {
         if constexpr (n == 1) return set(*p);
         return _mm256_insertf128_ps(set(p[0]), _mm_set1_ps(p[1]), 1);
     }
+    static ASX_INLINE F tag(F a, F bits) { return _mm256_or_ps(_mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(~255))), bits); }
     static ASX_INLINE void keep_least(F a, F index, F& best, F& best_index) {
         const F less = _mm256_cmp_ps(a, best, _CMP_LT_OQ);
         best = _mm256_blendv_ps(best, a, less);
@@ -120,6 +122,10 @@ struct Simd {
     static ASX_INLINE I truncate(F a) { return _mm256_cvttps_epi32(a); }
     static ASX_INLINE F to_float(I a) { return _mm256_cvtepi32_ps(a); }
     static ASX_INLINE void int_store(void* p, I a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
+    static ASX_INLINE void int_store_bytes(void* p, I a) {
+        const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+        _mm_storel_epi64(static_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
+    }
     static ASX_INLINE I int_max(I a, I b) { return _mm256_max_epi32(a, b); }
     static ASX_INLINE I int_add_adjacent(I a, I b) { return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8); }
     template <int n> static ASX_INLINE I int_every(I a) {
@@ -239,9 +245,9 @@ struct Simd {
     static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) {
         const Bytes index = _mm256_and_si256(codes, _mm256_set1_epi8(static_cast<char>(0x8f)));
         const Bytes bit4 = _mm256_slli_epi16(codes, 3), bit5 = _mm256_slli_epi16(codes, 2), bit6 = _mm256_slli_epi16(codes, 1);
-        return _mm256_or_si256(look_up_half(table.entries, index, bit4, bit5, bit6),
-                               look_up_half(table.entries + 128, _mm256_xor_si256(index, _mm256_set1_epi8(static_cast<char>(0x80))), bit4,
-                                            bit5, bit6));
+        return _mm256_or_si256(
+            look_up_half(table.entries, index, bit4, bit5, bit6),
+            look_up_half(table.entries + 128, _mm256_xor_si256(index, _mm256_set1_epi8(static_cast<char>(0x80))), bit4, bit5, bit6));
     }
     using Table16 = Bytes;
     static ASX_INLINE Table16 load_table16(const uint8_t* p) {
@@ -251,6 +257,7 @@ struct Simd {
     static ASX_INLINE Bytes low_nibbles(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
     static ASX_INLINE Bytes high_nibbles(Bytes a) { return _mm256_and_si256(_mm256_srli_epi16(a, 4), _mm256_set1_epi8(15)); }
     static ASX_INLINE Bytes average_bytes(Bytes a, Bytes b) { return _mm256_avg_epu8(a, b); }
+    static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) { return _mm256_add_epi8(a, b); }
     static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm256_add_epi16(a, b); }
     static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return _mm256_sub_epi16(a, b); }
     static ASX_INLINE Bytes halves_down(Bytes a) { return _mm256_srli_epi16(a, 8); }
@@ -266,7 +273,8 @@ struct Simd {
 private:
     static ASX_INLINE Bytes look_up_quarter(const uint8_t* entries, Bytes index, Bytes bit4, Bytes bit5) {
         const Bytes a = _mm256_blendv_epi8(look_up16(load_table16(entries), index), look_up16(load_table16(entries + 16), index), bit4);
-        const Bytes b = _mm256_blendv_epi8(look_up16(load_table16(entries + 32), index), look_up16(load_table16(entries + 48), index), bit4);
+        const Bytes b =
+            _mm256_blendv_epi8(look_up16(load_table16(entries + 32), index), look_up16(load_table16(entries + 48), index), bit4);
         return _mm256_blendv_epi8(a, b, bit5);
     }
     static ASX_INLINE Bytes look_up_half(const uint8_t* entries, Bytes index, Bytes bit4, Bytes bit5, Bytes bit6) {

@@ -36,6 +36,7 @@ struct Simd {
     static ASX_INLINE F div(F a, F b) { return _mm512_div_ps(a, b); }
     static ASX_INLINE F sqrt(F a) { return _mm512_sqrt_ps(a); }
     static ASX_INLINE F max(F a, F b) { return _mm512_max_ps(a, b); }
+    static ASX_INLINE F min(F a, F b) { return _mm512_min_ps(a, b); }
     static ASX_INLINE F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static ASX_INLINE uint32_t not_less(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
     static ASX_INLINE F choose(F a, F b, F x, F y, F otherwise) {       // per lane: a <= x <= b ? y : otherwise
@@ -51,6 +52,10 @@ struct Simd {
         static_assert(n <= 2 || n == 4, "other numbers are not needed");
         const __m512i each = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
         return _mm512_permutexvar_ps(each, _mm512_castps128_ps512(_mm_loadu_ps(p)));
+    }
+    static ASX_INLINE F tag(F a, F bits) {
+        return _mm512_castsi512_ps(
+            _mm512_ternarylogic_epi32(_mm512_castps_si512(a), _mm512_castps_si512(bits), _mm512_set1_epi32(255), 0xd8));
     }
     // Lanes where `a` is less than `best` take it, and its index.
     static ASX_INLINE void keep_least(F a, F index, F& best, F& best_index) {
@@ -130,6 +135,7 @@ struct Simd {
     static ASX_INLINE I truncate(F a) { return (I)_mm512_cvttps_epi32(a); }
     static ASX_INLINE F to_float(I a) { return _mm512_cvtepi32_ps((__m512i)a); }
     static ASX_INLINE void int_store(void* p, I a) { _mm512_storeu_si512(p, (__m512i)a); }
+    static ASX_INLINE void int_store_bytes(void* p, I a) { _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)a)); }
     static ASX_INLINE I int_max(I a, I b) { return (I)_mm512_max_epi32((__m512i)a, (__m512i)b); }
     static ASX_INLINE I int_add_adjacent(I a, I b) {
         return (I)_mm512_permutex2var_epi32((__m512i)a, even_lanes(), (__m512i)b) +
@@ -239,7 +245,8 @@ struct Simd {
         Bytes part[4];
     };
     static ASX_INLINE Table256 load_table256(const uint8_t* p) {
-        return {{in_register(load_bytes(p)), in_register(load_bytes(p + 64)), in_register(load_bytes(p + 128)), in_register(load_bytes(p + 192))}};
+        return {{in_register(load_bytes(p)), in_register(load_bytes(p + 64)), in_register(load_bytes(p + 128)),
+                 in_register(load_bytes(p + 192))}};
     }
     static ASX_INLINE Bytes look_up(const Table256& table, Bytes codes) { // the permutes use 7 bits of a code; its top bit picks the half
         const Bytes low = _mm512_permutex2var_epi8(table.part[0], codes, table.part[1]);
@@ -254,6 +261,7 @@ struct Simd {
     static ASX_INLINE Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
     static ASX_INLINE Bytes high_nibbles(Bytes a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
     static ASX_INLINE Bytes average_bytes(Bytes a, Bytes b) { return _mm512_avg_epu8(a, b); } // unsigned, halves rounded up
+    static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) { return _mm512_add_epi8(a, b); }
     static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm512_add_epi16(a, b); } // 16-bit elements
     static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return _mm512_sub_epi16(a, b); }
     static ASX_INLINE Bytes halves_down(Bytes a) { return _mm512_srli_epi16(a, 8); }

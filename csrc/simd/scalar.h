@@ -48,6 +48,9 @@ struct Simd {
     static ASX_INLINE F max(F a, F b) {
         return zip(a, b, [](float x, float y) { return x > y ? x : y; });
     }
+    static ASX_INLINE F min(F a, F b) {                                         // of an unordered pair: b
+        return zip(a, b, [](float x, float y) { return x < y ? x : y; });
+    }
     static ASX_INLINE F fma(F a, F b, F c) { return add(mul(a, b), c); }    // fused or not: scans only
     static ASX_INLINE uint32_t not_less(F a, F b) {
         return test(a, b, [](float x, float y) { return !(x < y); });
@@ -68,6 +71,9 @@ struct Simd {
         F out;
         for (int i = 0; i < lanes; ++i) out.v[i] = p[i * n / lanes];
         return out;
+    }
+    static ASX_INLINE F tag(F a, F bits) {                                      // the low 8 bits of each element replaced, bits < 256
+        return zip(a, bits, [](float x, float y) { return bits_to_float((read<uint32_t>(&x) & ~255u) | read<uint32_t>(&y)); });
     }
     // Lanes where `a` is less than `best` take it, and its index.
     static ASX_INLINE void keep_least(F a, F index, F& best, F& best_index) {
@@ -148,6 +154,9 @@ struct Simd {
         return out;
     }
     static ASX_INLINE void int_store(void* p, I a) { write(p, a); }
+    static ASX_INLINE void int_store_bytes(void* p, I a) {                      // elements 0..255
+        for (int i = 0; i < lanes; ++i) static_cast<uint8_t*>(p)[i] = static_cast<uint8_t>(a.v[i]);
+    }
     static ASX_INLINE I int_max(I a, I b) {
         for (int i = 0; i < lanes; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
         return a;
@@ -255,6 +264,10 @@ struct Simd {
     }
     static ASX_INLINE Bytes average_bytes(Bytes a, Bytes b) {                   // unsigned, halves rounded up
         for (int i = 0; i < bytes; ++i) a.v[i] = static_cast<uint8_t>((a.v[i] + b.v[i] + 1) / 2);
+        return a;
+    }
+    static ASX_INLINE Bytes add_bytes(Bytes a, Bytes b) {
+        for (int i = 0; i < bytes; ++i) a.v[i] = static_cast<uint8_t>(a.v[i] + b.v[i]);
         return a;
     }
     // The same register as 16-bit elements, little-endian.

@@ -268,6 +268,46 @@ def test_assign_of_huge_and_tiny_vectors(backend: Backend) -> None:
         np.testing.assert_array_equal(out, oracles.canonical_tables(vectors, codebooks, True).argmin(axis=2))
 
 
+@pytest.mark.parametrize("offset", [0.0, 1000.0, -1e6])
+@pytest.mark.parametrize("dims", [1, 3, 16, 40])
+def test_assign_settles_near_ties(backend: Backend, dims: int, offset: float) -> None:
+    """Vectors halfway between two codewords, some of them far from the origin: any rounding but the canonical one decides otherwise."""
+    rng = np.random.default_rng(8)
+    codebooks = make_codebooks(3, 8, dims) + np.float32(offset)
+    pairs = rng.integers(0, 256, (2, 300, 3))
+    numbers = np.arange(3)
+    halfway = (codebooks[numbers, pairs[0]].astype(np.float64) + codebooks[numbers, pairs[1]]) / 2
+    vectors = (halfway + rng.integers(-2, 3, halfway.shape) * 1e-7).reshape(300, -1).astype(np.float32)
+    out = np.empty((300, 3), np.int32)
+    backend.pq_assign(vectors, codebooks, out)
+    np.testing.assert_array_equal(out, oracles.canonical_tables(vectors, codebooks, True).argmin(axis=2))
+
+
+@pytest.mark.parametrize("codewords", [1, 2, 5, 9, 300])
+def test_assign_to_any_number_of_codewords(backend: Backend, codewords: int) -> None:
+    rng = np.random.default_rng(9)
+    codebooks = rng.standard_normal((3, codewords, 5)).astype(np.float32)
+    vectors = rng.standard_normal((70, 14)).astype(np.float32)
+    out = np.empty((70, 3), np.int32)
+    backend.pq_assign(vectors, codebooks, out)
+    np.testing.assert_array_equal(out, oracles.canonical_tables(vectors, codebooks, True).argmin(axis=2))
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1e-22, 1e-19, 1e17, 1e18, 1e19, 3e19, 1e38])
+def test_assign_at_the_ends_of_the_float_range(backend: Backend, scale: float) -> None:
+    """Squares and norms that leave the range where the distances may not, and vectors that are not finite at all."""
+    limit = np.finfo(np.float32).max
+    codebooks = np.clip(make_codebooks(3, 8, 4).astype(np.float64) * scale, -limit, limit).astype(np.float32)
+    vectors = np.clip(np.random.default_rng(10).standard_normal((90, 12)) * scale, -limit, limit).astype(np.float32)
+    vectors[::3] = np.clip(codebooks[np.arange(3), 17].astype(np.float64) * 1.0001, -limit, limit).astype(np.float32).ravel()
+    vectors[4, 1], vectors[40, 7], vectors[41] = np.nan, np.inf, -np.inf
+    out = np.empty((90, 3), np.int32)
+    with np.errstate(all="ignore"):
+        backend.pq_assign(vectors, codebooks, out)
+        expected = oracles.canonical_tables(vectors, codebooks, True)
+    np.testing.assert_array_equal(out, np.where(np.isnan(expected), np.inf, expected).argmin(axis=2))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_pack_and_unpack(backend: Backend, bits: int) -> None:
     for n in (0, 1, 63, 64, 65, 200):

@@ -1,4 +1,4 @@
-"""K-means in all subspaces of a product quantizer at once.
+"""K-means in every subspace of a product quantizer.
 
 Lloyd's algorithm from randomly picked distinct points. Assignments are canonical, and means are summed in float64 in the order of
 the points, so that the same seed gives the same codebooks on every backend and on any number of threads.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..backends import current
+from ..backends.protocol import Backend
 from ..execution import Progress, run_ranges
 from ..types import F32, I32, I64, Array
 
@@ -42,43 +43,30 @@ def train(
             moving.append(m)
         else:
             codebooks[m, len(start) :] = codebooks[m, len(start) - 1]
-    nearest = np.empty((len(points), subspaces), np.int32)
-    for iteration in range(iterations):
-        if not moving:
-            break
-        before = nearest.copy()
-        assign(points, codebooks, nearest, threads)
-        if iteration and np.array_equal(before, nearest):
-            break
-        _move_all(moving, parts, nearest, codebooks, threads)
-        if progress is not None:
-            progress(iteration + 1, iterations)
-    for _ in range(MAX_REPAIRS if moving else 0):
-        assign(points, codebooks, nearest, threads)
-        repaired = [_fill_unused(parts[m], nearest[:, m], codebooks[m]) for m in moving]
-        if not any(repaired):
-            break
-    if progress is not None:
-        progress(iterations, iterations)
-    return codebooks
-
-
-def assign(points: F32, codebooks: F32, out: I32, threads: int | None = None) -> None:
-    """The nearest codeword of every point in every subspace, into ``out`` (n, M)."""
     backend = current()
 
     def work(first: int, last: int) -> None:
-        backend.pq_assign(points[first:last], codebooks, out[first:last])
-
-    run_ranges(work, len(points), threads=threads, grain=256)
-
-
-def _move_all(moving: list[int], parts: list[F32], nearest: I32, codebooks: F32, threads: int | None) -> None:
-    def work(first: int, last: int) -> None:
         for m in moving[first:last]:
-            _move(parts[m], nearest[:, m], codebooks[m])
+            _settle(backend, np.ascontiguousarray(parts[m]), codebooks[m], iterations)
 
-    run_ranges(work, len(moving), threads=threads)
+    run_ranges(work, len(moving), threads=threads, progress=progress)
+    return codebooks
+
+
+def _settle(backend: Backend, part: F32, codebook: F32, iterations: int) -> None:
+    """Lloyd's algorithm in one subspace, whose points (n, width) stay in the cache meanwhile."""
+    nearest = np.empty((len(part), 1), np.int32)
+    columns = np.ascontiguousarray(part.T, np.float64)
+    for iteration in range(iterations):
+        before = nearest.copy()
+        backend.pq_assign(part, codebook[np.newaxis], nearest)
+        if iteration and np.array_equal(before, nearest):
+            break
+        _move(part, columns, nearest[:, 0].astype(np.intp), codebook)
+    for _ in range(MAX_REPAIRS):
+        backend.pq_assign(part, codebook[np.newaxis], nearest)
+        if not _fill_unused(part, nearest[:, 0], codebook):
+            break
 
 
 def _distinct(part: F32, count: int, rng: np.random.Generator) -> F32:
@@ -95,19 +83,16 @@ def _distinct(part: F32, count: int, rng: np.random.Generator) -> F32:
     return chosen
 
 
-def _move(part: F32, nearest: I32, codebook: F32) -> None:
+def _move(part: F32, columns: Array, nearest: I64, codebook: F32) -> None:
     """Codewords become the means of their points; those without points go to where the error is largest."""
-    order = np.argsort(nearest.astype(np.uint8), kind="stable")
     counts = np.bincount(nearest, minlength=len(codebook))
     used = np.flatnonzero(counts)
-    begins = np.concatenate([[0], np.cumsum(counts[used])[:-1]])
-    sums = np.add.reduceat(part[order].astype(np.float64), begins, axis=0)
-    means = (sums / counts[used, np.newaxis]).astype(np.float32)
+    sums = np.stack([np.bincount(nearest, column, len(codebook)) for column in columns], axis=1)
     _fill_unused(part, nearest, codebook)
-    codebook[used, : part.shape[1]] = means
+    codebook[used, : part.shape[1]] = sums[used] / counts[used, np.newaxis]
 
 
-def _fill_unused(part: F32, nearest: I32, codebook: F32) -> bool:
+def _fill_unused(part: F32, nearest: I32 | I64, codebook: F32) -> bool:
     """Move unused codewords onto the distinct points that are farthest from theirs. Returns whether there were any to move."""
     unused = np.flatnonzero(np.bincount(nearest, minlength=len(codebook)) == 0)
     if not len(unused):

@@ -22,7 +22,7 @@ from .base import Quantizer, taken
 BLOCK = 64
 """Rows of a block of the packed layout."""
 
-POINTS_PER_CODEWORD = 128
+POINTS_PER_CODEWORD = 256
 SAMPLE_BYTES = 256 << 20
 
 
@@ -134,7 +134,7 @@ class ProductQuantizer(Quantizer):
         return code_bytes(self.subspaces, self.bits)
 
     def fit(self, X: Any, *, threads: int | None = None, progress: bool = False) -> Self:
-        """Learn codebooks from rows (n, D), or from a random 128 per codeword where there are more."""
+        """Learn codebooks from rows (n, D), or from a random 256 per codeword where there are more."""
         matrix = self._sample(X)
         if self.subspaces > matrix.dim:
             raise ValueError(f"X: expected at least one dim for each of {self.subspaces} subspaces, got shape {matrix.array.shape}")
@@ -144,7 +144,7 @@ class ProductQuantizer(Quantizer):
         if len(matrix) > most:
             rows = np.sort(np.random.default_rng(self._seed).choice(len(matrix), most, replace=False))
         points = self._vectors(matrix, rows)
-        with progress_bar(progress, "Training codebooks", "rounds") as report:
+        with progress_bar(progress, "Training codebooks", "subspaces") as report:
             self.codebooks = kmeans.train(points, self.subspaces, codewords, self._iterations, self._seed, threads, report)
         self.dim = matrix.dim
         return self

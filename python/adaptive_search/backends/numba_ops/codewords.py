@@ -122,8 +122,11 @@ def tables(queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
 def assign(vectors: F32, codebooks: F32, out: I32) -> None:
     """See ``Backend.pq_assign``."""
     subspaces, count, dims = codebooks.shape
-    rows, entries = np.zeros((64, subspaces * dims), np.float32), np.empty(count, np.float32)
-    _assign(address(vectors), vectors.strides[0], vectors.shape[1], _by_dim(codebooks), rows, entries, out)
+    # To a whole number of registers; infinite codewords are nobody's nearest.
+    padded = np.full((subspaces, dims, -(-count // LANES) * LANES), np.inf, np.float32)
+    padded[:, :, :count] = codebooks.transpose(0, 2, 1)
+    rows, entries = np.zeros((64, subspaces * dims), np.float32), np.empty(padded.shape[2], np.float32)
+    _assign(address(vectors), vectors.strides[0], vectors.shape[1], padded, rows, entries, out)
 
 
 @kernel
