@@ -1,11 +1,16 @@
 // Product quantization: scans with integer tables held in registers, and the float tables and assignments they approximate.
 //
-// Scan. A query's table (M subspaces x K entries) is rounded to integers of at most 7 bits with one step for all subspaces, so that two entries add
-// in a byte and a row's sum fits 16 bits: the largest entry is min(127, 65535 / M). The rounding errors, largest per subspace and summed, are the
-// slack: a proven bound, because every row uses exactly one entry of each subspace. Codes come in blocks of 64 rows, subspace by subspace.
-// 8 bits: with VBMI a 256-entry table is four registers, looked up by two permutes and a blend, and stays there for 8 blocks of rows; with AVX2 it is
-// sixteen 16-entry shuffles. 4 bits: one shuffle per nibble. Sums: `low` adds whole 16-bit elements (even byte + 256 * odd byte), `high` the odd bytes;
-// the even sums are low - (high << 8), exact modulo 2^16.
+// Scan. A query's table (M subspaces x K entries) is rounded to bytes with one step for all subspaces. Entries of 8 subspaces are averaged in bytes by a
+// tree of three levels, rounding up, and only the averages are added in 16 bits: widening is what used to cost most. 8 times an average exceeds
+// the sum of its 8 entries by 0 to 12; half of that is taken off the base and the other half joins the rounding errors, largest per subspace and
+// summed, in the slack: a proven bound, because every row uses exactly one entry of each subspace. Sums fit 16 bits: an entry is at most
+// min(255, 65535 / trees). Sums: `low` adds whole 16-bit elements (even byte + 256 * odd byte), `high` the odd bytes; the even sums are
+// low - (high << 8), exact modulo 2^16. A row that passes gets its canonical key at once, so that what leaves this file is exact.
+//
+// Codes come in blocks of 64 rows, subspace by subspace. 8 bits: with VBMI a 256-entry table is four registers, looked up by two permutes and a
+// blend, and serves several blocks of rows; with AVX2 it is sixteen 16-entry shuffles. 4 bits: one shuffle per nibble, the nibbles split once for up to 4 queries.
+// One query from memory takes few blocks at a time and fetches ahead into the second-level cache, in the order of memory (block->ahead).
+//
 #pragma once
 
 #include "kernels/select.h"
@@ -14,7 +19,7 @@ namespace asx::ASX_TARGET {
 namespace {
 
 constexpr int pq_queries = 4; // most in one call
-constexpr int pq_tree = 8;    // entries averaged in bytes
+constexpr int pq_tree = 8; // entries averaged in bytes
 constexpr int pq_tree_excess = 12; // most that 8 * the average exceeds the sum of 8 entries by: 4 + 2 * 2 + 4 halves rounded up
 constexpr int registers_per_block = kPqBlock / Simd::bytes;
 
@@ -121,7 +126,7 @@ ASX_INLINE int64_t least_sum(const PqHeader* header, int q, float threshold) {
     return sum > 65537.0 ? 65536 : static_cast<int64_t>(sum) - 1;
 }
 
-// The canonical key of one row: its codes are 64 bytes apart.
+// The canonical key of one row: its codes are 64 bytes apart. Never NaN: entries are finite, so that an infinite sum stays as it is.
 template <int bits> __attribute__((noinline)) float pq_key(const PqHeader* header, int q, const uint8_t* codes, int64_t subspaces) {
     const float* table = header->tables[q];
     float sum = 0.0f;
