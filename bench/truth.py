@@ -29,6 +29,7 @@ def dense_recall(rows: Array, queries: Array, k: int) -> Callable[[Array], float
     least = scores(last)
 
     def recall(found: Array) -> float:
+        found = found[: len(least)]
         needed = least[: len(found)]
         return float((scores(found[:, :k]) >= needed - ROUNDING * np.abs(needed)).mean())
 
