@@ -60,6 +60,12 @@ PyRows dense_rows(const std::string& kind_name, const py::sequence& chunks, cons
             chunk.norms = contiguous<float>(a, 1, "norms");
             require(a.size() == chunk.rows, "norms: expected one per row");
         }
+        const py::object weights = item.attr("weights");
+        if (!weights.is_none()) {
+            const auto a = weights.cast<py::array>();
+            chunk.weights = contiguous<float>(a, 1, "weights");
+            require(a.size() == chunk.rows, "weights: expected one per row");
+        }
         out.push_back(std::move(chunk));
     }
     require(!widths.empty(), "chunks: expected at least one, if need be with no rows");
@@ -106,18 +112,31 @@ PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py
     return result;
 }
 
-PyScan PyScan::make(std::shared_ptr<const Problem> problem, int64_t k, const py::object& allowed, py::object owners) {
-    require(k >= 0, "k: expected a number of rows");
+Allowed allowed_of(const py::object& allowed, const Problem& problem) {
     Allowed map;
     if (!allowed.is_none()) {
         const auto a = allowed.cast<py::array>();
         const int axes = a.ndim() == 2 ? 2 : 1;
         map.bytes = reinterpret_cast<const uint8_t*>(contiguous<bool>(a, axes, "allowed"));
-        require(a.shape(axes - 1) == problem->rows().size() && (axes == 1 || a.shape(0) == problem->queries()),
+        require(a.shape(axes - 1) == problem.rows().size() && (axes == 1 || a.shape(0) == problem.queries()),
                 "allowed: expected shape (N,) or (Q, N)");
         map.stride = axes == 2 ? a.shape(1) : 0;
     }
-    return {std::make_unique<Scan>(std::move(problem), k, map), py::make_tuple(std::move(owners), allowed)};
+    return map;
+}
+
+PyScan PyScan::make(std::shared_ptr<const Problem> problem, int64_t k, const py::object& allowed, py::object owners) {
+    require(k >= 0, "k: expected a number of rows");
+    const Allowed map = allowed_of(allowed, *problem);
+    return {std::make_unique<TopK>(std::move(problem), k, map), py::make_tuple(std::move(owners), allowed)};
+}
+
+py::array_t<int64_t> counts_of(const Scan& scan) {
+    const std::vector<int64_t> counts = scan.scored();
+    const int64_t queries = scan.queries(), stages = queries ? static_cast<int64_t>(counts.size()) / queries : 0;
+    py::array_t<int64_t> out({stages, queries});
+    std::copy(counts.begin(), counts.end(), out.mutable_data());
+    return out;
 }
 
 void register_rows(py::module_& m) {
@@ -142,6 +161,7 @@ void register_rows(py::module_& m) {
                 self.scan->merge(*other.scan);
             },
             py::arg("other"))
+        .def_property_readonly("scored", [](const PyScan& self) { return counts_of(*self.scan); })
         .def("finish", [](PyScan& self) {
             py::array_t<float> scores({self.scan->queries(), self.scan->k()});
             py::array_t<int64_t> rows({self.scan->queries(), self.scan->k()});

@@ -26,6 +26,8 @@ struct PyScan {
     static PyScan make(std::shared_ptr<const Problem> problem, int64_t k, const py::object& allowed, py::object owners);
 };
 
+Allowed allowed_of(const py::object& allowed, const Problem& problem);
+
 Kind kind_of(const std::string& name);
 Metric metric_of(const std::string& name);
 
@@ -33,6 +35,9 @@ Piece piece_of(const py::array& a, py::ssize_t item_bytes);
 PyRows dense_rows(const std::string& kind, const py::sequence& chunks, const py::object& ids);
 PyRows bit_rows(const py::sequence& chunks, int64_t bits, const py::object& ids);
 PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids);
+
+// What each stage of a cascade scored, (stages, queries).
+py::array_t<int64_t> counts_of(const Scan& scan);
 
 void register_rows(py::module_& m);
 

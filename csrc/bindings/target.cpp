@@ -1,39 +1,11 @@
 #include "bindings/target.h"
 
-#include "bindings/rows.h"
+#include "bindings/cascade.h"
 #include "ops/codes.h"
 #include "ops/cpu.h"
-#include "ops/dense.h"
-#include "ops/pq.h"
 #include "ops/targets.h"
 
 namespace asx {
-
-namespace {
-
-struct Target {
-    const KernelTable* table;
-};
-
-int64_t width_of(const PyRows& rows) { return rows.rows->dims(); }
-
-// (queries, width) of one query per row.
-template <class T> const T* queries_of(const py::array& a, int64_t width, const char* name) {
-    const T* p = contiguous<T>(a, 2, name);
-    require(a.shape(1) == width, "queries: expected the width of the rows");
-    return p;
-}
-
-const float* per_query(const py::array& a, int64_t queries, const char* name) {
-    const float* p = contiguous<float>(a, 1, name);
-    require(a.size() == queries, "expected one value per query");
-    return p;
-}
-
-struct Lists {
-    const int64_t* data;
-    int64_t width;
-};
 
 Lists lists_of(const py::array& candidates, int64_t queries, int64_t rows) {
     const int64_t* p = contiguous<int64_t>(candidates, 2, "candidates");
@@ -41,6 +13,38 @@ Lists lists_of(const py::array& candidates, int64_t queries, int64_t rows) {
     for (py::ssize_t i = 0; i < candidates.size(); ++i) require(p[i] < rows, "candidates: expected row numbers");
     return {p, candidates.shape(1)};
 }
+
+namespace {
+
+IntegerMetric integer_metric_of(const std::string& name) {
+    if (name == "ip") return IntegerMetric::ip;
+    if (name == "l2") return IntegerMetric::l2;
+    require(name == "l2_exact", "metric: expected ip, l2 or l2_exact");
+    return IntegerMetric::l2_exact;
+}
+
+}  // namespace
+
+std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors,
+                                                const py::array& offsets, const std::string& metric_name, const double* margins,
+                                                bool scan) {
+    const IntegerMetric metric = integer_metric_of(metric_name);
+    const int8_t* c = queries_of<int8_t>(codes, width_of(rows), "codes");
+    const float *f = per_query<float>(factors, codes.shape(0), "factors"), *o = per_query<float>(offsets, codes.shape(0), "offsets");
+    require(rows.rows->kind() == kInt8, "rows: expected int8");
+    for (const Chunk& chunk : rows.rows->chunks())
+        require(metric != IntegerMetric::l2 || chunk.norms, "rows: l2 needs their sums of squares");
+    return without_gil<IntegerProblem>(*self.table, rows.rows, c, codes.shape(0), f, o, metric, margins, scan);
+}
+
+std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest, bool scan) {
+    const float* t = contiguous<float>(tables, 3, "tables");
+    require(tables.shape(1) == rows.subspaces && tables.shape(2) == int64_t{1} << rows.bits,
+            "tables: expected shape (queries, subspaces, 2**bits)");
+    return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, scan);
+}
+
+namespace {
 
 struct Rescored {
     py::array_t<float> scores;
@@ -61,11 +65,6 @@ Rescored rescored(const Problem& problem, const py::array& candidates, int64_t k
 }
 
 py::tuple pair_of(const Rescored& best) { return py::make_tuple(best.scores, best.rows); }
-
-template <class P, class... Args> std::shared_ptr<P> without_gil(Args&&... args) {
-    const py::gil_scoped_release free;
-    return std::make_shared<P>(std::forward<Args>(args)...);
-}
 
 // --- dense ------------------------------------------------------------------------------------------------------------
 
@@ -96,7 +95,7 @@ py::tuple dense_top_k(const Target& self, const std::string& kind_name, const py
         const py::gil_scoped_release free;
         const std::vector<int64_t> widths = {chunk.pieces[0].width};
         const auto all = std::make_shared<const Rows>(kind, widths, std::vector<Chunk>{chunk}, nullptr);
-        Scan scan(std::make_shared<DenseProblem>(*self.table, all, q, count, metric, true), k, {});
+        TopK scan(std::make_shared<DenseProblem>(*self.table, all, q, count, metric, true), k, {});
         scan.run(0, all->visits());
         bad_row = scan.bad_row();
         if (bad_row < 0) scan.finish(to_scores, to_found);
@@ -123,8 +122,8 @@ int64_t dense_dot_op(const Target& self, const PyRows& rows, const py::array& qu
 }
 
 void dense_norms(const Target& self, const std::string& kind, const py::sequence& pieces, py::array out, bool upward) {
-    const py::object chunk =
-        py::module_::import("types").attr("SimpleNamespace")(py::arg("pieces") = pieces, py::arg("norms") = py::none());
+    const py::object chunk = py::module_::import("types").attr("SimpleNamespace")(py::arg("pieces") = pieces, py::arg("norms") = py::none(),
+                                                                                  py::arg("weights") = py::none());
     const PyRows rows = dense_rows(kind, py::make_tuple(chunk), py::none());
     float* to = writable<float>(out, 1, "out");
     require(out.size() == rows.rows->size(), "out: expected one value per row");
@@ -141,24 +140,6 @@ void dense_unit(const Target& self, const py::array& queries, py::array out) {
 }
 
 // --- int8 codes -----------------------------------------------------------------------------------------------------------
-
-IntegerMetric integer_metric_of(const std::string& name) {
-    if (name == "ip") return IntegerMetric::ip;
-    if (name == "l2") return IntegerMetric::l2;
-    require(name == "l2_exact", "metric: expected ip, l2 or l2_exact");
-    return IntegerMetric::l2_exact;
-}
-
-std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors,
-                                                const py::array& offsets, const std::string& metric_name, bool scan) {
-    const IntegerMetric metric = integer_metric_of(metric_name);
-    const int8_t* c = queries_of<int8_t>(codes, width_of(rows), "codes");
-    const float *f = per_query(factors, codes.shape(0), "factors"), *o = per_query(offsets, codes.shape(0), "offsets");
-    require(rows.rows->kind() == kInt8, "rows: expected int8");
-    for (const Chunk& chunk : rows.rows->chunks())
-        require(metric != IntegerMetric::l2 || chunk.norms, "rows: l2 needs their sums of squares");
-    return without_gil<IntegerProblem>(*self.table, rows.rows, c, codes.shape(0), f, o, metric, scan);
-}
 
 // --- binary codes -----------------------------------------------------------------------------------------------------------
 
@@ -182,13 +163,6 @@ void hamming_distances_op(const Target& self, const PyRows& rows, const py::arra
 }
 
 // --- product quantization ---------------------------------------------------------------------------------------------------
-
-std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest, bool scan) {
-    const float* t = contiguous<float>(tables, 3, "tables");
-    require(tables.shape(1) == rows.subspaces && tables.shape(2) == int64_t{1} << rows.bits,
-            "tables: expected shape (queries, subspaces, 2**bits)");
-    return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, scan);
-}
 
 Codebooks codebooks_of(const py::array& codebooks) {
     const float* c = contiguous<float>(codebooks, 3, "codebooks");
@@ -260,8 +234,9 @@ std::uintptr_t kernel_address(const Target& self, const std::string& name) {
 void register_targets(py::module_& m) {
     using py::arg;
     const auto none = py::none();
-    py::class_<Target>(m, "Target", "The operations on the kernels of one target.")
-        .def_property_readonly("name", [](const Target& self) { return self.table->c.target; })
+    py::class_<Target> target(m, "Target", "The operations on the kernels of one target.");
+    register_cascades(m, target);
+    target.def_property_readonly("name", [](const Target& self) { return self.table->c.target; })
         .def_property_readonly("missing", [](const Target& self) { return feature_names(self.table->requires_cpu & ~cpu_features()); })
         .def("kernel_address", &kernel_address, arg("name"))
         .def(
@@ -280,14 +255,14 @@ void register_targets(py::module_& m) {
             "integer_scan",
             [](const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets,
                int64_t k, const std::string& metric, const py::object& allowed) {
-                return PyScan::make(integer_problem(self, rows, codes, factors, offsets, metric, true), k, allowed, rows.owners);
+                return PyScan::make(integer_problem(self, rows, codes, factors, offsets, metric, nullptr, true), k, allowed, rows.owners);
             },
             arg("rows"), arg("codes"), arg("factors"), arg("offsets"), arg("k"), arg("metric"), arg("allowed") = none)
         .def(
             "integer_rescore",
             [](const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets,
                const py::array& candidates, int64_t k, const std::string& metric) {
-                return pair_of(rescored(*integer_problem(self, rows, codes, factors, offsets, metric, false), candidates, k));
+                return pair_of(rescored(*integer_problem(self, rows, codes, factors, offsets, metric, nullptr, false), candidates, k));
             },
             arg("rows"), arg("codes"), arg("factors"), arg("offsets"), arg("candidates"), arg("k"), arg("metric"))
         .def(

@@ -48,6 +48,12 @@ float kth_largest_lower(const std::vector<Candidate>& items, int64_t k) {
 
 }  // namespace
 
+void sort_best(std::vector<Candidate>& items, const Rows& rows) {
+    std::sort(items.begin(), items.end(), [&](const Candidate& a, const Candidate& b) {
+        return a.lower != b.lower ? a.lower > b.lower : rows.id(a.row) < rows.id(b.row);
+    });
+}
+
 void Candidates::shrink(const Problem& problem, int64_t query, int64_t k) {
     threshold_ = std::max(threshold_, kth_largest_lower(items_, k));
     items_.erase(std::remove_if(items_.begin(), items_.end(), [&](const Candidate& c) { return c.upper < threshold_; }), items_.end());
@@ -82,10 +88,7 @@ void Candidates::settle(const Problem& problem, int64_t query, int64_t k) {
 
 const std::vector<Candidate>& Candidates::best(const Problem& problem, int64_t query, int64_t k) {
     settle(problem, query, k);
-    const Rows& rows = problem.rows();
-    std::sort(items_.begin(), items_.end(), [&](const Candidate& a, const Candidate& b) {
-        return a.lower != b.lower ? a.lower > b.lower : rows.id(a.row) < rows.id(b.row);
-    });
+    sort_best(items_, problem.rows());
     return items_;
 }
 

@@ -25,6 +25,9 @@ inline uint32_t ordered(float x) {
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
+// By (key, id), best first; the keys are exact.
+void sort_best(std::vector<Candidate>& items, const Rows& rows);
+
 class Candidates {
 public:
     // Not worse than this can still matter: the k-th largest lower bound.

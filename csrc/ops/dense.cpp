@@ -84,74 +84,135 @@ void row_norms(const KernelTable& table, Kind kind, const Chunk& chunk, bool upw
     }
 }
 
-DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const float* queries, int64_t count, Metric metric,
-                           bool scan)
-    : Problem(std::move(rows), count, metric == kL2), table_(table), metric_(metric) {
-    const int64_t dims = rows_->dims();
-    canonical_queries_.assign(queries, queries + count * dims);
-    if (metric == kCosine) unit_queries(table, queries, count, dims, canonical_queries_.data());
-    if (!scan) return;
+float kernel_margin(double margin) { return round_up(margin * (1.0 + 0x1p-20)); }
 
+DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t count, Metric metric,
+                           std::vector<float> queries)
+    : Problem(std::move(rows), count, metric == kL2), table_(table), metric_(metric), canonical_queries_(std::move(queries)) {}
+
+double DenseProblem::query_norm(int64_t number) const {
+    const Piece piece = {reinterpret_cast<const uint8_t*>(query(number)), 0, rows_->dims()};
+    double norm;
+    table_.norms[kFloat32](&piece, 1, 0, 1, &norm);
+    return norm;
+}
+
+DenseProblem::Rounding DenseProblem::plan_scan() {
+    const int64_t dims = rows_->dims();
     const Kind kind = rows_->kind();
-    const bool tiles = choose_shape(table.dense[kFloat32], count).queries > table.dense[kFloat32].shapes[0].queries;
-    const bool own_tiles = table.dense[kind].shapes[1].queries > 0;
+    const bool tiles = choose_shape(table_.dense[kFloat32], queries_).queries > table_.dense[kFloat32].shapes[0].queries;
+    const bool own_tiles = table_.dense[kind].shapes[1].queries > 0;
     unpack_ = tiles && !own_tiles;
     const Kind scanned = unpack_ ? kFloat32 : kind;
     bool known_norms = true;
     for (const Chunk& chunk : rows_->chunks()) known_norms &= chunk.norms != nullptr;
     leave_terms_ = !known_norms;
     if (tiles) block_rows_ = cached_rows(dims * element_bytes(scanned));
-
     const bool rounded_queries = tiles && scanned == kBFloat16;
-    const float relative = relative_slack(dims) + (rounded_queries ? 0x1.02p-8f : 0.0f);
     // vdpbf16ps takes subnormal operands and results for zero: each may cost 2^-126 times the other operand, or by itself.
-    const double flushed = rounded_queries ? 0x1p-125 * std::sqrt(static_cast<double>(dims)) : 0.0;
+    return {relative_slack(dims) + (rounded_queries ? 0x1.02p-8f : 0.0f),
+            rounded_queries ? 0x1p-125 * std::sqrt(static_cast<double>(dims)) : 0.0};
+}
+
+void DenseProblem::pack_queries() {
+    const int64_t dims = rows_->dims();
+    const std::vector<int64_t> whole = {dims};
+    pack(table_.dense[unpack_ ? kFloat32 : rows_->kind()], canonical_queries_.data(), dims * 4, unpack_ ? whole : rows_->widths(), nullptr,
+         nullptr, true);
+}
+
+DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const float* queries, int64_t count, Metric metric,
+                           bool scan)
+    : DenseProblem(table, rows, count, metric, std::vector<float>(queries, queries + count * rows->dims())) {
+    const int64_t dims = rows_->dims();
+    if (metric == kCosine) unit_queries(table, queries, count, dims, canonical_queries_.data());
+    if (!scan) return;
+
+    const Rounding rounding = plan_scan();
     underflow_ = underflow_slack(dims);
     slack_.resize(static_cast<size_t>(count));
     for (int64_t q = 0; q < count; ++q) {
-        const Piece piece = {reinterpret_cast<const uint8_t*>(canonical_queries_.data() + q * dims), 0, dims};
-        double norm;
-        table.norms[kFloat32](&piece, 1, 0, 1, &norm);
+        const double norm = query_norm(q);
         query_norm_ = std::max(query_norm_, round_up(norm));
         const double reach = metric == kIp ? norm : metric == kCosine ? (norm > 0 ? 1.001 : 0.0) : 1.0;
-        slack_[static_cast<size_t>(q)] = norm > static_cast<double>(kLargestNorm) ? kInfinite : round_up(relative * reach + flushed);
-        if (rounded_queries) underflow_ = std::max(underflow_, round_up((static_cast<double>(dims) + 8.0) * 0x1p-124 * (1.0 + norm)));
+        slack_[static_cast<size_t>(q)] =
+            norm > static_cast<double>(kLargestNorm) ? kInfinite : round_up(rounding.relative * reach + rounding.flushed);
+        if (rounding.flushed > 0) underflow_ = std::max(underflow_, round_up((static_cast<double>(dims) + 8.0) * 0x1p-124 * (1.0 + norm)));
         if (metric == kL2) shift_.push_back(-static_cast<float>(norm * norm));
     }
-    const std::vector<int64_t> whole = {dims};
-    pack(table.dense[scanned], canonical_queries_.data(), dims * 4, unpack_ ? whole : rows_->widths(), nullptr, nullptr, true);
+    pack_queries();
+}
+
+PrefixProblem::PrefixProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const float* queries, int64_t count, Metric metric,
+                             const double* squares, const double* margins, double largest, bool scan)
+    : DenseProblem(table, rows, count, metric, std::vector<float>(queries, queries + count * rows->dims())),
+      squares_(squares, squares + count) {
+    if (!scan) return;
+    const Rounding rounding = plan_scan();
+    const double dims = static_cast<double>(rows_->dims());
+    underflow_ = underflow_slack(rows_->dims());
+    slack_.resize(static_cast<size_t>(count));
+    for (int64_t q = 0; q < count; ++q) {
+        const double norm = std::sqrt(squares_[static_cast<size_t>(q)]);
+        const double reach = metric == kIp ? norm * largest : metric == kCosine ? 1.001 : (norm + largest) * (norm + largest);
+        // 2^-20: the kernels' additions of margins, and the float32 that keys are rounded to
+        const double error = (rounding.relative + 0x1p-20) * reach +
+                             (rounding.flushed + (rounding.flushed > 0 ? (dims + 8.0) * 0x1p-124 : 0.0)) * (1.0 + norm + largest);
+        underflow_ = std::max(underflow_, round_up(error));
+        slack_[static_cast<size_t>(q)] = kernel_margin(margins[q]);
+        if (metric == kL2) shift_.push_back(-static_cast<float>(squares_[static_cast<size_t>(q)]));
+    }
+    pack_queries();
 }
 
 int64_t DenseProblem::unpacked_bytes() const { return unpack_ ? block_rows_ * ((rows_->dims() + 15) / 16 * 16) * 4 : 0; }
 
-void DenseProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {
-    const int64_t dims = rows_->dims();
-    const float* q = canonical_queries_.data() + query * dims;
-    std::vector<int64_t> local;
-    local.reserve(static_cast<size_t>(count));
+template <class Finish>
+void DenseProblem::sums(int64_t number, const int64_t* rows, int64_t count, bool squared, float* keys, Finish finish) const {
+    constexpr int64_t at_once = 64;
+    int64_t local[at_once];
     for (int64_t i = 0; i < count;) {
         const Chunk& chunk = rows_->chunk_of(rows[i]);
-        local.clear();
-        for (; i < count && rows[i] < chunk.first + chunk.rows; ++i) local.push_back(rows[i] - chunk.first);
-        float* out = keys + i - static_cast<int64_t>(local.size());
-        table_.canonical[rows_->kind()](chunk.pieces.data(), static_cast<int32_t>(chunk.pieces.size()), q, local.data(),
-                                        static_cast<int64_t>(local.size()), metric_ == kL2, out);
-        for (size_t j = 0; j < local.size(); ++j) {
-            if (metric_ == kL2) out[j] = -out[j];
-            if (metric_ == kCosine) {
-                float norm;
-                if (chunk.norms) {
-                    norm = chunk.norms[local[j]];
-                } else {
-                    double wide;
-                    table_.norms[rows_->kind()](chunk.pieces.data(), static_cast<int32_t>(chunk.pieces.size()), local[j], 1, &wide);
-                    norm = static_cast<float>(wide);
-                }
-                out[j] = norm == 0.0f ? 0.0f : out[j] / norm;
-            }
-            if (std::isnan(out[j])) out[j] = -kInfinite;
+        int64_t n = 0;
+        for (; n < at_once && i + n < count && rows[i + n] < chunk.first + chunk.rows; ++n) local[n] = rows[i + n] - chunk.first;
+        table_.canonical[rows_->kind()](chunk.pieces.data(), static_cast<int32_t>(chunk.pieces.size()), query(number), local, n, squared,
+                                        keys + i);
+        for (int64_t j = 0; j < n; ++j) {
+            const float key = finish(chunk, local[j], keys[i + j]);
+            keys[i + j] = std::isnan(key) ? -kInfinite : key;
         }
+        i += n;
     }
+}
+
+void DenseProblem::canonical(int64_t number, const int64_t* rows, int64_t count, float* keys) const {
+    sums(number, rows, count, metric_ == kL2, keys, [&](const Chunk& chunk, int64_t local, float sum) {
+        if (metric_ == kL2) return -sum;
+        if (metric_ == kIp) return sum;
+        float norm;
+        if (chunk.norms) {
+            norm = chunk.norms[local];
+        } else {
+            double wide;
+            table_.norms[rows_->kind()](chunk.pieces.data(), static_cast<int32_t>(chunk.pieces.size()), local, 1, &wide);
+            norm = static_cast<float>(wide);
+        }
+        return norm == 0.0f ? 0.0f : sum / norm;
+    });
+}
+
+void PrefixProblem::canonical(int64_t number, const int64_t* rows, int64_t count, float* keys) const {
+    const double square = squares_[static_cast<size_t>(number)];
+    sums(number, rows, count, false, keys, [&](const Chunk& chunk, int64_t local, float sum) {
+        const double norm = static_cast<double>(chunk.norms[local]), product = static_cast<double>(sum);
+        if (metric_ == kCosine) return norm == 0.0 ? 0.0f : static_cast<float>(product / norm);
+        return metric_ == kIp ? sum : static_cast<float>(2.0 * product - (square + norm * norm));
+    });
+}
+
+void PrefixProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const {
+    DenseProblem::prepare(block, chunk, start, workspace);
+    std::copy_n(chunk.weights + start, block.rows, block.slack);
 }
 
 void DenseProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace& workspace) const {
@@ -228,8 +289,8 @@ int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queri
 }
 
 IntegerProblem::IntegerProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const int8_t* codes, int64_t count,
-                               const float* factors, const float* offsets, IntegerMetric metric, bool scan)
-    : Problem(std::move(rows), count, metric != IntegerMetric::ip), table_(table), metric_(metric) {
+                               const float* factors, const float* offsets, IntegerMetric metric, const double* margins, bool scan)
+    : Problem(std::move(rows), count, metric != IntegerMetric::ip), table_(table), metric_(metric), weighted_(margins != nullptr) {
     const int64_t dims = rows_->dims();
     codes_.assign(codes, codes + count * dims);
     const float sign = metric == IntegerMetric::ip ? 1.0f : -1.0f;
@@ -246,7 +307,7 @@ IntegerProblem::IntegerProblem(const KernelTable& table, std::shared_ptr<const R
         } else {
             factors_[static_cast<size_t>(q)] = sign * factors[q];
             offsets_[static_cast<size_t>(q)] = sign * offsets[q];
-            slack_.push_back(0.0f);
+            slack_.push_back(margins ? kernel_margin(margins[q]) : 0.0f);
         }
     }
     if (!scan) return;
@@ -293,7 +354,10 @@ void IntegerProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Wo
         table_.squares[kInt8](&block);
         table_.dense_terms(&block, nullptr);
     } else {
-        std::fill(block.slack, block.slack + block.rows, 0.0f);
+        if (weighted_)
+            std::copy_n(chunk.weights + start, block.rows, block.slack);
+        else
+            std::fill(block.slack, block.slack + block.rows, 0.0f);
         for (int64_t r = 0; metric_ == IntegerMetric::l2 && r < block.rows; ++r) block.bias[r] = -chunk.norms[start + r];
     }
 }

@@ -12,15 +12,6 @@ namespace asx {
 
 namespace {
 
-void write_best(const std::vector<Candidate>& best, bool smallest_first, int64_t k, float* scores, int64_t* rows) {
-    for (int64_t i = 0; i < k; ++i) {
-        const bool there = i < static_cast<int64_t>(best.size());
-        rows[i] = there ? best[static_cast<size_t>(i)].row : -1;
-        const float key = there ? best[static_cast<size_t>(i)].lower : std::nanf("");
-        scores[i] = smallest_first ? 0.0f - key : key;
-    }
-}
-
 // A block that starts `rows` rows later.
 Block advanced(const Block& block, int64_t rows, bool in_pq_blocks) {
     Block out = block;
@@ -34,59 +25,19 @@ Block advanced(const Block& block, int64_t rows, bool in_pq_blocks) {
 
 }  // namespace
 
-Scan::Scan(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed)
-    : problem_(std::move(problem)), k_(k), allowed_(allowed), step_(problem_->in_pq_blocks() ? 192 : 96),
-      candidates_(static_cast<size_t>(problem_->queries())) {}
+void write_best(const std::vector<Candidate>& best, bool smallest_first, int64_t k, float* scores, int64_t* rows) {
+    for (int64_t i = 0; i < k; ++i) {
+        const bool there = i < static_cast<int64_t>(best.size());
+        rows[i] = there ? best[static_cast<size_t>(i)].row : -1;
+        const float key = there ? best[static_cast<size_t>(i)].lower : std::nanf("");
+        scores[i] = smallest_first ? 0.0f - key : key;
+    }
+}
 
 bool Scan::any_allowed(int64_t first_row, int64_t count) const {
     if (!allowed_.bytes || allowed_.stride) return true;
     return std::any_of(allowed_.bytes + first_row, allowed_.bytes + first_row + count, [](uint8_t a) { return a != 0; });
 }
-
-void Scan::run(int64_t first_visit, int64_t last_visit) {
-    if (problem_->queries() == 0 || k_ == 0) return;
-    Workspace& workspace = thread_workspace(problem_->unpacked_bytes());
-    for (int64_t v = first_visit; v < last_visit; ++v) {
-        const Visit visit = problem_->rows().visit(v);
-        for (int64_t done = 0; done < visit.rows;) {
-            const int64_t count = std::min(step_, visit.rows - done);
-            if (any_allowed(visit.chunk->first + visit.start + done, count)) scan_block(*visit.chunk, visit.start + done, count, workspace);
-            done += count;
-            step_ = std::min(2 * step_, problem_->block_rows());
-        }
-    }
-}
-
-void Scan::scan_block(const Chunk& chunk, int64_t start, int64_t count, Workspace& workspace) {
-    Block block = {};
-    const int64_t first_row = chunk.first + start;
-    block.n_pieces = static_cast<int32_t>(chunk.pieces.size());
-    const bool in_pq_blocks = problem_->in_pq_blocks();
-    for (int32_t j = 0; j < block.n_pieces; ++j) {
-        block.pieces[j] = chunk.pieces[static_cast<size_t>(j)];
-        block.pieces[j].base += (in_pq_blocks ? start / kPqBlock : start) * block.pieces[j].stride;
-    }
-    block.rows = count;
-    block.allowed = allowed_.bytes && !allowed_.stride ? allowed_.bytes + first_row : nullptr;
-    block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
-    block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
-    block.last_word = problem_->rows().last_word;
-    block.ahead = prefetch_distance();
-    problem_->prepare(block, chunk, start, workspace);
-    block.cold = true;
-    for (const Group& group : problem_->groups()) {
-        scan_group(group, block, first_row, workspace.survivors);
-        // The other groups find the block in the cache, and its row terms.
-        block.cold = false, block.ready = true, block.ahead = 0;
-    }
-    for (int64_t from = 0, bad; (bad = problem_->first_bad_row(block, chunk, start, from)) >= 0; from = bad + 1) {
-        if (!some_query_allows(first_row + bad)) continue;
-        note_bad_row(first_row + bad);
-        break;
-    }
-}
-
-void Scan::note_bad_row(int64_t row) { bad_row_ = bad_row_ < 0 ? row : std::min(bad_row_, row); }
 
 bool Scan::some_query_allows(int64_t row) const {
     if (!allowed_.bytes || !allowed_.stride) return !allowed_.bytes || allowed_.bytes[row];
@@ -95,55 +46,105 @@ bool Scan::some_query_allows(int64_t row) const {
     return false;
 }
 
-void Scan::scan_group(const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
+void Scan::scan_block(const Problem& problem, const Chunk& chunk, int64_t start, int64_t count, Workspace& workspace) {
+    const int64_t first_row = chunk.first + start;
+    if (!any_allowed(first_row, count)) return;
+    Block block = {};
+    block.n_pieces = static_cast<int32_t>(chunk.pieces.size());
+    const bool in_pq_blocks = problem.in_pq_blocks();
+    for (int32_t j = 0; j < block.n_pieces; ++j) {
+        block.pieces[j] = chunk.pieces[static_cast<size_t>(j)];
+        block.pieces[j].base += (in_pq_blocks ? start / kPqBlock : start) * block.pieces[j].stride;
+    }
+    block.rows = count;
+    block.allowed = allowed_.bytes && !allowed_.stride ? allowed_.bytes + first_row : nullptr;
+    block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
+    block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
+    block.last_word = problem.rows().last_word;
+    block.ahead = prefetch_distance();
+    problem.prepare(block, chunk, start, workspace);
+    block.cold = true;
+    for (const Group& group : problem.groups()) {
+        scan_group(problem, group, block, first_row, workspace.survivors);
+        // The other groups find the block in the cache, and its row terms.
+        block.cold = false, block.ready = true, block.ahead = 0;
+    }
+    for (int64_t from = 0, bad; (bad = problem.first_bad_row(block, chunk, start, from)) >= 0; from = bad + 1) {
+        if (!some_query_allows(first_row + bad)) continue;
+        note_bad_row(first_row + bad);
+        break;
+    }
+}
+
+void Scan::scan_group(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
     alignas(64) float thresholds[64];
     survivors.count = 0;            // an exception may have left some behind
     for (int64_t done = 0; done < block.rows;) {
         for (int32_t q = 0; q < group.count; ++q) {
             const int64_t query = group.first + q;
-            thresholds[q] = candidates_[static_cast<size_t>(query)].threshold() - problem_->underflow() - problem_->shift(query);
+            thresholds[q] = threshold(query) - problem.underflow() - problem.shift(query);
         }
-        const Block rest = advanced(block, done, problem_->in_pq_blocks());
+        const Block rest = advanced(block, done, problem.in_pq_blocks());
         const int64_t finished = group.shape->scan(&rest, group.packed.get(), thresholds, &survivors);
-        drain(group, rest, first_row + done, survivors);
+        drain(problem, group, rest, first_row + done, survivors);
         done += finished;
     }
 }
 
-void Scan::drain(const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
-    const bool exact = problem_->exact();
-    const float* row_slack = problem_->has_row_slack() ? block.slack : nullptr;
+TopK::TopK(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed)
+    : Scan(problem->queries(), k, allowed), problem_(std::move(problem)), candidates_(static_cast<size_t>(queries())) {
+    if (problem_->in_pq_blocks()) lengthen_step();      // 192: whole PQ blocks
+}
+
+void TopK::run(int64_t first_visit, int64_t last_visit) {
+    if (queries() == 0 || k() == 0) return;
+    Workspace& workspace = thread_workspace(problem_->unpacked_bytes());
+    for (int64_t v = first_visit; v < last_visit; ++v) {
+        const Visit visit = problem_->rows().visit(v);
+        for (int64_t done = 0; done < visit.rows;) {
+            const int64_t count = std::min(next_step(problem_->block_rows()), visit.rows - done);
+            scan_block(*problem_, *visit.chunk, visit.start + done, count, workspace);
+            done += count;
+            lengthen_step();
+        }
+    }
+}
+
+void TopK::drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
+    const bool exact = problem.exact();
+    const float* row_slack = problem.has_row_slack() ? block.slack : nullptr;
     for (int64_t i = 0; i < survivors.count; ++i) {
         const Survivor& s = survivors.items[i];
         const int64_t query = group.first + s.query, row = first_row + s.row;
-        if (allowed_.stride && !allowed_.bytes[query * allowed_.stride + row]) continue;
+        if (!allows(query, row)) continue;
         Candidates& candidates = candidates_[static_cast<size_t>(query)];
         if (exact) {
-            candidates.add(*problem_, query, k_, {s.key, s.key, row}); // as it is: a sum with 0 would lose the sign of -0
+            candidates.add(problem, query, k(), {s.key, s.key, row}); // as it is: a sum with 0 would lose the sign of -0
             continue;
         }
-        const float key = s.key + problem_->shift(query);
-        const float slack = problem_->slack(query) * (row_slack ? row_slack[s.row] : 1.0f) + problem_->underflow();
+        const float key = s.key + problem.shift(query);
+        const float slack = problem.slack(query) * (row_slack ? row_slack[s.row] : 1.0f) + problem.underflow();
         Candidate c = {key - slack, key + slack, row};
         // NaN keys and infinite slack say nothing; equal bounds would pass for a canonical key
         if (!(c.lower < c.upper) || std::isinf(c.upper)) c.upper = std::numeric_limits<float>::infinity();
         if (!(c.lower < c.upper)) c.lower = kLowest;
-        candidates.add(*problem_, query, k_, c);
+        candidates.add(problem, query, k(), c);
     }
     survivors.count = 0;
 }
 
-void Scan::merge(const Scan& other) {
+void TopK::merge(const Scan& other) {
+    const auto& fork = static_cast<const TopK&>(other);
     for (int64_t q = 0; q < queries(); ++q)
-        for (const Candidate& c : other.candidates_[static_cast<size_t>(q)].items())
-            candidates_[static_cast<size_t>(q)].add(*problem_, q, k_, c);
-    if (other.bad_row_ >= 0) note_bad_row(other.bad_row_);
+        for (const Candidate& c : fork.candidates_[static_cast<size_t>(q)].items())
+            candidates_[static_cast<size_t>(q)].add(*problem_, q, k(), c);
+    if (other.bad_row() >= 0) note_bad_row(other.bad_row());
 }
 
-void Scan::finish(float* scores, int64_t* rows) {
+void TopK::finish(float* scores, int64_t* rows) {
     for (int64_t q = 0; q < queries(); ++q)
-        write_best(candidates_[static_cast<size_t>(q)].best(*problem_, q, k_), problem_->smallest_first(), k_, scores + q * k_,
-                   rows + q * k_);
+        write_best(candidates_[static_cast<size_t>(q)].best(*problem_, q, k()), problem_->smallest_first(), k(), scores + q * k(),
+                   rows + q * k());
 }
 
 int64_t rescore(const Problem& problem, const int64_t* lists, int64_t width, int64_t k, float* scores, int64_t* rows) {

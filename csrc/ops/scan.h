@@ -1,6 +1,7 @@
 // A top-k in progress: candidates per query, carried from visit to visit and merged across threads.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 #include <vector>
 
@@ -15,35 +16,69 @@ struct Allowed {
     int64_t stride = 0;
 };
 
+// Walks over the blocks of rows. What becomes of the survivors, and from where on a row is one, is up to the kind of scan.
 class Scan {
 public:
-    Scan(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed);
+    Scan(int64_t queries, int64_t k, Allowed allowed) : queries_(queries), k_(k), allowed_(allowed) {}
+    virtual ~Scan() = default;
 
-    int64_t queries() const { return problem_->queries(); }
+    int64_t queries() const { return queries_; }
     int64_t k() const { return k_; }
     int64_t bad_row() const { return bad_row_; }
 
-    std::unique_ptr<Scan> fork() const { return std::make_unique<Scan>(problem_, k_, allowed_); }
-    void run(int64_t first_visit, int64_t last_visit);
-    void merge(const Scan& other);
+    virtual std::unique_ptr<Scan> fork() const = 0;
+    virtual void run(int64_t first_visit, int64_t last_visit) = 0;
+    virtual void merge(const Scan& other) = 0;
     // (queries, k) scores and rows, best first; NaN and -1 beyond the rows there are.
-    void finish(float* scores, int64_t* rows);
+    virtual void finish(float* scores, int64_t* rows) = 0;
+    // Cascades: rows that each stage after the first scored, (stages, queries).
+    virtual std::vector<int64_t> scored() const { return {}; }
+
+protected:
+    // Rows that may be scanned at a time; `most` is what the problem at hand can take.
+    int64_t next_step(int64_t most) { return step_ = std::min(step_, most); }
+    void lengthen_step() { step_ *= 2; }
+
+    void scan_block(const Problem& problem, const Chunk& chunk, int64_t start, int64_t count, Workspace& workspace);
+    // From where on the query's canonical keys matter.
+    virtual float threshold(int64_t query) const = 0;
+    // Takes over all survivors of a block whose first row has this number, and clears them.
+    virtual void drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) = 0;
+    bool allows(int64_t query, int64_t row) const { return !allowed_.stride || allowed_.bytes[query * allowed_.stride + row]; }
+    void note_bad_row(int64_t row) { bad_row_ = bad_row_ < 0 ? row : std::min(bad_row_, row); }
+    Allowed allowed() const { return allowed_; }
 
 private:
-    void scan_block(const Chunk& chunk, int64_t start, int64_t count, Workspace& workspace);
-    void scan_group(const Group& group, const Block& block, int64_t first_row, Survivors& survivors);
-    void drain(const Group& group, const Block& block, int64_t first_row, Survivors& survivors);
+    void scan_group(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors);
     bool any_allowed(int64_t first_row, int64_t count) const;
     bool some_query_allows(int64_t row) const;
-    void note_bad_row(int64_t row);
 
-    std::shared_ptr<const Problem> problem_;
-    int64_t k_;
+    int64_t queries_, k_;
     Allowed allowed_;
     int64_t bad_row_ = -1;
-    int64_t step_;              // rows scanned at a time: few at first, so that thresholds come before whole blocks survive
+    int64_t step_ = 96;         // few rows at first, so that thresholds come before whole blocks survive
+};
+
+// The k rows of the best canonical keys.
+class TopK final : public Scan {
+public:
+    TopK(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed);
+
+    std::unique_ptr<Scan> fork() const override { return std::make_unique<TopK>(problem_, k(), allowed()); }
+    void run(int64_t first_visit, int64_t last_visit) override;
+    void merge(const Scan& other) override;
+    void finish(float* scores, int64_t* rows) override;
+
+private:
+    float threshold(int64_t query) const override { return candidates_[static_cast<size_t>(query)].threshold(); }
+    void drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) override;
+
+    std::shared_ptr<const Problem> problem_;
     std::vector<Candidates> candidates_;
 };
+
+// The k first of sorted candidates as (k) scores and rows; NaN and -1 where there are fewer.
+void write_best(const std::vector<Candidate>& best, bool smallest_first, int64_t k, float* scores, int64_t* rows);
 
 // Canonical top-k of candidate lists (queries, width): -1 is none, a row named twice counts once. Returns the smallest row among them
 // that holds NaN or infinity, or -1.

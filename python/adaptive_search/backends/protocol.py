@@ -52,6 +52,7 @@ class DenseChunk:
 
     pieces: tuple[Array, ...]
     norms: F32 | None = None
+    weights: F32 | None = None
 
 
 class Rows(Protocol):

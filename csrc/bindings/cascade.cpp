@@ -1,0 +1,152 @@
+#include "bindings/cascade.h"
+
+#include "ops/cascade.h"
+#include "ops/codes.h"
+
+namespace asx {
+
+namespace {
+
+struct PyLevel {
+    Level level;
+    py::object owners;
+};
+
+// What keys say of scores, from the `Bound` of the protocol: offsets, factors, and margins or None.
+struct Bound {
+    explicit Bound(const py::object& bound, int64_t queries)
+        : offset(values(bound.attr("offset"), queries)), factor(values(bound.attr("factor"), queries)) {
+        const py::object margins = bound.attr("margin");
+        if (!margins.is_none()) margin = values(margins, queries);
+    }
+    static std::vector<double> values(const py::object& a, int64_t queries) {
+        const double* p = per_query<double>(a.cast<py::array>(), queries, "bound");
+        return {p, p + queries};
+    }
+    const double* margins() const { return margin.empty() ? nullptr : margin.data(); }
+    PyLevel with(std::shared_ptr<const Problem> problem, py::object owners) && {
+        return {{std::move(problem), std::move(offset), std::move(factor), std::move(margin)}, std::move(owners)};
+    }
+
+    std::vector<double> offset, factor, margin;
+};
+
+void require_weights(const PyRows& rows, const Bound& bound) {
+    for (const Chunk& chunk : rows.rows->chunks())
+        require(bound.margin.empty() || chunk.weights || !chunk.rows, "rows: margins need their weights");
+}
+
+PyLevel dense_level(const Target& self, const PyRows& rows, const py::array& queries, const std::string& metric, const py::object& bound,
+                    bool scan) {
+    const float* q = queries_of<float>(queries, width_of(rows), "queries");
+    Bound b(bound, queries.shape(0));
+    require(b.margin.empty(), "bound: whole vectors have no margins");
+    return std::move(b).with(without_gil<DenseProblem>(*self.table, rows.rows, q, queries.shape(0), metric_of(metric), scan), rows.owners);
+}
+
+PyLevel prefix_level(const Target& self, const PyRows& rows, const py::array& queries, const py::array& squares, double largest,
+                     const std::string& metric, const py::object& bound, bool scan) {
+    const float* q = queries_of<float>(queries, width_of(rows), "queries");
+    const double* s = per_query<double>(squares, queries.shape(0), "squares");
+    Bound b(bound, queries.shape(0));
+    require(!b.margin.empty(), "bound: prefixes need margins");
+    require_weights(rows, b);
+    for (const Chunk& chunk : rows.rows->chunks()) require(chunk.norms || !chunk.rows, "rows: prefixes need the norms of whole rows");
+    return std::move(b).with(
+        without_gil<PrefixProblem>(*self.table, rows.rows, q, queries.shape(0), metric_of(metric), s, b.margins(), largest, scan),
+        rows.owners);
+}
+
+PyLevel integer_level(const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets,
+                      const std::string& metric, const py::object& bound, bool scan) {
+    Bound b(bound, codes.shape(0));
+    require_weights(rows, b);
+    return std::move(b).with(integer_problem(self, rows, codes, factors, offsets, metric, b.margins(), scan), rows.owners);
+}
+
+PyLevel hamming_level(const Target& self, const PyRows& rows, const py::array& codes, const py::object& bound, bool scan) {
+    const uint8_t* c = queries_of<uint8_t>(codes, width_of(rows), "codes");
+    Bound b(bound, codes.shape(0));
+    require_weights(rows, b);
+    return std::move(b).with(without_gil<HammingProblem>(*self.table, rows.rows, c, codes.shape(0), scan), rows.owners);
+}
+
+PyLevel pq_level(const Target& self, const PyRows& rows, const py::array& tables, bool largest, const py::object& bound, bool scan) {
+    Bound b(bound, tables.shape(0));
+    require_weights(rows, b);
+    return std::move(b).with(pq_problem(self, rows, tables, largest, scan), py::make_tuple(rows.owners, tables));
+}
+
+struct PyCascade {
+    std::shared_ptr<const Cascade> cascade;
+    py::object owners;
+};
+
+PyCascade cascade_of(const py::sequence& levels, const PyLevel& judge, bool hard) {
+    Cascade out;
+    py::list owners;
+    for (const py::handle& item : levels) {
+        const auto& level = item.cast<const PyLevel&>();
+        require(level.level.problem->queries() == judge.level.problem->queries(), "levels: expected the same queries in all");
+        require(level.level.problem->rows().size() == judge.level.problem->rows().size(), "levels: expected the same rows in all");
+        out.levels.push_back(level.level);
+        owners.append(level.owners);
+    }
+    require(!out.levels.empty(), "levels: expected at least one");
+    owners.append(judge.owners);
+    out.judge = judge.level;
+    out.flat = !judge.level.problem->groups().empty();
+    out.hard = hard;
+    return {std::make_shared<const Cascade>(std::move(out)), owners};
+}
+
+PyScan cascade_scan(const Target&, const py::sequence& levels, const PyLevel& judge, int64_t k, const py::object& allowed, bool hard) {
+    PyCascade made = cascade_of(levels, judge, hard);
+    require(made.cascade->levels.front().problem->queries() == 0 || !made.cascade->levels.front().problem->groups().empty(),
+            "levels: the first one must be ready to scan");
+    const Allowed map = allowed_of(allowed, *judge.level.problem);
+    return {std::make_unique<CascadeScan>(std::move(made.cascade), k, map), py::make_tuple(std::move(made.owners), allowed)};
+}
+
+py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLevel& judge, const py::array& candidates, int64_t k,
+                          bool hard) {
+    const PyCascade made = cascade_of(levels, judge, hard);
+    const Problem& problem = *judge.level.problem;
+    const Lists lists = lists_of(candidates, problem.queries(), problem.rows().size());
+    py::array_t<float> scores({problem.queries(), k});
+    py::array_t<int64_t> rows({problem.queries(), k});
+    float* s = scores.mutable_data();
+    int64_t* r = rows.mutable_data();
+    CascadeScan scan(made.cascade, k, {});
+    {
+        const py::gil_scoped_release free;
+        std::vector<int64_t> list;
+        for (int64_t q = 0; q < problem.queries(); ++q) {
+            list.assign(lists.data + q * lists.width, lists.data + (q + 1) * lists.width);
+            std::sort(list.begin(), list.end());
+            list.erase(std::unique(list.begin(), list.end()), list.end());
+            const auto first = std::lower_bound(list.begin(), list.end(), int64_t{0});
+            scan.take(q, list.data() + (first - list.begin()), list.end() - first);
+        }
+        scan.finish(s, r);
+    }
+    return py::make_tuple(scores, rows, counts_of(scan));
+}
+
+}  // namespace
+
+void register_cascades(py::module_& m, py::class_<Target>& target) {
+    using py::arg;
+    py::class_<PyLevel>(m, "Level", "A stage of a cascade with the queries of a batch.");
+    target.def("dense_level", &dense_level, arg("rows"), arg("queries"), arg("metric"), arg("bound"), arg("scan") = false)
+        .def("prefix_level", &prefix_level, arg("rows"), arg("queries"), arg("squares"), arg("largest"), arg("metric"), arg("bound"),
+             arg("scan") = false)
+        .def("integer_level", &integer_level, arg("rows"), arg("codes"), arg("factors"), arg("offsets"), arg("metric"), arg("bound"),
+             arg("scan") = false)
+        .def("hamming_level", &hamming_level, arg("rows"), arg("codes"), arg("bound"), arg("scan") = false)
+        .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false)
+        .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("hard") = false)
+        .def("cascade_rescore", &cascade_rescore, arg("levels"), arg("judge"), arg("candidates"), arg("k"), arg("hard") = false);
+}
+
+}  // namespace asx
