@@ -1,7 +1,7 @@
 // Hamming distances of packed binary codes, any number of bits: few queries, rows as they lie. Batches: hamming_turned.h.
 //
 // Bits of a row's last 64-bit word that do not count are masked out of the query when it is packed and out of the row by a mask.
-// Keys are minus the distance, exact in float32 (codes have fewer than 2^24 bits), slack zero.
+// Keys are minus the distance, rounded to float32 where codes have more than 2^24 bits; slack zero.
 // As many rows as a register has words are loaded, a register of each, and transposed there: word w of all rows is then xored with a word of
 // a query that is broadcast, and counted. On AVX-512 8 rows of 64 bytes take 24 shuffles and 24 operations a query, no sum crosses lanes, and
 // one query leaves more than half of the time of a scan from memory to wait. Rows, or what is left of them, of half a register or less
@@ -30,10 +30,11 @@ struct CodesHeader {
     int64_t padding[7];
 };
 
-// Thresholds are keys: a row passes when its distance is not above `limit`.
+// Thresholds are keys: a row passes when its distance is not above `limit`, the largest distance whose key may equal the threshold. Beyond
+// 2^24 several distances share a key; below 2^22 the factor adds less than one.
 ASX_INLINE int64_t distance_limit(float threshold) {
     if (!(threshold <= 0.0f)) return -1; // keys are never positive
-    return threshold < -1e9f ? int64_t{1} << 30 : static_cast<int64_t>(-threshold);
+    return threshold < -1e18f ? int64_t{1} << 62 : static_cast<int64_t>(-static_cast<double>(threshold) * (1.0 + 0x1p-22));
 }
 
 // --- few queries ------------------------------------------------------------------------------------------------------------

@@ -59,6 +59,20 @@ def test_very_long_codes(backend: Backend, bits: int) -> None:
         check(awkward.run(backend.hamming_scan(prepared, queries, 9), prepared), queries, codes, bits, 9)
 
 
+def test_distances_beyond_float32_tie(backend: Backend) -> None:
+    """2**24 and 2**24 + 1 are one score, so that ids decide."""
+    bits = 2**24 + 64
+    query, near = np.zeros((1, bits // 8), np.uint8), np.full(bits // 8, 255, np.uint8)
+    near[-8:] = 0
+    far = near.copy()
+    far[-1] = 1
+    parts = [np.broadcast_to(near, (200, bits // 8)), np.broadcast_to(far, (5, bits // 8))]
+    prepared = backend.bit_rows(parts, bits, np.r_[5:205, 0:5].astype(np.int64))
+    scores, rows = awkward.run(backend.hamming_scan(prepared, query, 7), prepared)
+    np.testing.assert_array_equal(rows, [[200, 201, 202, 203, 204, 0, 1]])
+    np.testing.assert_array_equal(scores, np.full((1, 7), 2**24))
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 63, 64, 65, 4095, 4096, 4097, 9000])
 def test_row_counts(backend: Backend, n: int) -> None:
     for bits in (60, 128, 200):
