@@ -225,6 +225,21 @@ def test_masks_in_any_layout(backend: Backend) -> None:
     assert_same(asx.top_k(batch, rows, 9, mask=mask[0].repeat(2)[::2]), asx.top_k(batch, rows, 9, mask=mask[0].tolist()))
 
 
+@pytest.mark.parametrize("share", [0.5, 0.02])
+def test_true_may_be_any_byte_but_zero(backend: Backend, share: float) -> None:
+    """As in a view of other bytes: ``bytes.view(bool)``."""
+    rng = np.random.default_rng(6)
+    rows, batch, codes = drawn(rng, 5000, 9), drawn(rng, 5, 9), rng.integers(0, 256, (5000, 2)).astype(np.uint8)
+    quantizer = asx.ProductQuantizer(3, bits=4).fit(rows)
+    numbers = quantizer.encode(rows)
+    for shape in (5000, (5, 5000)):
+        mask = rng.random(shape) < share
+        odd = awkward.of_any_true_bytes(mask)
+        assert_same(asx.top_k(batch, rows, 9, mask=odd), asx.top_k(batch, rows, 9, mask=mask))
+        assert_same(asx.hamming_top_k(codes[:5], codes, 9, mask=odd), asx.hamming_top_k(codes[:5], codes, 9, mask=mask))
+        assert_same(quantizer.top_k(batch, numbers, 9, mask=odd), quantizer.top_k(batch, numbers, 9, mask=mask))
+
+
 # --- element types and layouts ----------------------------------------------------------------------------------------------
 
 

@@ -85,6 +85,12 @@ def before_forbidden_page(array: Array) -> Array:
     return made
 
 
+def of_any_true_bytes(mask: Array) -> Array:
+    """A mask whose true bytes are 1 to 255, as a view of other bytes has them, before a forbidden page."""
+    made = before_forbidden_page((mask * (np.arange(mask.size).reshape(mask.shape) % 255 + 1)).astype(np.uint8))
+    return made.view(np.bool_)
+
+
 def after_forbidden_page(array: Array) -> Array:
     """Starts with the first byte that may be read."""
     if sys.platform != "linux" or array.nbytes == 0:

@@ -329,7 +329,7 @@ def test_masks(backend: Backend, metric: Metric, share: float, count: int) -> No
     prepared = backend.dense_rows("float32", chunks(rows, (4097,)))
     for shape in ((5000,), (count, 5000)):
         allowed = rng.random(shape) < share
-        for mask in (allowed, awkward.before_forbidden_page(allowed)):
+        for mask in (allowed, awkward.before_forbidden_page(allowed), awkward.of_any_true_bytes(allowed)):
             found = awkward.run(backend.dense_scan(prepared, queries, 10, metric, mask), prepared)
             check(found, metric, "float32", queries, rows, 10, allowed=allowed)
 

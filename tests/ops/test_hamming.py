@@ -127,7 +127,7 @@ def test_masks(backend: Backend, share: float, count: int) -> None:
     prepared = backend.bit_rows(chunks(codes, (4097,)), 72)
     for shape in ((5000,), (count, 5000)):
         allowed = rng.random(shape) < share
-        for mask in (allowed, awkward.before_forbidden_page(allowed)):
+        for mask in (allowed, awkward.before_forbidden_page(allowed), awkward.of_any_true_bytes(allowed)):
             found = awkward.run(backend.hamming_scan(prepared, queries, 10, mask), prepared)
             check(found, queries, codes, 72, 10, allowed=allowed)
 

@@ -150,7 +150,8 @@ def test_masks(backend: Backend, share: float, count: int) -> None:
     for shape in ((5000,), (count, 5000)):
         allowed = rng.random(shape) < share
         for metric in METRICS:
-            problem.check(metric, 10, count, awkward.before_forbidden_page(allowed))
+            for place in (awkward.before_forbidden_page, awkward.of_any_true_bytes):
+                problem.check(metric, 10, count, place(allowed))
 
 
 @pytest.mark.parametrize("place", awkward.ROW_PLACES)

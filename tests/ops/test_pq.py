@@ -148,8 +148,10 @@ def test_batches(backend: Backend, count: int, bits: int) -> None:
 def test_masks(backend: Backend, share: float, bits: int) -> None:
     rng = np.random.default_rng(7)
     for shape in ((5000,), (20, 5000)):
-        allowed = awkward.before_forbidden_page(rng.random(shape) < share)
-        check_scans(backend, make_tables(20, 5, bits), make(5000, 5, bits), bits, 10, (1, 3, 20), sizes=(4096,), allowed=allowed)
+        allowed = rng.random(shape) < share
+        for place in (awkward.before_forbidden_page, awkward.of_any_true_bytes):
+            mask = place(allowed)
+            check_scans(backend, make_tables(20, 5, bits), make(5000, 5, bits), bits, 10, (1, 3, 20), sizes=(4096,), allowed=mask)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
