@@ -79,8 +79,8 @@ def dot(queries: Any, rows: Any, *, dims: int | None = None, threads: int | None
     Returns
     -------
     ndarray of float32, shape (Q, N) or (N,)
-        Each within ``2 (D + 8) 2**-24 |q| |x|`` of the exact product (2**-8 instead of 2**-24 where a backend rounds
-        queries to bfloat16). Unlike the scores of `top_k`, the last bits depend on the backend.
+        Each within ``2 (D + 8) 2**-24 |q| |x|`` of the exact product, bfloat16 rows included. Unlike the scores of `top_k`, the last
+        bits depend on the backend.
 
     Raises
     ------
