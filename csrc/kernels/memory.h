@@ -18,13 +18,6 @@ template <class T> ASX_INLINE T read(const void* p) {
 
 template <class T> ASX_INLINE void write(void* p, T value) { __builtin_memcpy(p, &value, sizeof(T)); }
 
-// The first `bytes` (< 8) bytes as the low bytes of a word, reading nothing beyond them.
-ASX_INLINE uint64_t read_low_bytes(const uint8_t* p, int64_t bytes) {
-    uint64_t word = 0;
-    for (int64_t i = 0; i < bytes; ++i) word |= static_cast<uint64_t>(p[i]) << (8 * i);
-    return word;
-}
-
 ASX_INLINE float bits_to_float(uint32_t bits) { return read<float>(&bits); }
 
 // A number that a generic lambda can take as a template argument.

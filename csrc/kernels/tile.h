@@ -4,7 +4,7 @@
 // 2 * lanes / F queries and F words of a row at a time: these are read once, repeated over a register, and multiplied with the same F words of
 // as many queries as fit beside each other. So a batch of 4, 8 or 16 queries fills the lanes as one of 32 does (AVX-512), at the same cost:
 // per step and tile `tile_rows` repeating loads, 2 loads of the panel, 2 * tile_rows multiply-adds. At the end log2(F) sums of neighbouring
-// lanes turn 2 * tile_rows sums into 2 * tile_rows / F registers of keys: 1 register a row for F = 2, 2 or 4 rows side by side beyond.
+// lanes turn 2 * tile_rows sums into 2 * tile_rows / F registers of keys: 1 register a row for F = 2, 2 rows side by side for F = 4.
 // The last step of a row overlaps the one before, with zeros in the panel for what is counted already; nothing is read beyond the row.
 //
 // Keys are compared with the thresholds in registers; only tiles with a survivor are written out. The scan that first reads a block makes the row
@@ -48,7 +48,7 @@ ASX_INLINE void register_sums(const Block* block, int64_t element_bytes, int64_t
 // How words multiply: the accumulator, one step, and how a finished sum becomes a key.
 struct FloatWords {
     static constexpr int64_t per_word = 1, element_bytes = 4;
-    static constexpr bool fills = true;
+    static constexpr bool fills = true; // plain products are asked for
     using Sum = Simd::F;
     template <int fold> static ASX_INLINE Sum start(const Block*, int64_t) { return Simd::zero(); }
     static ASX_INLINE Sum step(Sum sum, Simd::Bytes row, Simd::Bytes panel) {
@@ -64,7 +64,6 @@ struct FloatWords {
         if (block->metric == kL2) return Simd::fma(sum, Simd::set(2.0f), Simd::spread<n>(block->bias + row));
         return sum;
     }
-    static ASX_INLINE void store(void* p, Sum sum) { Simd::store(p, sum); }
     static ASX_INLINE uint32_t pack_element(const uint8_t* p) { return read<uint32_t>(p); }
     static constexpr int64_t query_bytes = 4;
 };
@@ -73,6 +72,7 @@ struct FloatWords {
 // (2^-8 |q||x|).
 template <class S> struct BFloat16Words : FloatWords {
     static constexpr int64_t per_word = 2, element_bytes = 2;
+    static constexpr bool fills = false; // products come from rows unpacked to float32, with queries as given
     static ASX_INLINE Sum step(Sum sum, Simd::Bytes row, Simd::Bytes panel) { return S::dot_bfloat16(sum, panel, row); }
     // Squares below 2^-126 are taken for zero, which the 1e-30 of the row terms covers.
     static ASX_INLINE void make_ready(const Block* block, int64_t first, int64_t last) {
@@ -115,7 +115,6 @@ template <int bits> struct IntegerWords {
         const auto base = block->metric == kL2 ? Simd::add(shift, Simd::spread<n>(block->bias + row)) : shift;
         return Simd::add(base, Simd::mul(factor, Simd::to_float(sum)));
     }
-    static ASX_INLINE void store(void* p, Sum sum) { Simd::int_store(p, sum); }
     static ASX_INLINE uint32_t pack_element(const uint8_t* p) { return static_cast<uint8_t>(*p + offset); }
 };
 
@@ -266,16 +265,12 @@ ASX_INLINE void folded_sums(const Block* block, const uint32_t* panel, int64_t r
 #pragma GCC unroll 32
         for (int r = 0; r < R; ++r) out[2 * r] = sums[r][0], out[2 * r + 1] = sums[r][1];
     } else {
-        typename W::Sum level[R + 3];
+        typename W::Sum level[R + 1];
 #pragma GCC unroll 32
-        for (int r = 0; r < R + 3; ++r) level[r] = r < R ? W::add_adjacent(sums[r < R ? r : 0][0], sums[r < R ? r : 0][1]) : level[0];
-        if constexpr (F >= 4) {
+        for (int r = 0; r < R + 1; ++r) level[r] = r < R ? W::add_adjacent(sums[r < R ? r : 0][0], sums[r < R ? r : 0][1]) : level[0];
+        if constexpr (F == 4) {
 #pragma GCC unroll 32
             for (int r = 0; r < (R + 1) / 2; ++r) level[r] = W::add_adjacent(level[2 * r], level[2 * r + 1]);
-        }
-        if constexpr (F >= 8) {
-#pragma GCC unroll 32
-            for (int r = 0; r < (R + 3) / 4; ++r) level[r] = W::add_adjacent(level[2 * r], level[2 * r + 1]);
         }
 #pragma GCC unroll 32
         for (int i = 0; i < TileLayout<F>::registers(R); ++i) out[i] = level[i];
@@ -359,14 +354,14 @@ template <class W, int F> int64_t tile_scan(const Block* block, const void* pack
 }
 
 template <class W, int F, int R>
-ASX_INLINE void fill_tile(const Block* block, const PanelHeader* header, int64_t row, uint32_t* out, int64_t out_stride) {
+ASX_INLINE void fill_tile(const Block* block, const PanelHeader* header, int64_t row, float* out, int64_t out_stride) {
     using L = TileLayout<F>;
     constexpr int N = L::registers(R);
     typename W::Sum sums[N];
     folded_sums<W, F, R>(block, reinterpret_cast<const uint32_t*>(header + 1), row, sums);
-    uint32_t stored[N][Simd::lanes]; // the bits of float or int32
+    float stored[N][Simd::lanes];
 #pragma GCC unroll 32
-    for (int i = 0; i < N; ++i) W::store(stored[i], sums[i]);
+    for (int i = 0; i < N; ++i) Simd::store(stored[i], sums[i]);
     for (int32_t q = 0; q < header->count; ++q)
         for (int r = 0; r < R; ++r)
             out[q * out_stride + row + r] = stored[r / L::rows * L::halves + q / L::width][r % L::rows * L::width + q % L::width];
@@ -376,8 +371,8 @@ template <class W, int F> void tile_fill(const Block* block, const void* packed,
     constexpr int R = Simd::tile_rows;
     const auto* header = static_cast<const PanelHeader*>(packed);
     int64_t row = 0;
-    for (; row + R <= block->rows; row += R) fill_tile<W, F, R>(block, header, row, static_cast<uint32_t*>(out), out_stride);
-    for (; row < block->rows; ++row) fill_tile<W, F, 1>(block, header, row, static_cast<uint32_t*>(out), out_stride);
+    for (; row + R <= block->rows; row += R) fill_tile<W, F, R>(block, header, row, static_cast<float*>(out), out_stride);
+    for (; row < block->rows; ++row) fill_tile<W, F, 1>(block, header, row, static_cast<float*>(out), out_stride);
 }
 
 } // namespace

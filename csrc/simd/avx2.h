@@ -40,9 +40,8 @@ struct Simd {
         return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_hadd_ps(a, b)), 0xd8));
     }
     template <int n> static ASX_INLINE F spread(const float* p) {
-        static_assert(n <= 2, "other numbers are not needed");
-        if constexpr (n == 1) return set(*p);
-        return _mm256_insertf128_ps(set(p[0]), _mm_set1_ps(p[1]), 1);
+        static_assert(n == 1, "other numbers are not needed");
+        return set(*p);
     }
     static ASX_INLINE F tag(F a, F bits) { return _mm256_or_ps(_mm256_and_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(~255))), bits); }
     static ASX_INLINE void keep_least(F a, F index, F& best, F& best_index) {
@@ -121,16 +120,14 @@ struct Simd {
     static ASX_INLINE I int_set(int32_t x) { return _mm256_set1_epi32(x); }
     static ASX_INLINE I truncate(F a) { return _mm256_cvttps_epi32(a); }
     static ASX_INLINE F to_float(I a) { return _mm256_cvtepi32_ps(a); }
-    static ASX_INLINE void int_store(void* p, I a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
     static ASX_INLINE void int_store_bytes(void* p, I a) {
         const __m128i halves = _mm_packus_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
         _mm_storel_epi64(static_cast<__m128i*>(p), _mm_packus_epi16(halves, halves));
     }
-    static ASX_INLINE I int_max(I a, I b) { return _mm256_max_epi32(a, b); }
     static ASX_INLINE I int_add_adjacent(I a, I b) { return _mm256_permute4x64_epi64(_mm256_hadd_epi32(a, b), 0xd8); }
     template <int n> static ASX_INLINE I int_every(I a) {
-        return _mm256_and_si256(
-            a, _mm256_setr_epi32(-1, n > 1 ? 0 : -1, n > 2 ? 0 : -1, n > 1 ? 0 : -1, -1, n > 1 ? 0 : -1, n > 2 ? 0 : -1, n > 1 ? 0 : -1));
+        static_assert(n <= 2, "other numbers are not needed");
+        return n == 1 ? a : _mm256_and_si256(a, _mm256_set1_epi64x(0xffffffff));
     }
     static ASX_INLINE int32_t int_reduce(I a) {
         const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
@@ -148,10 +145,9 @@ struct Simd {
     }
     static ASX_INLINE Bytes set_bytes(int8_t x) { return _mm256_set1_epi8(x); }
     template <int n> static ASX_INLINE Bytes repeat_words(const void* p) {
-        static_assert(n == 1 || n == 2 || n == 4, "other numbers are not needed");
+        static_assert(n <= 2, "other numbers are not needed");
         if constexpr (n == 1) return _mm256_set1_epi32(read<int32_t>(p));
-        if constexpr (n == 2) return _mm256_set1_epi64x(read<int64_t>(p));
-        return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+        return _mm256_set1_epi64x(read<int64_t>(p));
     }
     static ASX_INLINE F as_floats(Bytes a) { return _mm256_castsi256_ps(a); }
 

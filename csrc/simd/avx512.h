@@ -47,11 +47,9 @@ struct Simd {
         return add(_mm512_permutex2var_ps(a, even_lanes(), b), _mm512_permutex2var_ps(a, odd_lanes(), b));
     }
     template <int n> static ASX_INLINE F spread(const float* p) {
+        static_assert(n <= 2, "other numbers are not needed");
         if constexpr (n == 1) return set(*p);
-        if constexpr (n == 2) return _mm512_insertf32x8(set(p[0]), _mm256_set1_ps(p[1]), 1);
-        static_assert(n <= 2 || n == 4, "other numbers are not needed");
-        const __m512i each = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-        return _mm512_permutexvar_ps(each, _mm512_castps128_ps512(_mm_loadu_ps(p)));
+        return _mm512_insertf32x8(set(p[0]), _mm256_set1_ps(p[1]), 1);
     }
     static ASX_INLINE F tag(F a, F bits) {
         return _mm512_castsi512_ps(
@@ -134,15 +132,14 @@ struct Simd {
     static ASX_INLINE I int_set(int32_t x) { return (I)_mm512_set1_epi32(x); }
     static ASX_INLINE I truncate(F a) { return (I)_mm512_cvttps_epi32(a); }
     static ASX_INLINE F to_float(I a) { return _mm512_cvtepi32_ps((__m512i)a); }
-    static ASX_INLINE void int_store(void* p, I a) { _mm512_storeu_si512(p, (__m512i)a); }
     static ASX_INLINE void int_store_bytes(void* p, I a) { _mm_storeu_si128(static_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)a)); }
-    static ASX_INLINE I int_max(I a, I b) { return (I)_mm512_max_epi32((__m512i)a, (__m512i)b); }
     static ASX_INLINE I int_add_adjacent(I a, I b) {
         return (I)_mm512_permutex2var_epi32((__m512i)a, even_lanes(), (__m512i)b) +
                (I)_mm512_permutex2var_epi32((__m512i)a, odd_lanes(), (__m512i)b);
     }
     template <int n> static ASX_INLINE I int_every(I a) {
-        constexpr uint32_t every = n == 1 ? 0xffff : n == 2 ? 0x5555 : n == 4 ? 0x1111 : 0x0101;
+        static_assert(n == 1 || n == 2 || n == 4, "other numbers are not needed");
+        constexpr uint32_t every = n == 1 ? 0xffff : n == 2 ? 0x5555 : 0x1111;
         return (I)_mm512_maskz_mov_epi32(static_cast<__mmask16>(every), (__m512i)a);
     }
     static ASX_INLINE int32_t int_reduce(I a) { return _mm512_reduce_add_epi32((__m512i)a); }
@@ -155,11 +152,10 @@ struct Simd {
     }
     static ASX_INLINE Bytes set_bytes(int8_t x) { return _mm512_set1_epi8(x); }
     template <int n> static ASX_INLINE Bytes repeat_words(const void* p) {
-        static_assert(n == 1 || n == 2 || n == 4 || n == 8, "other numbers are not needed");
+        static_assert(n == 1 || n == 2 || n == 4, "other numbers are not needed");
         if constexpr (n == 1) return _mm512_set1_epi32(read<int32_t>(p));
         if constexpr (n == 2) return _mm512_set1_epi64(read<int64_t>(p));
-        if constexpr (n == 4) return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
-        return _mm512_broadcast_i64x4(_mm256_loadu_si256(static_cast<const __m256i*>(p)));
+        return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
     }
     static ASX_INLINE F as_floats(Bytes a) { return _mm512_castsi512_ps(a); }
 

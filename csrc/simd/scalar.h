@@ -153,13 +153,8 @@ struct Simd {
         for (int i = 0; i < lanes; ++i) out.v[i] = static_cast<float>(a.v[i]);
         return out;
     }
-    static ASX_INLINE void int_store(void* p, I a) { write(p, a); }
     static ASX_INLINE void int_store_bytes(void* p, I a) {                      // elements 0..255
         for (int i = 0; i < lanes; ++i) static_cast<uint8_t*>(p)[i] = static_cast<uint8_t>(a.v[i]);
-    }
-    static ASX_INLINE I int_max(I a, I b) {
-        for (int i = 0; i < lanes; ++i) a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
-        return a;
     }
     static ASX_INLINE I int_add_adjacent(I a, I b) {
         I out;
