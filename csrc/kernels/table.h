@@ -15,8 +15,8 @@ enum Kind : int32_t { kFloat32, kFloat16, kBFloat16, kInt8, kKinds };
 enum Metric : int32_t { kIp, kCosine, kL2 };
 
 constexpr int kMaxPieces = 8;
-constexpr int64_t kBlockRows = 4096;    // rows of one visit, the most a scan call is given
-constexpr int kPqBlock = 64;            // rows of a packed PQ block
+constexpr int64_t kBlockRows = 4096; // rows of one visit, the most a scan call is given
+constexpr int kPqBlock = 64; // rows of a packed PQ block
 
 // Part of every row: `width` elements at base + row * stride (bytes, any alignment).
 struct Piece {
@@ -32,17 +32,17 @@ struct Block {
     int32_t n_pieces;
     Metric metric;
     int64_t rows;
-    const uint8_t* allowed;     // one byte a row, or null
+    const uint8_t* allowed; // one byte a row, or null
     bool ready;
-    float query_norm;           // largest norm of the batch's queries, for the l2 slack
-    float* squares;             // per row: sum of squares, any order of summation
+    float query_norm; // largest norm of the batch's queries, for the l2 slack
+    float* squares; // per row: sum of squares, any order of summation
     float* scale;
     float* bias;
     float* slack;
-    int32_t* row_sums;          // integer family: sum of the row's elements
-    float* workspace;           // kBlockRows * 4 floats
-    uint64_t last_word;         // Hamming: which bits of the row's last (partial) 64-bit word count
-    bool cold;                  // no scan has read these rows yet
+    int32_t* row_sums; // integer family: sum of the row's elements
+    float* workspace; // kBlockRows * 4 floats
+    uint64_t last_word; // Hamming: which bits of the row's last (partial) 64-bit word count
+    bool cold; // no scan has read these rows yet
     // Rows that tiles do not read as they are: the tile that reads them first unpacks them from `source` to where `pieces` are. Else null.
     void (*unpack)(const Piece*, int64_t rows, float* out, int64_t out_stride);
     Piece source[kMaxPieces];
@@ -60,7 +60,7 @@ struct Survivor {
 struct Survivors {
     Survivor* items;
     int64_t count;
-    int64_t capacity; // at least kBlockRows + kBlockRows / 2
+    int64_t capacity; // at least 4 * kBlockRows: dense scans of few queries never stop midway, and no tile of a batch makes more
 };
 
 // Queries to pack: `count` of them; element type as the family says (float32, int8, bytes, or float32 PQ tables).
@@ -101,7 +101,7 @@ struct PqCodebook {
     float radius; // largest norm of a centered codeword
 };
 
-constexpr int kMaxShapes = 6;
+constexpr int kMaxShapes = 4;
 
 // Shapes by rising number of queries; unused ones have queries == 0.
 struct Family {
