@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import flat
-from .arrays import block_rows, ranges
+from .arrays import Matrix, block_rows, ranges
 from .backends import current
 from .backends.protocol import IntegerMetric, Rows
 from .execution import queries_at_once, run_ranges
@@ -36,11 +36,16 @@ from .validation import (
 VISIT_ROWS = 4096
 
 
-def _dense_family(queries: Any, rows: Any, dims: Any, metric: Metric) -> tuple[DenseFamily | IntegerFamily, bool]:
+def _compared(queries: Any, rows: Any, dims: Any) -> tuple[Array, Matrix, bool]:
+    """Queries (Q, D) and rows (N, D), both cut to the dims to compare, and whether it was a single query."""
     batch, single = as_batch(queries)
     matrix = as_rows(rows)
     width = as_dims(dims, batch.shape[1], matrix.dim)
-    batch, matrix = batch[:, :width], matrix.prefix(width)
+    return batch[:, :width], matrix.prefix(width), single
+
+
+def _dense_family(queries: Any, rows: Any, dims: Any, metric: Metric) -> tuple[DenseFamily | IntegerFamily, bool]:
+    batch, matrix, single = _compared(queries, rows, dims)
     if batch.dtype == np.int8 and matrix.kind == "int8" and metric != "cosine":
         ones = np.ones(len(batch), np.float32)
         codes = np.ascontiguousarray(batch)
@@ -93,10 +98,8 @@ def dot(queries: Any, rows: Any, *, dims: int | None = None, threads: int | None
     >>> asx.dot(np.float32([[1, 2]]), np.float32([[3, 4], [5, 6]]))
     array([[11., 17.]], dtype=float32)
     """
-    batch, single = as_batch(queries)
-    matrix = as_rows(rows)
-    width = as_dims(dims, batch.shape[1], matrix.dim)
-    family = DenseFamily(current(), matrix.prefix(width), as_float32(batch[:, :width]), "ip")
+    batch, matrix, single = _compared(queries, rows, dims)
+    family = DenseFamily(current(), matrix, as_float32(batch), "ip")
     out = _all_pairs(family, np.float32, as_threads(threads))
     return out[0] if single else out
 
