@@ -160,25 +160,15 @@ def merged(one: Neighbors, other: Neighbors, k: int, largest: bool) -> Neighbors
 
 
 @dataclass(frozen=True)
-class DenseFamily:
-    """Float queries against dense rows of any kind."""
+class _MatrixFamily:
+    """What families over a matrix of rows share."""
 
     backend: Backend
     matrix: Matrix
-    batch: F32
-    metric: Metric
-
-    @property
-    def queries(self) -> int:
-        return len(self.batch)
 
     @property
     def rows(self) -> int:
         return len(self.matrix)
-
-    @property
-    def largest(self) -> bool:
-        return self.metric != "l2"
 
     @property
     def width(self) -> int:
@@ -190,6 +180,22 @@ class DenseFamily:
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         return self.matrix.blocks()
+
+
+@dataclass(frozen=True)
+class DenseFamily(_MatrixFamily):
+    """Float queries against dense rows of any kind."""
+
+    batch: F32
+    metric: Metric
+
+    @property
+    def queries(self) -> int:
+        return len(self.batch)
+
+    @property
+    def largest(self) -> bool:
+        return self.metric != "l2"
 
     def open(self, first: int, last: int) -> Rows:
         return self.bind(self.matrix.part(first, last))
@@ -225,11 +231,9 @@ class DenseFamily:
 
 
 @dataclass(frozen=True)
-class IntegerFamily:
+class IntegerFamily(_MatrixFamily):
     """int8 queries against int8 rows; scores are factor * (integer) + offset, see `Backend.integer_scan`."""
 
-    backend: Backend
-    matrix: Matrix
     batch: I8
     factors: F32
     offsets: F32
@@ -241,23 +245,8 @@ class IntegerFamily:
         return len(self.batch)
 
     @property
-    def rows(self) -> int:
-        return len(self.matrix)
-
-    @property
     def largest(self) -> bool:
         return self.metric == "ip"
-
-    @property
-    def width(self) -> int:
-        return self.matrix.dim
-
-    @property
-    def query_bytes(self) -> int:
-        return 4 * self.matrix.dim
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        return self.matrix.blocks()
 
     def open(self, first: int, last: int) -> Rows:
         return self.bind(self.matrix.part(first, last), None if self.norms2 is None else self.norms2[first:last])
