@@ -299,7 +299,8 @@ def test_a_manifest_that_lies(saved: Path, meta: dict[str, Any]) -> None:
 
 def test_a_manifest_that_lacks_something(saved: Path) -> None:
     state = read_state(saved)
-    for name in state.meta:
+    # Indexes of the first release say nothing of these.
+    for name in state.meta.keys() - {"tuned", "changed", "chosen"}:
         write_state(saved, state.segments, aux=state.aux, meta={key: value for key, value in state.meta.items() if key != name})
         with pytest.raises(asx.IndexFormatError, match=name):
             asx.Index.open(saved)

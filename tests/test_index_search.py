@@ -374,11 +374,12 @@ def test_a_stage_without_keep_needs_calibration() -> None:
 def test_what_a_backend_prepared_is_used_until_rows_change(backend: Backend) -> None:
     index = filled(collection(50), "cosine", cascade=cascades(keep=9)[0])
     index.search(questions(2))
-    before = index._prepare(backend, exact=False)
+    stages = range(len(index.plan.stages))
+    before = [index._prepare(backend, number) for number in stages]
     index.remove(3)
-    assert all(now is then for now, then in zip(index._prepare(backend, exact=False), before, strict=True))
+    assert all(index._prepare(backend, number) is before[number] for number in stages)
     index.add(collection(1).astype(np.float32))
-    assert not any(now is then for now, then in zip(index._prepare(backend, exact=False), before, strict=True))
+    assert not any(index._prepare(backend, number) is before[number] for number in stages)
 
 
 @pytest.mark.parametrize("value", [True, "1.0", None.__class__, 1j])

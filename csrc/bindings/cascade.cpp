@@ -1,5 +1,7 @@
 #include "bindings/cascade.h"
 
+#include <algorithm>
+
 #include "ops/cascade.h"
 #include "ops/codes.h"
 
@@ -40,7 +42,7 @@ PyLevel dense_level(const Target& self, const PyRows& rows, const py::array& que
                     bool scan) {
     const float* q = queries_of<float>(queries, width_of(rows), "queries");
     Bound b(bound, queries.shape(0));
-    require(b.margin.empty(), "bound: whole vectors have no margins");
+    require(b.margin.empty(), "bound: canonical scores have no margins by row");
     return std::move(b).with(without_gil<DenseProblem>(*self.table, rows.rows, q, queries.shape(0), metric_of(metric), scan), rows.owners);
 }
 
@@ -100,37 +102,60 @@ PyCascade cascade_of(const py::sequence& levels, const PyLevel& judge, bool hard
     return {std::make_shared<const Cascade>(std::move(out)), owners};
 }
 
-PyScan cascade_scan(const Target&, const py::sequence& levels, const PyLevel& judge, int64_t k, const py::object& allowed, bool hard) {
+PyScan cascade_scan(const Target&, const py::sequence& levels, const PyLevel& judge, int64_t k, const py::object& allowed,
+                    const py::object& floors, bool hard) {
     PyCascade made = cascade_of(levels, judge, hard);
-    require(made.cascade->levels.front().problem->queries() == 0 || !made.cascade->levels.front().problem->groups().empty(),
-            "levels: the first one must be ready to scan");
+    const int64_t queries = judge.level.problem->queries();
+    for (const Level& level : made.cascade->levels)
+        require(queries == 0 || !level.problem->groups().empty() || (!hard && &level != &made.cascade->levels.front()),
+                "levels: the first one must be ready to scan, or all if bounds are hard");
     const Allowed map = allowed_of(allowed, *judge.level.problem);
-    return {std::make_unique<CascadeScan>(std::move(made.cascade), k, map), py::make_tuple(std::move(made.owners), allowed)};
+    const double* from = floors.is_none() ? nullptr : per_query<double>(floors.cast<py::array>(), queries, "floors");
+    return {std::make_unique<CascadeScan>(std::move(made.cascade), k, map, from), py::make_tuple(std::move(made.owners), allowed)};
 }
 
-py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLevel& judge, const py::array& candidates, int64_t k,
-                          bool hard) {
+py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLevel& judge, const py::array& candidates,
+                          const py::object& raw, int64_t k, bool hard) {
     const PyCascade made = cascade_of(levels, judge, hard);
     const Problem& problem = *judge.level.problem;
     const Lists lists = lists_of(candidates, problem.queries(), problem.rows().size());
+    const float* known = nullptr;
+    if (!raw.is_none()) {
+        const auto a = raw.cast<py::array>();
+        known = contiguous<float>(a, 2, "raw");
+        require(a.shape(0) == candidates.shape(0) && a.shape(1) == lists.width, "raw: expected the shape of the candidates");
+    }
     py::array_t<float> scores({problem.queries(), k});
     py::array_t<int64_t> rows({problem.queries(), k});
+    py::array_t<double> least(problem.queries());
     float* s = scores.mutable_data();
     int64_t* r = rows.mutable_data();
-    CascadeScan scan(made.cascade, k, {});
+    double* l = least.mutable_data();
+    CascadeScan scan(made.cascade, k, {}, nullptr);
     {
         const py::gil_scoped_release free;
+        const bool negative = made.cascade->levels.front().problem->smallest_first();
         std::vector<int64_t> list;
+        std::vector<float> keys;
         for (int64_t q = 0; q < problem.queries(); ++q) {
-            list.assign(lists.data + q * lists.width, lists.data + (q + 1) * lists.width);
-            std::sort(list.begin(), list.end());
-            list.erase(std::unique(list.begin(), list.end()), list.end());
-            const auto first = std::lower_bound(list.begin(), list.end(), int64_t{0});
-            scan.take(q, list.data() + (first - list.begin()), list.end() - first);
+            const int64_t* from = lists.data + q * lists.width;
+            list.clear(), keys.clear();
+            if (known) {        // what a scan found: no row twice
+                for (int64_t i = 0; i < lists.width; ++i)
+                    if (from[i] >= 0)
+                        list.push_back(from[i]), keys.push_back(negative ? -known[q * lists.width + i] : known[q * lists.width + i]);
+            } else {
+                list.assign(from, from + lists.width);
+                std::sort(list.begin(), list.end());
+                list.erase(std::unique(list.begin(), list.end()), list.end());
+                list.erase(list.begin(), std::lower_bound(list.begin(), list.end(), int64_t{0}));
+            }
+            scan.take(q, list.data(), known ? keys.data() : nullptr, static_cast<int64_t>(list.size()));
+            l[q] = scan.least(q);
         }
         scan.finish(s, r);
     }
-    return py::make_tuple(scores, rows, counts_of(scan));
+    return py::make_tuple(scores, rows, least, counts_of(scan));
 }
 
 }  // namespace
@@ -145,8 +170,10 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
              arg("scan") = false)
         .def("hamming_level", &hamming_level, arg("rows"), arg("codes"), arg("bound"), arg("scan") = false)
         .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false)
-        .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("hard") = false)
-        .def("cascade_rescore", &cascade_rescore, arg("levels"), arg("judge"), arg("candidates"), arg("k"), arg("hard") = false);
+        .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(),
+             arg("hard") = false)
+        .def("cascade_rescore", &cascade_rescore, arg("levels"), arg("judge"), arg("candidates"), arg("raw"), arg("k"),
+             arg("hard") = false);
 }
 
 }  // namespace asx

@@ -34,48 +34,59 @@ double Level::upper(int64_t query, float key, int64_t row) const {
     return std::isnan(sum) ? kInfinite : sum;
 }
 
-// Measured on Zen 4, and no more than a rule of thumb: rows of 3 KiB at random places take 215-230 ns, a scan reads 25 GB/s, and multiplies
-// 100 G floats or 400 G bytes a second.
-double Level::row_cost() const { return 40.0 + 0.06 * bytes(problem->rows()); }
+// Measured on Zen 4, and no more than a rule of thumb: rows of 3 KiB at random places take 215-230 ns, less when other queries of the batch
+// have just read them, and 100 ns with what it takes to sort survivors out; a scan reads 25 GB/s, and multiplies 100 G floats or 400 G bytes
+// a second.
+double Level::row_cost() const {
+    const double all = bytes(problem->rows());
+    return problem->queries() < 32 ? 40.0 + 0.06 * all : 80.0 + 0.04 * all;
+}
 
 double Level::pair_cost() const {
     const double all = bytes(problem->rows()), dims = static_cast<double>(problem->rows().dims());
     return std::max(all / 25.0 / static_cast<double>(problem->queries()), dims * (problem->rows().kind() == kInt8 ? 0.005 : 0.02));
 }
 
-CascadeScan::CascadeScan(std::shared_ptr<const Cascade> cascade, int64_t k, Allowed allowed)
+CascadeScan::CascadeScan(std::shared_ptr<const Cascade> cascade, int64_t k, Allowed allowed, const double* floors)
     : Scan(cascade->judge.problem->queries(), k, allowed), cascade_(std::move(cascade)), pending_(static_cast<size_t>(queries())),
-      held_(pending_.size()), least_(pending_.size(), -kInfinite), scored_((cascade_->levels.size() + 1) * pending_.size()),
-      whole_rows_(cascade_->flat ? kFirstWhole : 0), back_off_(kBackOff) {
+      held_(pending_.size()), floors_(pending_.size(), -kInfinite), scored_((cascade_->levels.size() + 1) * pending_.size()),
+      whole_rows_(0), back_off_(kBackOff) {
+    if (floors) floors_.assign(floors, floors + queries());
+    least_ = floors_;
+    const bool known = std::all_of(floors_.begin(), floors_.end(), [](double floor) { return floor > -kInfinite; });
+    if (cascade_->flat && !known) whole_rows_ = kFirstWhole;
     if (!cascade_->levels.empty() && cascade_->levels.front().problem->in_pq_blocks()) lengthen_step();
 }
 
 void CascadeScan::run(int64_t first_visit, int64_t last_visit) {
     if (queries() == 0 || k() == 0) return;
-    const Level &first = cascade_->levels.front(), &last = cascade_->judge;
-    const double saved = last.pair_cost() - first.pair_cost();
-    const double next_cost = (cascade_->levels.size() > 1 ? cascade_->levels[1] : last).row_cost();
-    Workspace& workspace = thread_workspace(std::max(first.problem->unpacked_bytes(), cascade_->flat ? last.problem->unpacked_bytes() : 0));
+    const auto& levels = cascade_->levels;
+    const Level& last = cascade_->judge;
+    int64_t unpacked = cascade_->flat ? last.problem->unpacked_bytes() : 0;
+    for (const Level& level : levels) unpacked = std::max(unpacked, level.problem->unpacked_bytes());
+    Workspace& workspace = thread_workspace(unpacked);
     for (int64_t v = first_visit; v < last_visit; ++v) {
-        const Visit visit = first.problem->rows().visit(v);
-        for (int64_t done = 0; done < visit.rows;) {
+        const int64_t rows = last.problem->rows().visit(v).rows;
+        for (int64_t done = 0; done < rows;) {
             whole_ = cascade_->flat && whole_rows_ > 0;
-            const Problem& problem = *(whole_ ? last : first).problem;
-            const int64_t count = std::min(next_step(problem.block_rows()), visit.rows - done), start = visit.start + done;
+            const Problem& problem = *(whole_ ? last : levels[filter_]).problem;
+            const Visit visit = problem.rows().visit(v);        // the same rows in every stage
+            const int64_t count = std::min(next_step(problem.block_rows()), rows - done), start = visit.start + done;
             taken_ = 0;
             scan_block(problem, *visit.chunk, start, count, workspace);
             if (whole_) {
                 whole_rows_ -= count;
-                for (int64_t q = 0; q < queries(); ++q)
-                    scored_[static_cast<size_t>(q) + cascade_->levels.size() * pending_.size()] += count;
-            } else if (cascade_->flat) {
-                const double each = settled_ > 64.0 ? spent_ / settled_ : next_cost;
-                if (static_cast<double>(taken_) * each > 0.8 * saved * static_cast<double>(count * queries())) {
-                    forget_block(visit.chunk->first + start, count);
+                for (int64_t q = 0; q < queries(); ++q) scored_[levels.size() * pending_.size() + static_cast<size_t>(q)] += count;
+            } else if (cascade_->flat && !worth_it(count)) {
+                forget_block(visit.chunk->first + start, count);
+                if (cascade_->hard && filter_ + 1 < levels.size()) {
+                    ++filter_;
+                } else {
                     whole_rows_ = back_off_;
                     back_off_ *= 2;
-                    continue;
                 }
+                continue;
+            } else {
                 back_off_ = kBackOff;
             }
             for (int64_t q = 0; q < queries(); ++q)
@@ -88,6 +99,14 @@ void CascadeScan::run(int64_t first_visit, int64_t last_visit) {
     for (int64_t q = 0; q < queries(); ++q) refine(q);
 }
 
+bool CascadeScan::worth_it(int64_t count) const {
+    const auto& levels = cascade_->levels;
+    const Level &first = levels[filter_], &next = filter_ + 1 < levels.size() ? levels[filter_ + 1] : cascade_->judge;
+    const double each = settled_ > 256.0 ? spent_ / settled_ : next.row_cost();
+    const double saved = cascade_->judge.pair_cost() - first.pair_cost();
+    return static_cast<double>(taken_) * each <= 0.8 * saved * static_cast<double>(count * queries());
+}
+
 void CascadeScan::forget_block(int64_t first_row, int64_t count) {
     for (auto& pending : pending_)
         while (!pending.empty() && pending.back().row >= first_row && pending.back().row < first_row + count) pending.pop_back();
@@ -98,13 +117,13 @@ float CascadeScan::threshold(int64_t query) const {
     if (whole_)
         return below((least_value - cascade_->judge.offset[static_cast<size_t>(query)]) /
                      cascade_->judge.factor[static_cast<size_t>(query)]);
-    const Level& first = cascade_->levels.front();
+    const Level& first = cascade_->levels[filter_];
     const double key = (least_value - first.offset[static_cast<size_t>(query)]) / first.factor[static_cast<size_t>(query)];
     return below(key - std::abs(key) * 0x1p-20);        // kernels add the margin in float32
 }
 
 void CascadeScan::drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
-    const Level& first = cascade_->levels.front();
+    const Level& first = cascade_->levels[filter_];
     const float* row_slack = problem.has_row_slack() ? block.slack : nullptr;
     taken_ += survivors.count;
     for (int64_t i = 0; i < survivors.count; ++i) {
@@ -116,19 +135,26 @@ void CascadeScan::drain(const Problem& problem, const Group& group, const Block&
             const float slack = problem.exact() ? 0.0f : problem.slack(query) * (row_slack ? row_slack[s.row] : 1.0f) + problem.underflow();
             const double upper = cascade_->judge.estimate(query, s.key + problem.shift(query) + 2.0f * slack);
             if (!std::isnan(upper)) item.upper = upper;
-            if (cascade_->hard) item.next = cascade_->levels.size();
+            if (cascade_->hard) item.next = cascade_->levels.size();       // levels say no more
         } else if (problem.exact()) {
             item.upper = first.upper(query, s.key, row);
-            item.next = 1;
+            item.next = filter_ + 1;
+        } else {
+            item.next = filter_;
         }
         if (!(item.upper < least(query))) pending_[static_cast<size_t>(query)].push_back(item);
     }
     survivors.count = 0;
 }
 
-void CascadeScan::take(int64_t query, const int64_t* rows, int64_t count) {
+void CascadeScan::take(int64_t query, const int64_t* rows, const float* keys, int64_t count) {
     auto& pending = pending_[static_cast<size_t>(query)];
-    for (int64_t i = 0; i < count; ++i) pending.push_back({kInfinite, rows[i], 0});
+    for (int64_t i = 0; i < count; ++i) {
+        if (keys)
+            pending.push_back({cascade_->levels.front().upper(query, keys[i], rows[i]), rows[i], 1});
+        else
+            pending.push_back({kInfinite, rows[i], 0});
+    }
     refine(query);
 }
 
@@ -141,7 +167,7 @@ size_t CascadeScan::narrow(int64_t query, size_t number, Pending* items, size_t 
     keys_.resize(rows_.size());
     level.problem->canonical(query, rows_.data(), static_cast<int64_t>(rows_.size()), keys_.data());
     spent_ += static_cast<double>(rows_.size()) * level.row_cost();
-    if (number > 0) scored_[static_cast<size_t>(query) + number * pending_.size()] += static_cast<int64_t>(rows_.size());
+    scored_[static_cast<size_t>(query) + number * pending_.size()] += static_cast<int64_t>(rows_.size());
     size_t kept = 0, scored = 0;
     for (size_t i = 0; i < count; ++i) {
         Pending item = items[i];
@@ -161,9 +187,10 @@ void CascadeScan::refine(int64_t query) {
     const size_t levels = cascade_->levels.size();
     size_t count = all.size();
     settled_ += static_cast<double>(count);
-    if (levels > 0 && std::any_of(all.begin(), all.end(), [](const Pending& p) { return p.next == 0; })) {
+    const size_t open = std::min_element(all.begin(), all.end(), [](const Pending& a, const Pending& b) { return a.next < b.next; })->next;
+    if (open < levels && all.front().upper == kInfinite) {      // what the scan, or the list, says too little of to begin with the best
         if (!std::is_sorted(all.begin(), all.end(), by_row)) std::sort(all.begin(), all.end(), by_row);
-        count = narrow(query, 0, all.data(), count);
+        count = narrow(query, open, all.data(), count);
     }
     if (count > kTogether)
         std::sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count),
@@ -175,7 +202,7 @@ void CascadeScan::refine(int64_t query) {
             if (!(all[i].upper < least(query))) some[n++] = all[i];
         if (n == 0) break;              // the rest is no better
         std::sort(some, some + n, by_row);
-        for (size_t level = 1; level < levels && n > 0; ++level) n = narrow(query, level, some, n);
+        for (size_t level = 0; level < levels && n > 0; ++level) n = narrow(query, level, some, n);
         if (n > 0) judge(query, some, n);
     }
     all.clear();
@@ -210,7 +237,8 @@ void CascadeScan::hold(int64_t query, const Held& held) {
     if (full) std::pop_heap(heap.begin(), heap.end(), order), heap.pop_back();
     heap.push_back(held);
     std::push_heap(heap.begin(), heap.end(), order);
-    if (static_cast<int64_t>(heap.size()) >= k()) least_[static_cast<size_t>(query)] = heap.front().value;
+    if (static_cast<int64_t>(heap.size()) >= k())
+        least_[static_cast<size_t>(query)] = std::max(floors_[static_cast<size_t>(query)], heap.front().value);
 }
 
 void CascadeScan::merge(const Scan& other) {

@@ -38,12 +38,15 @@ struct Cascade {
 
 class CascadeScan final : public Scan {
 public:
-    CascadeScan(std::shared_ptr<const Cascade> cascade, int64_t k, Allowed allowed);
+    // floors: per query, a value that at least k rows reach, among those that will be scanned; or null.
+    CascadeScan(std::shared_ptr<const Cascade> cascade, int64_t k, Allowed allowed, const double* floors);
 
-    std::unique_ptr<Scan> fork() const override { return std::make_unique<CascadeScan>(cascade_, k(), allowed()); }
+    std::unique_ptr<Scan> fork() const override { return std::make_unique<CascadeScan>(cascade_, k(), allowed(), floors_.data()); }
     void run(int64_t first_visit, int64_t last_visit) override;
-    // Takes the rows of a list instead of a scan's survivors; rows rise, each named once.
-    void take(int64_t query, const int64_t* rows, int64_t count);
+    // Takes the rows of a list instead of a scan's survivors, each named once; keys: the first level's canonical ones, or null.
+    void take(int64_t query, const int64_t* rows, const float* keys, int64_t count);
+    // The k-th best value so far, minus infinity if there are fewer.
+    double least(int64_t query) const { return least_[static_cast<size_t>(query)]; }
     void merge(const Scan& other) override;
     void finish(float* scores, int64_t* rows) override;
     std::vector<int64_t> scored() const override { return scored_; }
@@ -69,14 +72,16 @@ private:
     void judge(int64_t query, const Pending* items, size_t count);
     void hold(int64_t query, const Held& held);
     bool better(const Held& a, const Held& b) const;
-    double least(int64_t query) const { return least_[static_cast<size_t>(query)]; }
+    // Whether the block just scanned left so few rows that scoring them costs less than scanning whole rows would have.
+    bool worth_it(int64_t count) const;
     void forget_block(int64_t first_row, int64_t count);
 
     std::shared_ptr<const Cascade> cascade_;
     std::vector<std::vector<Pending>> pending_;
     std::vector<std::vector<Held>> held_; // heaps, the worst on top
-    std::vector<double> least_; // per query: the k-th best value so far
+    std::vector<double> floors_, least_; // per query: the k-th best value at least, and as far as is known by now
     std::vector<int64_t> scored_;
+    size_t filter_ = 0; // the level that scans; those before it have not helped
     bool whole_ = false; // the block at hand is scanned by the judge
     int64_t whole_rows_; // how many more are
     int64_t back_off_; // how many will be when the first level fails to help

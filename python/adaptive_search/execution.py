@@ -272,6 +272,7 @@ def run_scan(
     threads: int | None = None,
     progress: Progress | None = None,
     bad_row: Callable[[int], None] = _raise_bad_row,
+    finished: Callable[[int, int, Scan], None] | None = None,
 ) -> tuple[F32, I64]:
     """Run a top-k scan for all queries: scores (queries, k) and row numbers, as `Scan.finish` gives them.
 
@@ -296,6 +297,8 @@ def run_scan(
         ``progress(done, total)``, counted in visits times queries.
     bad_row : callable, optional
         Called with the smallest row found to hold NaN or infinity; by default raises a ValueError that names it.
+    finished : callable, optional
+        ``finished(first, last, scan)`` for every scan that is done, from any thread.
     """
     candidate_bytes = (2 * k + 64) * 16
     scores = np.empty((queries, k), np.float32)
@@ -309,6 +312,8 @@ def run_scan(
         if bad >= 0:
             bad_row(bad)
         scores[first:last], found[first:last] = scan.finish()
+        if finished is not None:
+            finished(first, last, scan)
 
     many = queries >= 64 * workers and width < NARROW
     if workers > 1 and (many or (visits < 4 * workers and queries >= 2 * workers)):

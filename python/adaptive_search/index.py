@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import math
 import os
+import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from operator import index as integer
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-from . import defaults, filters, fitting, persistence, searching
+from . import explaining, filters, fitting, persistence, searching, tuning
 from .arrays import finite_rows, float32, rounded, widened
 from .backends import current
 from .backends.protocol import Backend
+from .calibration import Calibration
 from .cascade import Cascade, Found, PreparedStage, SearchStats, StageStats
 from .execution import Progress, progress_bar
+from .explaining import Explanation
 from .layout import Slabs
 from .plan import Audit, Plan, as_recall
-from .representations import Full, Prefix, Representation, Stage
+from .representations import Bounded, Full, Prefix, Representation, Stage
 from .rows import RowStore, Span
 from .storage import read_state
 from .types import F32, I64, MAX_DIM, Array, IndexFormatError, Kind, Metric, Neighbors
 from .validation import as_id_list, as_ids, as_int, as_k, as_kind, as_matrix, as_metric, as_queries, as_rows, as_threads, as_vectors
 from .vectors import write_vectors
+
+LEAST_ROWS = 4_096
+"""Fewer are searched exactly in less time than a cascade takes to be set up."""
+
+NO_PLAN = "recall: without a plan, which tune() learns, only 1.0 (exact) can be asked for, got {}"
 
 
 class Index:
@@ -79,7 +89,12 @@ class Index:
         self._store = RowStore((*self._slabs.columns, *self._slabs.norm_columns))
         # By backend and stage: the layout of the store that it was prepared for, and the stage.
         self._prepared: dict[tuple[str, int], tuple[int, PreparedStage]] = {}
+        self._bounds: dict[str, tuple[int, list[Bounded | None]]] = {}
         self._asked: tuple[float, int] | None = None
+        self._tuned: Calibration | None = None
+        self._chosen = cascade is None  # whether the cascade is up to tune()
+        self._changed = 0
+        self._warned = False
         self._files: persistence.Files | None = None
 
     @classmethod
@@ -93,10 +108,9 @@ class Index:
         queries: Any = None,
         progress: bool = False,
     ) -> Self:
-        """An index of all vectors with a cascade that suits their number and dim.
+        """An index of all vectors, tuned: `tune` says what for, and when the recall is certified.
 
-        The cascade comes from a table of measurements on other data; its recall on this data is not certified. Small
-        collections, and ``recall=1.0``, are searched exactly.
+        Fewer than 4,096 rows, and int8 vectors, are searched exactly.
 
         Parameters
         ----------
@@ -106,11 +120,11 @@ class Index:
             By default 0, 1, 2, …
         metric : {"cosine", "ip", "l2"}
         recall : float
-            The recall@k to aim at, above 0 and up to 1.
+            The recall@k to reach, above 0 and up to 1; 1.0 is exact search, through bounds that cannot fail where that is faster.
         k : int
-            Neighbors that searches will ask for.
+            Neighbors that searches will ask for, at most.
         queries : array_like, shape (Q, dim), optional
-            Checked, and not used yet: they will calibrate the plan in a later version. `audit` measures with them now.
+            Like those that will be searched. Without, stored rows stand for queries, and the recall is an estimate.
         progress : bool
             Show a bar (needs tqdm).
 
@@ -125,12 +139,14 @@ class Index:
         rows = as_rows(vectors, "vectors")
         wanted = as_recall(recall)
         k = as_k(k)
-        if queries is not None:
-            as_queries(queries, rows.dim)
-        metric = as_metric(metric)
-        index = cls(rows.dim, metric, rows.kind, defaults.cascade(len(rows), rows.dim, rows.kind, metric, wanted, k))
+        batch = None if queries is None else as_queries(queries, rows.dim)[0]
+        if batch is not None and wanted < 1.0:
+            tuning.split(len(batch), wanted)
+        index = cls(rows.dim, as_metric(metric), rows.kind)
         index._asked = (wanted, k)
         index.add(rows.array, ids, progress=progress)
+        if len(index) >= LEAST_ROWS and index.dtype != "int8":
+            index.tune(batch, k=k, recall=wanted, progress=progress)
         return index
 
     @classmethod
@@ -159,7 +175,8 @@ class Index:
         except ValueError as error:
             raise IndexFormatError(f"the manifest describes an impossible index: {error}") from None
         index._fit_rows = described.fit_rows
-        index._asked = described.asked
+        index._asked, index._tuned = described.asked, described.tuned
+        index._changed, index._chosen = described.changed, described.chosen
         index._parts = persistence.restore(content, described, index._parts, index._store)
         index._files = persistence.Files(Path(path).absolute(), index._parts, content)
         return index
@@ -218,26 +235,47 @@ class Index:
     def plan(self) -> Plan:
         """How searches run now, and what is known of their recall."""
         recall, k = self._asked or (None, None)
-        if self._stages == (Full(),):
-            recall, why = 1.0, "searches are exact: there is nothing to certify"
+        tuned = self._tuned if self.fitted else None
+        certified, interval = False, None
+        if tuned is not None:
+            recall, k = tuned.recall, tuned.k
+        if self._searches_exactly:
+            recall, interval = 1.0, (1.0, 1.0)
+            why = "searches are exact: there is nothing to certify"
+        elif tuned is None and self._needs_calibration:
+            why = "a stage has keep=None, which needs calibration by tune()"
         elif not self.fitted:
             recall = 1.0
             why = f"searches are exact until the cascade is fitted, at {self._fit_rows:,} rows or by fit(); there are {len(self):,}"
-        elif self._needs_calibration:
-            why = "a stage has keep=None, which needs calibration"
-        else:
+        elif tuned is None:
             why = "fixed shortlists, not calibrated on queries; audit() measures their recall"
+        else:
+            interval = tuned.interval(tuned.recall)
+            why = self._doubt(tuned)
+            certified = not why
         return Plan(
             stages=self._stages if self.fitted else (Full(),),
             recall=recall,
             k=k,
-            certified=False,
+            certified=certified,
             why=why,
-            interval=None,
-            n_queries=None,
-            cost_us=None,
+            interval=interval,
+            n_queries=None if tuned is None else tuned.queries,
+            cost_us=None if tuned is None else tuned.cost_us,
             bytes_per_row=self._store.row_bytes(),
         )
+
+    def _doubt(self, tuned: Calibration) -> str:
+        """Why the recall of a tuned plan is not certified; empty if it is."""
+        if any(stage.shortlist is not None for stage in self._stages):
+            return "a stage has a fixed keep, whose recall was measured, but cannot be widened"
+        if not isinstance(self._stages[-1], Full):
+            return "the last stage's estimates are the answer, which no margin makes exact"
+        if not tuned.given:
+            return "stored rows stood for queries: the recall of others may differ"
+        if self._changed:
+            return f"{self._changed:,} rows were added or removed since tuning"
+        return ""
 
     def __repr__(self) -> str:
         return f"<Index: {len(self):,} rows, {self._dim} dims, {self._metric}, {self.dtype}>"
@@ -288,6 +326,7 @@ class Index:
                 self._learn(fitting.sample_rows(self._slabs, self._store, spans), spans, new_ids, bar)
             else:
                 self._store.commit(spans, new_ids)
+        self._changed += count
 
     def remove(self, ids: Any) -> None:
         """Remove the rows of one id or several.
@@ -304,6 +343,7 @@ class Index:
         if len(wanted) > 1:
             as_ids(wanted, len(wanted))
         self._store.kill(positions)
+        self._changed += len(positions)
 
     def fit(self, sample: Any = None, *, progress: bool = False) -> None:
         """Learn every stage of the cascade that learns, and encode all rows; anew if that was done before.
@@ -331,6 +371,90 @@ class Index:
             raise ValueError("sample: there are no rows to learn from")
         with progress_bar(progress, "encoding") as bar:
             self._learn(learned, (), np.empty(0, np.int64), bar)
+        self._tuned = None
+
+    def tune(self, queries: Any = None, *, k: int = 10, recall: float = 0.95, memory: int | None = None, progress: bool = False) -> Plan:
+        """Learn the plan that searches for a recall at the least cost, and install it.
+
+        A cascade that the index was made with keeps its stages, and gets the margins that it needs. Otherwise the cheapest is taken of
+        a family for vectors of this dim and metric. Queries are shared out at random: some fit error models and choose the cascade; with
+        the others, conformal risk control (see `adaptive_search.calibration`) finds the margin at which the expected recall@k is at least
+        ``recall``.
+
+        Parameters
+        ----------
+        queries : array_like, shape (Q, dim), optional
+            Exchangeable with those to come. At least ``recall / (1 - recall)``: 19 for 0.95, 99 for 0.99; a thousand leave less to
+            chance. Without, stored rows stand for queries: then the recall is an estimate and not certified.
+        k : int
+            Neighbors that searches will ask for, at most.
+        recall : float
+            Above 0 and up to 1; 1.0 looks for the fastest exact search.
+        memory : int, optional
+            Most bytes that the index may hold per row, for a cascade that is to be chosen.
+        progress : bool
+            Show a bar (needs tqdm).
+
+        Returns
+        -------
+        Plan
+            The one in use from now on.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument: too few queries, no rows.
+        """
+        wanted, k = as_recall(recall), as_k(k)
+        batch = None if queries is None else as_queries(queries, self._dim)[0]
+        most = None if memory is None else as_int(memory, "memory", 1)
+        if not len(self):
+            raise ValueError("tune: the index is empty, there are no rows to search")
+        own_cascade = None if self._chosen else self._cascade
+        with progress_bar(progress, "tuning", "steps") as bar:
+            backend = current()
+            ground = tuning.Ground(backend, self._store, self._slabs, self._metric, self._prepare_full(backend))
+            tuners, judges = tuning.queries_for(ground, batch, k, wanted)
+            best, calibration = tuning.best_plan(
+                ground,
+                own_cascade,
+                tuners,
+                judges,
+                k,
+                wanted,
+                given=batch is not None,
+                memory=None if most is None else most - self._plain_bytes(),
+                sample=lambda: fitting.sample_rows(self._slabs, self._store),
+                progress=bar,
+            )
+        self._adopt(best, calibration)
+        self._asked = (wanted, k)
+        return self.plan
+
+    def _plain_bytes(self) -> int:
+        """Bytes per row without any stage's columns."""
+        stages = sum(column.row_bytes for part in self._parts for column in part.columns if column.name in self._store.columns)
+        return self._store.row_bytes() - stages
+
+    def _adopt(self, candidate: tuning.Candidate | None, calibration: Calibration | None) -> None:
+        """Install what was learned, at once."""
+        old = [column.name for part in self._parts for column in part.columns]
+        self._store.discard([name for name in old if name in self._store.columns])
+        if candidate is None:
+            self._cascade, self._stages, self._parts = None, (Full(),), (Full().bind(self._slabs, self._metric, "stage.0"),)
+        else:
+            parts = tuple(part.named(f"stage.{number}") for number, part in enumerate(candidate.parts))
+            names = {
+                before.name: after.name
+                for one, other in zip(candidate.parts, parts, strict=True)
+                for before, after in zip(one.columns, other.columns, strict=True)
+            }
+            arrays = [{names[name]: array for name, array in chunk.items()} for chunk in candidate.arrays]
+            self._store.install([column for part in parts for column in part.columns], arrays)
+            self._cascade, self._stages, self._parts = candidate.cascade, candidate.cascade.stages, parts
+        self._tuned, self._changed, self._warned = calibration, 0, False
+        self._prepared.clear()
+        self._bounds.clear()
 
     # --- searching ---------------------------------------------------------------------------------------------------
     @overload
@@ -370,10 +494,11 @@ class Index:
         stats: bool = False,
         progress: bool = False,
     ) -> Neighbors | tuple[Neighbors, SearchStats]:
-        """The best k rows of every query, through the cascade once it is fitted.
+        """The best k rows of every query, through the cascade once it is fitted, with the margins that `tune` has learned.
 
         Ties go to the smaller id. Answers do not depend on batch, threads or backend, and those for a smaller k begin those for a
-        larger one, as long as k is not above a stage's ``keep``.
+        larger one, as long as k is not above a stage's ``keep`` or the plan's k. A larger k than the plan's is searched with the plan's
+        margins, without a promise, and warned of once.
 
         Parameters
         ----------
@@ -381,7 +506,8 @@ class Index:
         k : int
             Neighbors per query.
         recall : float, optional
-            1.0 searches exactly, whatever the cascade. Other values need a plan, which this version cannot learn yet.
+            1.0 searches exactly, whatever the cascade: through bounds that cannot fail where it has some, which is faster. Other values
+            need a plan, and take its margin for that recall; where only exact search reaches it, that is done.
         filter : array_like, or list of Q such, optional
             Rows that may be found: a bool per row, aligned with `ids`, or the allowed ids (those not present are ignored).
             A list holds a filter of its own for every query. Few allowed rows are scored directly, without the cascade.
@@ -408,21 +534,31 @@ class Index:
         batch, single = as_queries(queries, self._dim)
         k = as_k(k)
         threads = as_threads(threads)
-        exact = self._is_exact(recall)
+        margins = self._margins(recall)
         allowed = filters.resolve(filter, self._store, len(batch))
-        stages = (Full(),) if exact else self._stages
-        if len(self):
-            backend = current()
-            with progress_bar(progress, "searching", "queries") as bar:
-                found = searching.answer(backend, self._prepare(backend, exact), self._store, batch, k, allowed, threads, bar)
+        wanted = k
+        if margins < math.inf and self._tuned is not None:
+            wanted = max(k, self._tuned.k)
+            if k > self._tuned.k and not self._warned:
+                self._warned = True
+                warnings.warn(f"k: the plan is for up to {self._tuned.k} neighbors; the recall of {k} is not certified", stacklevel=2)
+        way = self._way(current(), margins) if len(self) else None
+        if way is None:
+            found = Found.empty(len(batch), 0, 1)
         else:
-            found = Found.empty(len(batch), 0, len(stages))
-        best = found.positions
+            with progress_bar(progress, "searching", "queries") as bar:
+                found = searching.answer(way, self._store, batch, wanted, allowed, threads, bar)
+        best, scores = found.positions[:, :k], found.scores[:, :k]
+        if best.size:
+            # As wide as k allows: more than the fullest query has are not there.
+            best, scores = np.ascontiguousarray(best), np.ascontiguousarray(scores)
         ids = np.where(best >= 0, self._store.ids[best], -1) if best.size else best
-        neighbors = Neighbors(ids[0], found.scores[0]) if single else Neighbors(ids, found.scores)
+        neighbors = Neighbors(ids[0], scores[0]) if single else Neighbors(ids, scores)
         if not stats:
             return neighbors
-        return neighbors, SearchStats(tuple(map(StageStats, map(repr, stages), found.scored, found.survivors)))
+        names, row_bytes = (way.names, way.row_bytes) if way is not None else (("Full()",), (0,))
+        sizes = (scored * bytes_read for scored, bytes_read in zip(found.scored, row_bytes, strict=True))
+        return neighbors, SearchStats(tuple(map(StageStats, names, found.scored, found.survivors, sizes)))
 
     def audit(self, queries: Any, k: int = 10, *, threads: int | None = None, progress: bool = False) -> Audit:
         """Measure the recall of searches as they run now against exact search, by id.
@@ -446,6 +582,41 @@ class Index:
         hits = [len(np.intersect1d(mine, best)) for mine, best in zip(found, truth, strict=True)]
         return Audit.of(np.array(hits, np.float32) / np.float32(truth.shape[1]))
 
+    def explain(self, query: Any, id: int, k: int | None = None) -> Explanation:  # noqa: A002
+        """Why a search finds a row, or does not: its score and rank, and what each stage made of it.
+
+        Parameters
+        ----------
+        query : array_like, shape (dim,)
+        id : int
+            Of the row.
+        k : int, optional
+            Neighbors that the search asks for; by default the plan's, or 10.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument; also for an id that is not in the index.
+
+        Examples
+        --------
+        >>> import numpy as np, adaptive_search as asx
+        >>> index = asx.Index.build(np.eye(4, dtype=np.float32))
+        >>> found = index.explain([1.0, 0.5, 0.0, 0.0], 1, k=1)
+        >>> found.found, found.rank, found.lost_at
+        (False, 2, 'Full()')
+        """
+        batch, single = as_queries(query, self._dim)
+        if not single:
+            raise ValueError(f"query: expected shape ({self._dim},), got {batch.shape}")
+        if id not in self:
+            raise ValueError(f"id: {id!r} is not in the index")
+        position = int(self._store.find(np.array([id]))[0])
+        wanted = as_k(k) if k is not None else self._tuned.k if self._tuned is not None else 10
+        way = self._way(current(), self._margins(None))
+        full = self._prepare_full(way.backend)
+        return explaining.explain(way, full, batch, position, integer(id), wanted, self._store.alive, len(self))
+
     # --- files -------------------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save to a directory, whose former state stays complete until the new one is.
@@ -465,7 +636,17 @@ class Index:
             From the filesystem.
         """
         description = persistence.Description(
-            self._dim, self._metric, self.dtype, self._cascade, self._fit_rows, self.fitted, self._store.largest_id, self._asked
+            self._dim,
+            self._metric,
+            self.dtype,
+            self._cascade,
+            self._fit_rows,
+            self.fitted,
+            self._store.largest_id,
+            self._asked,
+            self._tuned,
+            self._changed,
+            self._chosen,
         )
         self._files = persistence.write(path, description, self._parts, self._store, self._files)
 
@@ -532,26 +713,72 @@ class Index:
         self._store.install([column for part in parts for column in part.columns], arrays)
         self._parts = parts
 
-    def _is_exact(self, recall: float | None) -> bool:
-        """Whether a search goes by the full vectors alone."""
-        if recall is not None:
-            if as_recall(recall) != 1.0:
-                raise ValueError(f"recall: without a plan only 1.0 (exact) can be asked for, got {recall}")
-            return True
-        if self._needs_calibration:
-            raise ValueError("cascade: a stage with keep=None needs calibration by tune(); give every stage before the last a keep=")
-        return not self.fitted
+    @property
+    def _searches_exactly(self) -> bool:
+        """Whether the plan is exact search."""
+        return self._stages == (Full(),) or (self._tuned is not None and self._tuned.recall == 1.0)
 
-    def _prepare(self, backend: Backend, exact: bool) -> list[PreparedStage]:
-        """The stages of a search over the rows as they are now. What backends prepare is kept until the rows change."""
-        found = []
-        whole = [(-1, Full(), self._exact)]
-        for number, stage, part in whole if exact else zip(range(len(self._stages)), self._stages, self._parts, strict=True):
-            number = -1 if isinstance(stage, Full) else number
-            layout = self._store.layout
-            kept = self._prepared.get((backend.name, number))
-            if kept is None or kept[0] != layout:
-                kept = (layout, PreparedStage(part, part.rows(backend, self._store), stage.shortlist))
-                self._prepared[backend.name, number] = kept
-            found.append(kept[1])
-        return found
+    def _margins(self, recall: float | None) -> float:
+        """The margin, in deviations, of a search for a recall; infinite if it is exact."""
+        wanted = None if recall is None else as_recall(recall)
+        if wanted is None and self._tuned is None and self._needs_calibration:
+            raise ValueError("cascade: a stage with keep=None needs calibration by tune(); or give every stage before the last a keep=")
+        if wanted == 1.0 or not self.fitted or (wanted is None and self._searches_exactly):
+            if wanted is not None and wanted < 1.0 and self._tuned is None:
+                raise ValueError(NO_PLAN.format(wanted))
+            return math.inf
+        if self._tuned is not None and self._tuned.queries:
+            return self._tuned.margin(self._tuned.recall if wanted is None else wanted)
+        if wanted is not None:
+            if self._searches_exactly and self._tuned is not None:
+                return math.inf
+            raise ValueError(NO_PLAN.format(wanted))
+        return 0.0
+
+    def _way(self, backend: Backend, margins: float) -> searching.Way:
+        """How a search goes over the rows as they are now."""
+        full = self._prepare_full(backend)
+        if math.isinf(margins):
+            bounds = self._prepare_bounds(backend) if self.fitted and len(self) >= LEAST_ROWS else []
+            if not bounds:
+                return searching.Way(backend, (full,), (), ("Full()",), (full.representation.bytes_per_row,))
+            sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
+            bounded = zip(self._stages, self._all_bounds(backend), strict=True)
+            names = (*(f"{stage!r}, bound" for stage, bound in bounded if bound is not None), "Full()")
+            return searching.Way(backend, (self._prepare(backend, 0), full), tuple(bounds), names, sizes)
+        stages = [self._prepare(backend, number) for number in range(len(self._stages))]
+        if self._tuned is not None:
+            stages = [
+                replace(stage, model=model, margins=margins, expected=expected) if model is not None else stage
+                for stage, model, expected in zip(stages, self._tuned.models, self._tuned.expected, strict=True)
+            ]
+        sizes = tuple(stage.representation.bytes_per_row for stage in stages)
+        return searching.Way(backend, tuple(stages), (), tuple(map(repr, self._stages)), sizes)
+
+    def _prepare_full(self, backend: Backend) -> PreparedStage:
+        return self._prepared_as(backend, -1, self._exact, None)
+
+    def _prepare(self, backend: Backend, number: int) -> PreparedStage:
+        stage = self._stages[number]
+        if isinstance(stage, Full):
+            return self._prepare_full(backend)
+        return self._prepared_as(backend, number, self._parts[number], stage.shortlist)
+
+    def _prepared_as(self, backend: Backend, number: int, part: Representation, shortlist: int | None) -> PreparedStage:
+        """A stage over the rows as they are now. What backends prepare is kept until the rows change."""
+        kept = self._prepared.get((backend.name, number))
+        if kept is None or kept[0] != self._store.layout:
+            kept = (self._store.layout, PreparedStage(part, part.rows(backend, self._store), shortlist, self._metric))
+            self._prepared[backend.name, number] = kept
+        return kept[1]
+
+    def _all_bounds(self, backend: Backend) -> list[Bounded | None]:
+        kept = self._bounds.get(backend.name)
+        if kept is None or kept[0] != self._store.layout:
+            kept = (self._store.layout, [part.bounded(backend, self._store) for part in self._parts])
+            self._bounds[backend.name] = kept
+        return kept[1]
+
+    def _prepare_bounds(self, backend: Backend) -> list[Bounded]:
+        """The stages with bounds that cannot fail."""
+        return [bound for bound in self._all_bounds(backend) if bound is not None]

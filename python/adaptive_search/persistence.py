@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .calibration import Calibration
 from .cascade import Cascade
 from .layout import CHUNK_ROWS, GROUP, round_up
 from .plan import as_recall
@@ -52,6 +53,12 @@ class Description:
         Ever used; -1 if none was.
     asked : tuple of float and int, or None
         Recall and k that `Index.build` was asked for.
+    tuned : Calibration or None
+        What `Index.tune` learned.
+    changed : int
+        Rows added or removed since.
+    chosen : bool
+        Whether the cascade is up to `Index.tune`.
     """
 
     dim: int
@@ -62,6 +69,9 @@ class Description:
     fitted: bool
     largest_id: int
     asked: tuple[float, int] | None
+    tuned: Calibration | None = None
+    changed: int = 0
+    chosen: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,6 +83,9 @@ class Description:
             "fitted": self.fitted,
             "largest_id": self.largest_id,
             "asked": None if self.asked is None else list(self.asked),
+            "tuned": None if self.tuned is None else self.tuned.to_json(),
+            "changed": self.changed,
+            "chosen": self.chosen,
         }
 
     @classmethod
@@ -82,15 +95,20 @@ class Description:
             stages, asked = meta["cascade"], meta["asked"]
             if type(meta["fitted"]) is not bool:
                 raise ValueError(f"fitted is {meta['fitted']!r}")
+            cascade = None if stages is None else Cascade([stage_of(stage) for stage in stages])
+            tuned = meta.get("tuned")
             return cls(
                 as_int(meta["dim"], "dim", 1, MAX_DIM),
                 as_metric(meta["metric"]),
                 as_kind(meta["dtype"]),
-                None if stages is None else Cascade([stage_of(stage) for stage in stages]),
+                cascade,
                 as_int(meta["fit_rows"], "fit_rows", 0),
                 meta["fitted"],
                 as_int(meta["largest_id"], "largest_id", -1, np.iinfo(np.int64).max),
                 None if asked is None else (as_recall(asked[0]), as_int(asked[1], "k", 1)),
+                None if tuned is None else Calibration.from_json(tuned, 1 if cascade is None else len(cascade.stages)),
+                as_int(meta.get("changed", 0), "changed", 0, np.iinfo(np.int64).max),
+                bool(meta.get("chosen", cascade is None)),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise IndexFormatError(f"the manifest does not describe an index: {error}") from None

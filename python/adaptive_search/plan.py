@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .calibration import Z95
 from .representations import Stage
 from .types import F32
-
-Z95 = 1.959963984540054
-"""Two-sided 95% of the normal distribution."""
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,16 @@ class RowStore:
             chunk.segment = None
         self.layout += 1
 
+    def discard(self, names: Sequence[str]) -> None:
+        """Forget columns."""
+        for name in names:
+            self.columns.pop(name, None)
+        for chunk in self.chunks:
+            if any(name in chunk.arrays for name in names):
+                chunk.arrays = {name: array for name, array in chunk.arrays.items() if name not in names}
+                chunk.segment = None
+        self.layout += 1
+
     def restore(self, chunks: Sequence[Chunk], ids: Sequence[I64], dead: I64, largest_id: int) -> None:
         """Fill an empty store with chunks read from files, their ids, and the rising positions that are dead."""
         self.chunks = list(chunks)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from .backends.protocol import Backend
-from .cascade import Found, PreparedStage, run, run_on_candidates
+from .cascade import Found, PreparedStage, run, run_exact, run_on_candidates
 from .execution import Progress
 from .filters import Allowed
+from .representations import Bounded
 from .rows import RowStore
-from .types import F32, I64
+from .types import F32, I64, Bool
 
 DIRECT_ROWS = 1_024
 """A query with at most so many allowed rows is answered from their vectors: that takes less time than a look at every row's codes."""
@@ -20,9 +22,40 @@ MASK_BYTES = 64 << 20
 """Most memory for the allowed maps of queries with filters of their own."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """How a search goes: through ``stages``; or exactly by ``bounds``: then ``stages`` are what finds first thresholds, and the vectors.
+
+    ``names`` and ``row_bytes`` are those of the stages that are reported.
+    """
+
+    backend: Backend
+    stages: tuple[PreparedStage, ...]
+    bounds: tuple[Bounded, ...]
+    names: tuple[str, ...]
+    row_bytes: tuple[int, ...]
+
+    def over_all(
+        self, queries: F32, k: int, allowed: Bool | None, counts: I64, threads: int | None, progress: Progress | None = None
+    ) -> Found:
+        """Search all allowed rows."""
+        if not self.bounds:
+            return run(self.backend, self.stages, queries, k, allowed, counts, threads=threads, progress=progress)
+        seeds, full = self.stages
+        return run_exact(self.backend, seeds, self.bounds, full, queries, k, allowed, counts, threads=threads, progress=progress)
+
+    def over_few(self, queries: F32, k: int, candidates: Sequence[I64], threads: int | None) -> Found:
+        """Score few allowed rows of each query."""
+        found = run_on_candidates(self.backend, self.stages, queries, k, candidates, threads=threads)
+        if not self.bounds:
+            return found
+        scored, survivors = (np.zeros((len(self.names), len(queries)), np.int64) for _ in range(2))
+        scored[-1], survivors[-1] = found.scored[-1], found.survivors[-1]
+        return found._replace(scored=scored, survivors=survivors)
+
+
 def answer(
-    backend: Backend,
-    stages: Sequence[PreparedStage],
+    way: Way,
     store: RowStore,
     queries: F32,
     k: int,
@@ -31,27 +64,28 @@ def answer(
     progress: Progress | None,
 ) -> Found:
     """Search with one filter for all queries or one for each; as wide as the query with the most allowed rows, and k, permit."""
+    stages = len(way.names)
     if isinstance(allowed, Allowed):
         count = allowed.count
         k = min(k, count)
         if not k or not len(queries):
-            return Found.empty(len(queries), k, len(stages))
+            return Found.empty(len(queries), k, stages)
         if _is_few(count, store):
-            return run_on_candidates(backend, stages, queries, k, [allowed.positions()] * len(queries), threads=threads)
+            return way.over_few(queries, k, [allowed.positions()] * len(queries), threads)
         counts = np.full(len(queries), count)
-        return run(backend, stages, queries, k, allowed.by_position(), counts, threads=threads, progress=progress)
+        return way.over_all(queries, k, allowed.by_position(), counts, threads, progress)
 
     counts = np.array([one.count for one in allowed], np.int64)
-    found = Found.empty(len(queries), min(k, int(counts.max(initial=0))), len(stages))
+    found = Found.empty(len(queries), min(k, int(counts.max(initial=0))), stages)
     few = np.array([_is_few(count, store) for count in counts], np.bool_)
     for group in _groups(np.flatnonzero(few & (counts > 0)), MASK_BYTES // (8 * DIRECT_ROWS)):
         positions = [allowed[query].positions() for query in group]
         width = min(k, int(counts[group].max()))
-        found.put(group, run_on_candidates(backend, stages, queries[group], width, positions, threads=threads))
+        found.put(group, way.over_few(queries[group], width, positions, threads))
     for group in _groups(np.flatnonzero(~few & (counts > 0)), max(1, MASK_BYTES // max(store.total, 1))):
         mask = np.stack([allowed[query].by_position() for query in group])
         width = min(k, int(counts[group].max()))
-        found.put(group, run(backend, stages, queries[group], width, mask, counts[group], threads=threads))
+        found.put(group, way.over_all(queries[group], width, mask, counts[group], threads))
     return found
 
 

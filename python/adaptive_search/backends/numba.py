@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
-from ..types import F32, I8, I32, I64, KINDS, U8, Array, Bool, Kind, Metric
-from .numba_ops import codewords, dense, dense_rows, hamming, integer, pq
+from ..types import F32, F64, I8, I32, I64, KINDS, U8, Array, Bool, Kind, Metric
+from .numba_ops import cascade, codewords, dense, dense_rows, hamming, integer, pq
 from .numba_ops.chunks import NumbaRows
-from .protocol import DenseChunk, IntegerMetric, Rows
+from .protocol import Bound, DenseChunk, IntegerMetric, Level, Rows, Scan
 
 R = TypeVar("R", bound=NumbaRows)
 
@@ -18,6 +18,12 @@ def _own(rows: Rows, expected: type[R]) -> R:
     if not isinstance(rows, expected):
         raise TypeError(f"rows: expected {expected.__name__}, prepared by this backend, got {type(rows).__name__}")
     return rows
+
+
+def _own_level(level: Level) -> cascade.NumbaLevel:
+    if not isinstance(level, cascade.NumbaLevel):
+        raise TypeError(f"levels: expected those of this backend, got {type(level).__name__}")
+    return level
 
 
 class NumbaBackend:
@@ -95,3 +101,75 @@ class NumbaBackend:
 
     def pq_unpack(self, packed: U8, bits: int, out: U8) -> None:
         codewords.unpack(packed, out)
+
+    # --- adaptive cascades -----------------------------------------------------------------------------------------------
+    def dense_level(self, rows: Rows, queries: F32, metric: Metric, bound: Bound, scan: bool = False) -> cascade.NumbaLevel:
+        own = _own(rows, NumbaRows)
+        return cascade.NumbaLevel(
+            own,
+            len(queries),
+            bound,
+            -1.0 if metric == "l2" else 1.0,
+            lambda part, k, allowed: dense.DenseScan(own, queries[part], k, metric, allowed),
+            lambda candidates, k: dense.rescore(own, queries, candidates, k, metric)[:2],
+        )
+
+    def prefix_level(
+        self, rows: Rows, queries: F32, squares: F64, largest: float, metric: Metric, bound: Bound, scan: bool = False
+    ) -> cascade.NumbaLevel:
+        # Its bounds cannot fail, so it is never asked: see `cascade`.
+        return self.dense_level(rows, queries, "ip", bound)
+
+    def integer_level(
+        self, rows: Rows, codes: I8, factors: F32, offsets: F32, metric: IntegerMetric, bound: Bound, scan: bool = False
+    ) -> cascade.NumbaLevel:
+        own = _own(rows, NumbaRows)
+        return cascade.NumbaLevel(
+            own,
+            len(codes),
+            bound,
+            1.0 if metric == "ip" else -1.0,
+            lambda part, k, allowed: integer.IntegerScan(own, codes[part], factors[part], offsets[part], k, metric, allowed),
+            lambda candidates, k: integer.rescore(own, codes, factors, offsets, candidates, k, metric),
+        )
+
+    def hamming_level(self, rows: Rows, codes: U8, bound: Bound, scan: bool = False) -> cascade.NumbaLevel:
+        own = _own(rows, hamming.BitRows)
+        return cascade.NumbaLevel(
+            own,
+            len(codes),
+            bound,
+            -1.0,
+            lambda part, k, allowed: hamming.HammingScan(own, codes[part], k, allowed),
+            lambda candidates, k: hamming.rescore(own, codes, candidates, k),
+        )
+
+    def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False) -> cascade.NumbaLevel:
+        own = _own(rows, pq.CodeRows)
+        return cascade.NumbaLevel(
+            own,
+            len(tables),
+            bound,
+            1.0 if largest else -1.0,
+            lambda part, k, allowed: pq.CodeScan(own, tables[part], k, largest, allowed),
+            lambda candidates, k: pq.rescore(own, tables, candidates, k, largest),
+        )
+
+    def cascade_scan(
+        self,
+        levels: Sequence[Level],
+        judge: Level,
+        k: int,
+        allowed: Bool | None = None,
+        floors: F64 | None = None,
+        hard: bool = False,
+    ) -> Scan:
+        own, last = [_own_level(level) for level in levels], _own_level(judge)
+        if hard:
+            return cascade.WholeScan(last, k, allowed, len(own) + 1)
+        return cascade.CascadeScan(own, last, k, allowed, floors)
+
+    def cascade_rescore(
+        self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False
+    ) -> tuple[F32, I64, F64, I64]:
+        return cascade.rescore([_own_level(level) for level in levels], _own_level(judge), candidates, raw, k, hard)

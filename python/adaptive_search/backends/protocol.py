@@ -34,9 +34,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
-from ..types import F32, I8, I32, I64, U8, Array, Bool, Kind, Metric
+from ..types import F32, F64, I8, I32, I64, U8, Array, Bool, Kind, Metric
 
 IntegerMetric = Literal["ip", "l2", "l2_exact"]
 
@@ -47,12 +47,28 @@ class DenseChunk:
 
     ``pieces[j]`` has shape (n, width_j): float32, float16, uint16 (bfloat16 bits) or int8. ``norms``, when known, holds per row
     the canonical norm over all pieces (float32, (n,)); rows with known norms are known to be finite. For rows of
-    ``integer_scan`` with metric "l2", ``norms`` holds ``norms2`` instead.
+    ``integer_scan`` with metric "l2", ``norms`` holds ``norms2`` instead. ``weights`` (float32, (n,)): see `Bound`.
     """
 
     pieces: tuple[Array, ...]
     norms: F32 | None = None
     weights: F32 | None = None
+
+
+class Bound(NamedTuple):
+    """What a stage's key (larger is better: minus the distance for l2 and Hamming) says of the score of a row, per query.
+
+    ``offset + factor * key + margin * weight of the row``, in float64 and in this order, is the most that the score can be; without the
+    margin it is the score that a last stage gives. ``factor`` is positive; ``margin`` is None where rows have no weights.
+    """
+
+    offset: F64
+    factor: F64
+    margin: F64 | None = None
+
+
+class Level(Protocol):
+    """A stage of a cascade with the queries of a batch (opaque)."""
 
 
 class Rows(Protocol):
@@ -86,6 +102,10 @@ class Scan(Protocol):
 
     def finish(self) -> tuple[F32, I64]:
         """Scores (Q, k) float32 and row numbers (Q, k) int64, best first; row -1 and score NaN beyond the rows there are."""
+
+    @property
+    def scored(self) -> I64:
+        """Rows that each stage of a cascade scored by their numbers or, the last, without the others' help: (stages, Q)."""
 
 
 class Backend(Protocol):
@@ -164,3 +184,39 @@ class Backend(Protocol):
 
     def pq_unpack(self, packed: U8, bits: int, out: U8) -> None:
         """The inverse of ``pq_pack``; out (n, code_bytes)."""
+
+    # --- adaptive cascades -----------------------------------------------------------------------------------------------
+    # A row's *value* is the smaller of its score in the last stage and of all stages' upper bounds. The answer is the k rows of the best
+    # (value, score, smallest id), in the order of scores. ``scan``: whether the level can scan, not only score named rows.
+
+    def dense_level(self, rows: Rows, queries: F32, metric: Metric, bound: Bound, scan: bool = False) -> Level:
+        """Canonical scores, as of ``dense_scan``."""
+
+    def prefix_level(
+        self, rows: Rows, queries: F32, squares: F64, largest: float, metric: Metric, bound: Bound, scan: bool = False
+    ) -> Level:
+        """The first dims of rows that come with the norms of whole rows, none above ``largest``, and with weights.
+
+        Keys, from the canonical product p of ``queries`` (Q, d) with the prefixes, in float64, rounded to float32: p for ip; p / norm
+        for cosine, whose queries are prefixes of unit queries; 2 p - (square + norm * norm) for l2, with the ``squares`` of whole
+        queries. For cascades whose bounds are hard."""
+
+    def integer_level(
+        self, rows: Rows, codes: I8, factors: F32, offsets: F32, metric: IntegerMetric, bound: Bound, scan: bool = False
+    ) -> Level: ...
+
+    def hamming_level(self, rows: Rows, codes: U8, bound: Bound, scan: bool = False) -> Level: ...
+
+    def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False) -> Level: ...
+
+    def cascade_scan(
+        self, levels: Sequence[Level], judge: Level, k: int, allowed: Bool | None = None, floors: F64 | None = None, hard: bool = False
+    ) -> Scan:
+        """All rows through the levels. ``floors`` (Q,): values that at least k of the allowed rows reach. ``hard``: no bound can fail, so
+        that levels may be left out where they do not help; all of them can scan then, else the first one."""
+
+    def cascade_rescore(
+        self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False
+    ) -> tuple[F32, I64, F64, I64]:
+        """Candidate lists (Q, C) through the levels: -1 is none. ``raw``: the scores that the first level's scan gave them, each row once.
+        Scores and row numbers (Q, k); the k-th best value (Q,), minus infinity if there are fewer; rows scored (stages, Q)."""

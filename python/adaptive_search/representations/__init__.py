@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from .base import Bounds, Representation, Stage
+from .base import Bounded, Representation, Stage
 from .binary import Binary
 from .full import Full
 from .int8 import Int8
 from .pq import PQ
 from .prefix import Prefix
 
-__all__ = ["PQ", "STAGES", "Binary", "Bounds", "Full", "Int8", "Prefix", "Representation", "Stage", "stage_of"]
+__all__ = ["PQ", "STAGES", "Binary", "Bounded", "Full", "Int8", "Prefix", "Representation", "Stage", "stage_of"]
 
 STAGES: dict[str, type[Stage]] = {stage.__name__: stage for stage in (Binary, PQ, Int8, Prefix, Full)}
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from ..backends.protocol import Backend, Rows, Scan
+from ..backends.protocol import Backend, Bound, Level, Rows, Scan
 from ..layout import Column, Slabs
+from ..margins import Units
 from ..rows import RowStore
-from ..types import F32, I64, Array, Bool, Metric
+from ..types import F32, F64, I64, Array, Bool, Metric
 from ..validation import as_int
 
 
@@ -26,7 +27,7 @@ class Stage(ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.name != "renormalize" and not (value is None and field.default is None):
+            if field.type != "bool" and not (value is None and field.default is None):
                 object.__setattr__(self, field.name, as_int(value, field.name, 1))
 
     @property
@@ -49,19 +50,23 @@ class Stage(ABC):
         return f"{type(self).__name__}({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in set_fields)})"
 
 
-class Bounds(NamedTuple):
-    """Limits of the canonical score over the whole vectors, rounded outwards: low <= score <= high, shape (Q, C)."""
+class Bounded(Protocol):
+    """Rows whose estimates come with an upper bound of the true score that cannot fail."""
 
-    low: F32
-    high: F32
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes read per row by a scan."""
+
+    def level(self, backend: Backend, queries: F32, scan: bool) -> Level:
+        """A stage for queries (Q, D) float32 whose bounds hold for canonical scores of whole vectors."""
 
 
 class Representation(ABC):
     """Rows at one price: how they are learned, encoded, scanned and rescored.
 
     A scan and a rescoring answer in *raw* scores, which is what the backend returns, such as Hamming distances, best first.
-    `estimates` turns them into score units (the metric's own), which keeps their order, and `bounds` says how far from there the true
-    score can be. Fixed shortlists need neither; the last stage's estimates are the scores of the answer.
+    `estimates` turns them into score units (the metric's own), which keeps their order; the last stage's estimates are the scores of the
+    answer. Adaptive stages go by keys, which are raw scores with the sign that makes larger ones better.
 
     Attributes
     ----------
@@ -101,16 +106,31 @@ class Representation(ABC):
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         """The best k of each query's candidates (Q, C), where -1 is none: raw scores and positions."""
 
+    @abstractmethod
+    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
+        """A stage of an adaptive cascade for queries (Q, D) float32."""
+
+    @property
+    @abstractmethod
+    def largest(self) -> bool:
+        """Whether larger raw scores are better, so that they are keys; otherwise keys are their negatives."""
+
+    def units(self, backend: Backend, queries: F32, metric: Metric) -> Units:
+        """The scales on which keys are compared with scores. Here keys are scores of the metric."""
+        unit = query_units(backend, queries, metric)
+        return Units(np.zeros(len(queries)), unit, unit)
+
+    def bounded(self, backend: Backend, store: RowStore) -> Bounded | None:
+        """The rows with bounds that cannot fail, prepared for a backend; None if there are none. Valid until ``store.layout`` changes."""
+        return None
+
     def estimates(self, backend: Backend, queries: F32, raw: F32) -> F32:
         """Raw scores (Q, C) of a scan or rescoring in score units."""
         return raw
 
-    def bounds(self, backend: Backend, store: RowStore, queries: F32, positions: I64, estimates: F32) -> Bounds | None:
-        """Limits that cannot fail of the true scores of rows (Q, C), given their estimates; None if there are none.
-
-        Where a position is -1 the limits are NaN.
-        """
-        return None
+    def named(self, name: str) -> Self:
+        """The same with columns of another name."""
+        return self
 
     def state(self) -> dict[str, Array]:
         """What was learned, as arrays."""
@@ -121,11 +141,36 @@ class Representation(ABC):
         return self
 
 
+def query_norms(backend: Backend, queries: F32) -> F64:
+    out = np.zeros(len(queries), np.float32)
+    backend.dense_norms("float32", [np.ascontiguousarray(queries)], out)
+    return out.astype(np.float64)
+
+
+def query_units(backend: Backend, queries: F32, metric: Metric) -> F64:
+    """What scores of a query are proportional to: its norm for ip, else 1."""
+    norms = query_norms(backend, queries) if metric == "ip" else np.ones(len(queries))
+    return np.where(norms > 0, norms, 1.0)
+
+
+def unit_queries(backend: Backend, queries: F32, metric: Metric) -> F32:
+    """The queries whose inner products scores are made of: of unit length for cosine."""
+    if metric != "cosine":
+        return queries
+    unit = np.empty_like(queries)
+    backend.dense_unit(queries, unit)
+    return unit
+
+
+def rounding(metric: Metric, dim: int, query_norms: F64, largest: float) -> F64:
+    """More than two canonical scores, of a part and of the whole, and their norms can be off by rounding (docs/architecture.md)."""
+    unit = 4.0 * (dim + 8) * 2.0**-24
+    if metric == "cosine":
+        return np.full_like(query_norms, unit)
+    reach: F64 = (query_norms + largest) ** 2 if metric == "l2" else query_norms * largest
+    return unit * (reach + 1e-30)
+
+
 def prefix_queries(backend: Backend, queries: F32, dims: int, metric: Metric) -> F32:
     """The first dims of queries as a quantizer takes them: contiguous, and of unit length for cosine."""
-    cut = np.ascontiguousarray(queries[:, :dims])
-    if metric != "cosine":
-        return cut
-    unit = np.empty_like(cut)
-    backend.dense_unit(cut, unit)
-    return unit
+    return unit_queries(backend, np.ascontiguousarray(queries[:, :dims]), metric)

@@ -8,12 +8,13 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ..backends.protocol import Backend, Rows, Scan
+from ..backends.protocol import Backend, Bound, Level, Rows, Scan
 from ..layout import Column, Slabs
+from ..margins import Units
 from ..quantizers import BinaryQuantizer
 from ..rows import RowStore
 from ..types import F32, I64, Array, Bool, Metric
-from .base import Representation, Stage
+from .base import Representation, Stage, query_norms
 
 
 @dataclass(frozen=True, repr=False)
@@ -74,8 +75,28 @@ class BinaryRows(Representation):
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         return backend.hamming_rescore(rows, self._quantizer.query_codes(queries), candidates, k)
 
+    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
+        return backend.hamming_level(rows, self._quantizer.query_codes(queries), bound, scan)
+
+    @property
+    def largest(self) -> bool:
+        return False
+
+    def units(self, backend: Backend, queries: F32, metric: Metric) -> Units:
+        """Distances know nothing of lengths: q . x and 2 q . x - |q|^2 grow with the query."""
+        zero, one = np.zeros(len(queries)), np.ones(len(queries))
+        if metric == "cosine":
+            return Units(zero, one, one)
+        norms = query_norms(backend, queries)
+        if metric == "ip":
+            return Units(zero, np.where(norms > 0, norms, 1.0), one)
+        return Units(norms**2, np.where(norms > 0, 2.0 * norms, 1.0), one)
+
     def estimates(self, backend: Backend, queries: F32, raw: F32) -> F32:
         return self._quantizer.estimates(queries, raw)
+
+    def named(self, name: str) -> Self:
+        return type(self)(self._quantizer, self._dim, name)
 
     def state(self) -> dict[str, Array]:
         return self._quantizer.state()

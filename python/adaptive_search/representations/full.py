@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..backends.protocol import Backend, DenseChunk, Rows, Scan
+from ..backends.protocol import Backend, Bound, DenseChunk, Level, Rows, Scan
 from ..layout import Slabs
 from ..rows import RowStore
 from ..types import F32, I64, Bool, Metric
-from .base import Bounds, Representation, Stage
+from .base import Representation, Stage
 
 
 @dataclass(frozen=True, repr=False)
@@ -47,12 +48,17 @@ class FullRows(Representation):
         scores, positions, _ = backend.dense_rescore(rows, queries, candidates, k, self._metric)
         return scores, positions
 
-    def bounds(self, backend: Backend, store: RowStore, queries: F32, positions: I64, estimates: F32) -> Bounds:
-        return Bounds(estimates, estimates)
+    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
+        return backend.dense_level(rows, queries, self._metric, bound, scan)
+
+    @property
+    def largest(self) -> bool:
+        return self._metric != "l2"
 
 
-def dense_chunks(slabs: Slabs, store: RowStore, dims: int, norm: str) -> list[DenseChunk]:
-    """The first dims of all rows as a backend takes them, with the column of norms that belongs to them."""
+def dense_chunks(slabs: Slabs, store: RowStore, dims: int, norm: str, weights: Sequence[F32 | None] = ()) -> list[DenseChunk]:
+    """The first dims of all rows as a backend takes them, with the column of norms that belongs to them, and weights for every chunk."""
     norms = store.used(norm)
     arrays = zip(*(store.used(column.name) for column in slabs.columns), strict=True)
-    return [DenseChunk(slabs.pieces(own, slice(None), 0, dims), norm) for own, norm in zip(arrays, norms, strict=True)]
+    pieces = [slabs.pieces(own, slice(None), 0, dims) for own in arrays]
+    return [DenseChunk(*chunk) for chunk in zip(pieces, norms, weights or [None] * len(norms), strict=True)]

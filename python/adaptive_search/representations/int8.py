@@ -8,12 +8,15 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ..backends.protocol import Backend, DenseChunk, IntegerMetric, Rows, Scan
+from ..backends import current
+from ..backends.protocol import Backend, Bound, DenseChunk, IntegerMetric, Level, Rows, Scan
 from ..layout import Column, Slabs
 from ..quantizers import Int8Quantizer
+from ..quantizers.int8 import IntegerQueries
 from ..rows import RowStore
 from ..types import F32, I64, Array, Bool, Metric
-from .base import Representation, Stage, prefix_queries
+from .base import Representation, Stage, prefix_queries, query_norms, rounding, unit_queries
+from .prefix import LARGEST_NORM
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,6 +29,9 @@ class Int8(Stage):
         1 up to the index's dim; None takes all. For metric ``"cosine"`` the truncated vectors are re-normalised.
     keep : int or None
         Rows that go on to the next stage.
+    bounded : bool
+        Hold 4 more bytes a row that say how far its code is from the vector, so that exact searches (``recall=1.0``) can leave out rows
+        that cannot matter. For ``"cosine"`` scores are then products of truncated unit vectors, not re-normalised. Not for ``"l2"``.
 
     Examples
     --------
@@ -38,25 +44,37 @@ class Int8(Stage):
 
     dims: int | None = None
     keep: int | None = None
+    bounded: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.bounded, bool | np.bool_):
+            raise TypeError(f"bounded: expected True or False, got {self.bounded!r}")
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> Int8Rows:
+        if self.bounded and metric == "l2":
+            raise ValueError("Int8(bounded=True): there are no bounds for l2; Prefix has them")
         dims = slabs.dim if self.dims is None else self.dims
         if dims > slabs.dim:
             raise ValueError(f"Int8(dims={dims}) is longer than the vectors, which have {slabs.dim} dims")
-        return Int8Rows(Int8Quantizer(metric), dims, name)
+        if self.bounded:
+            return BoundedInt8Rows(Int8Quantizer("ip"), metric, slabs.dim, dims, name)
+        return Int8Rows(Int8Quantizer(metric), metric, slabs.dim, dims, name)
 
 
 class Int8Rows(Representation):
     """Signed bytes of every row and, for l2, the squared norm of what they stand for."""
 
-    def __init__(self, quantizer: Int8Quantizer, dims: int, name: str) -> None:
+    def __init__(self, quantizer: Int8Quantizer, metric: Metric, dim: int, dims: int, name: str) -> None:
         self._quantizer = quantizer
+        self._metric = metric
+        self._dim = dim
         self._dims = dims
         self._name = name
-        self._metric: IntegerMetric = "l2" if quantizer.metric == "l2" else "ip"
+        self._scored: IntegerMetric = "l2" if metric == "l2" else "ip"
         codes = Column(f"{name}.codes", np.dtype(np.int8), dims)
         norms = Column(f"{name}.norms2", np.dtype(np.float32))
-        self.columns = (codes, norms) if self._metric == "l2" else (codes,)
+        self.columns = (codes, norms) if metric == "l2" else (codes,)
 
     @property
     def fitted(self) -> bool:
@@ -68,7 +86,7 @@ class Int8Rows(Representation):
     def encode(self, vectors: F32) -> dict[str, Array]:
         codes = self._quantizer.encode(vectors[:, : self._dims])
         values: dict[str, Array] = {self.columns[0].name: codes}
-        if self._metric == "l2":
+        if self._scored == "l2":
             values[self.columns[1].name] = self._quantizer.norms2(codes)
         return values
 
@@ -78,10 +96,20 @@ class Int8Rows(Representation):
         return backend.dense_rows("int8", chunks, store.ids)
 
     def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
-        return backend.integer_scan(rows, *self._prepare(backend, queries), k, self._metric, allowed)
+        return backend.integer_scan(rows, *self._prepare(backend, queries), k, self._scored, allowed)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
-        return backend.integer_rescore(rows, *self._prepare(backend, queries), candidates, k, self._metric)
+        return backend.integer_rescore(rows, *self._prepare(backend, queries), candidates, k, self._scored)
+
+    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
+        return backend.integer_level(rows, *self._prepare(backend, queries), self._scored, bound, scan)
+
+    @property
+    def largest(self) -> bool:
+        return self._scored == "ip"
+
+    def named(self, name: str) -> Self:
+        return type(self)(self._quantizer, self._metric, self._dim, self._dims, name)
 
     def state(self) -> dict[str, Array]:
         return self._quantizer.state()
@@ -92,8 +120,82 @@ class Int8Rows(Representation):
             raise ValueError(f"state: expected limits of {self._dims} dims, got {quantizer.dim}")
         return self._with(quantizer)
 
-    def _prepare(self, backend: Backend, queries: F32) -> tuple[Array, F32, F32]:
-        return self._quantizer.prepare(prefix_queries(backend, queries, self._dims, self._quantizer.metric))
+    def _prepare(self, backend: Backend, queries: F32) -> IntegerQueries:
+        return self._quantizer.prepare(prefix_queries(backend, queries, self._dims, self._metric))
 
     def _with(self, quantizer: Int8Quantizer) -> Self:
-        return type(self)(quantizer, self._dims, self._name)
+        return type(self)(quantizer, self._metric, self._dim, self._dims, self._name)
+
+
+BALANCE = 0.125
+"""What a row's error of quantization is divided by before it joins its rest, and a query's prefix multiplied by: about the square root of
+how small these errors are, which makes the bound nearly the sum of both parts."""
+
+
+class BoundedInt8Rows(Int8Rows):
+    """Signed bytes of the first dims of every row, of unit length for cosine, and one number of how far they are from the whole row.
+
+    With x = c + e + r, the code, its error and the dims that are left out: q . x - q . c = q . e + q . r, and by Cauchy and Schwarz
+    q . e + q . r <= sqrt((b |q_first|)^2 + |q_rest|^2) * sqrt((|e| / b)^2 + |r|^2) for any b. The second root is the row's weight.
+    """
+
+    def __init__(self, quantizer: Int8Quantizer, metric: Metric, dim: int, dims: int, name: str) -> None:
+        super().__init__(quantizer, metric, dim, dims, name)
+        self.columns = (*self.columns, Column(f"{name}.weights", np.dtype(np.float32)))
+
+    def fit(self, sample: F32) -> Self:
+        return self._with(Int8Quantizer("ip").fit(unit_queries(current(), sample, self._metric)[:, : self._dims]))
+
+    def encode(self, vectors: F32) -> dict[str, Array]:
+        whole = unit_queries(current(), np.ascontiguousarray(vectors), self._metric)
+        first = whole[:, : self._dims]
+        codes = self._quantizer.encode(first)
+        errors = np.square(first.astype(np.float64) - self._quantizer.decode(codes)).sum(axis=1)
+        rests = np.square(whole[:, self._dims :], dtype=np.float64).sum(axis=1)
+        weights = (np.sqrt(errors / BALANCE**2 + rests) * (1 + 1e-9)).astype(np.float32)
+        return {self.columns[0].name: codes, self.columns[1].name: np.nextafter(weights, np.float32(np.inf))}
+
+    def rows(self, backend: Backend, store: RowStore) -> Rows:
+        codes, weights = (store.used(column.name) for column in self.columns)
+        return backend.dense_rows("int8", [DenseChunk((own,), None, far) for own, far in zip(codes, weights, strict=True)], store.ids)
+
+    def bounded(self, backend: Backend, store: RowStore) -> Int8Bounds | None:
+        largest = max((float(norm.max(initial=0.0)) for norm in store.used("norm")), default=0.0)
+        farthest = max((float(weights.max(initial=0.0)) for weights in store.used(self.columns[1].name)), default=0.0)
+        if not self.fitted or largest > LARGEST_NORM:
+            return None
+        return Int8Bounds(self.rows(backend, store), self, 1.0 if self._metric == "cosine" else largest, farthest)
+
+    def _prepare(self, backend: Backend, queries: F32) -> IntegerQueries:
+        return self._quantizer.prepare(np.ascontiguousarray(unit_queries(backend, queries, self._metric)[:, : self._dims]))
+
+    def bound_level(self, backend: Backend, rows: Rows, queries: F32, largest: float, farthest: float, scan: bool) -> Level:
+        whole = unit_queries(backend, queries, self._metric).astype(np.float64)
+        first = whole[:, : self._dims]
+        prepared = self._quantizer.prepare(np.ascontiguousarray(first, np.float32))
+        scales = self._quantizer.scales.astype(np.float64)
+        taken = prepared.codes * prepared.factors[:, None].astype(np.float64)
+        missing = np.square(first - np.divide(taken, scales, out=first.copy(), where=scales > 0)).sum(axis=1)
+        margin = np.sqrt(BALANCE**2 * np.square(first).sum(axis=1) + np.square(whole[:, self._dims :]).sum(axis=1)) * (1 + 1e-9)
+        # What the rounded query misses of the code, which is no longer than the row and its error.
+        offset = np.sqrt(missing) * (1 + 1e-6) * (largest + BALANCE * farthest) + rounding(
+            self._metric, self._dim, query_norms(backend, queries), largest
+        )
+        return backend.integer_level(rows, *prepared, self._scored, Bound(offset, np.ones(len(queries)), margin), scan)
+
+
+@dataclass(frozen=True)
+class Int8Bounds:
+    """Codes whose errors are known."""
+
+    rows: Rows
+    representation: BoundedInt8Rows
+    largest: float
+    farthest: float
+
+    @property
+    def bytes_per_row(self) -> int:
+        return self.representation.bytes_per_row
+
+    def level(self, backend: Backend, queries: F32, scan: bool) -> Level:
+        return self.representation.bound_level(backend, self.rows, queries, self.largest, self.farthest, scan)

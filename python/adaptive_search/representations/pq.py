@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ..backends.protocol import Backend, Rows, Scan
+from ..backends.protocol import Backend, Bound, Level, Rows, Scan
 from ..layout import Column, Slabs
 from ..quantizers import ProductQuantizer
 from ..rows import RowStore
@@ -78,10 +78,16 @@ class PQRows(Representation):
         return backend.pq_rows(chunks, self._quantizer.subspaces, self._quantizer.bits, store.ids)
 
     def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
-        return backend.pq_scan(rows, self._tables(backend, queries), k, self._largest, allowed)
+        return backend.pq_scan(rows, self._tables(backend, queries), k, self.largest, allowed)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
-        return backend.pq_rescore(rows, self._tables(backend, queries), candidates, k, self._largest)
+        return backend.pq_rescore(rows, self._tables(backend, queries), candidates, k, self.largest)
+
+    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
+        return backend.pq_level(rows, self._tables(backend, queries), self.largest, bound, scan)
+
+    def named(self, name: str) -> Self:
+        return type(self)(self._quantizer, self._dim, name)
 
     def state(self) -> dict[str, Array]:
         return self._quantizer.state()
@@ -94,7 +100,7 @@ class PQRows(Representation):
         return self._with(quantizer)
 
     @property
-    def _largest(self) -> bool:
+    def largest(self) -> bool:
         return self._quantizer.metric != "l2"
 
     def _tables(self, backend: Backend, queries: F32) -> F32:

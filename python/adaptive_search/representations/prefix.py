@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backends.protocol import Backend, Rows, Scan
+from ..backends.protocol import Backend, Bound, Level, Rows, Scan
 from ..layout import Slabs
+from ..margins import Units
 from ..rows import RowStore
 from ..types import F32, I64, Bool, Metric
-from .base import Bounds, Representation, Stage
+from .base import Representation, Stage, query_norms, rounding, unit_queries
 from .full import dense_chunks
 
 
@@ -50,6 +51,33 @@ class Prefix(Stage):
         return PrefixRows(slabs, metric, self.dims, self.renormalize)
 
 
+LARGEST_NORM, SMALLEST_NORM = 1e15, 1e-15
+"""Beyond, products of norms come near the limits of float32, and bounds say nothing."""
+
+
+@dataclass(frozen=True)
+class PrefixBounds:
+    """Plain products of prefixes; by Cauchy and Schwarz the rest adds at most the product of the norms of the rests."""
+
+    rows: Rows
+    metric: Metric
+    dims: int
+    dim: int
+    largest: float
+    bytes_per_row: int
+
+    def level(self, backend: Backend, queries: F32, scan: bool) -> Level:
+        whole = unit_queries(backend, queries, self.metric)
+        norms = query_norms(backend, queries)
+        rests = np.sqrt(np.square(whole[:, self.dims :], dtype=np.float64).sum(axis=1)) * (1 + 1e-9)
+        offset = rounding(self.metric, self.dim, norms, self.largest)
+        margin = 2.0 * rests if self.metric == "l2" else rests
+        bound = Bound(offset, np.ones(len(queries)), margin)
+        squares = np.square(queries, dtype=np.float64).sum(axis=1)
+        cut = np.ascontiguousarray(whole[:, : self.dims])
+        return backend.prefix_level(self.rows, cut, squares, self.largest, self.metric, bound, scan)
+
+
 class PrefixRows(Representation):
     """The slabs that hold the first dims."""
 
@@ -80,50 +108,44 @@ class PrefixRows(Representation):
         scores, positions, _ = backend.dense_rescore(rows, self._cut(queries), candidates, k, self._metric)
         return scores, positions
 
+    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
+        return backend.dense_level(rows, self._cut(queries), self._metric, bound, scan)
+
+    @property
+    def largest(self) -> bool:
+        return self._metric != "l2"
+
+    def units(self, backend: Backend, queries: F32, metric: Metric) -> Units:
+        units = super().units(backend, queries, metric)
+        return units._replace(key_unit=1.0 / np.maximum(self._share(backend, queries), 1e-6)) if self._plain_product else units
+
+    def bounded(self, backend: Backend, store: RowStore) -> PrefixBounds | None:
+        if self._dims == self._slabs.dim:
+            return None
+        norms, rests = store.used("norm"), store.used(f"norm.rest.{self._dims}")
+        largest = max((float(norm.max(initial=0.0)) for norm in norms), default=0.0)
+        smallest = min((float(norm.min(where=norm > 0, initial=1.0)) for norm in norms), default=1.0)
+        if largest > LARGEST_NORM or (self._metric == "cosine" and smallest < SMALLEST_NORM):
+            return None
+        if self._metric == "cosine":
+            shares = (np.divide(rest, norm, out=np.zeros_like(rest), where=norm > 0) for rest, norm in zip(rests, norms, strict=True))
+            rests = [share * np.float32(1 + 2**-21) for share in shares]
+        rests = [np.ascontiguousarray(rest) for rest in rests]
+        rows = backend.dense_rows(self._slabs.kind, dense_chunks(self._slabs, store, self._dims, "norm", rests), store.ids)
+        return PrefixBounds(rows, self._metric, self._dims, self._slabs.dim, largest, self.bytes_per_row + 4)
+
     def estimates(self, backend: Backend, queries: F32, raw: F32) -> F32:
         if not self._plain_product:
             return raw
-        whole, first = _norm(backend, queries), _norm(backend, queries[:, : self._dims])
-        share = np.divide(first, whole, out=np.zeros_like(first), where=whole > 0)
-        return raw * share[:, None]
+        return raw * self._share(backend, queries)[:, None]
 
-    def bounds(self, backend: Backend, store: RowStore, queries: F32, positions: I64, estimates: F32) -> Bounds | None:
-        """By Cauchy and Schwarz: the rest of the dims adds at most the product of the norms of the rests."""
-        if self._metric == "cosine" and not self._plain_product:
-            return None
-        query_norm = _norm(backend, queries)[:, None].astype(np.float64)
-        query_rest = _norm(backend, queries[:, self._dims :], upward=True)[:, None].astype(np.float64)
-        row_norm = store.gather("norm", positions).astype(np.float64)
-        if self._dims < self._slabs.dim:
-            row_rest = store.gather(f"norm.rest.{self._dims}", positions).astype(np.float64)
-        else:
-            row_rest = np.zeros_like(row_norm)
-        if self._plain_product:
-            query_rest = np.divide(query_rest, query_norm, out=np.zeros_like(query_rest), where=query_norm > 0)
-            row_rest = np.divide(row_rest, row_norm, out=np.zeros_like(row_rest), where=row_norm > 0)
-        score = estimates.astype(np.float64)
-        if self._metric == "l2":
-            # The rests are at least the difference and at most the sum of their norms apart. Norms that are rounded upwards
-            # could make the difference too large; its error is far below the slack.
-            low, high = score + (query_rest - row_rest) ** 2, score + (query_rest + row_rest) ** 2
-        else:
-            low, high = score - query_rest * row_rest, score + query_rest * row_rest
-        slack = self._rounding(query_norm, row_norm)
-        bounds = Bounds(_downward(low - slack), -_downward(-high - slack))
-        # Once a sum has overflowed, what it stood for is lost.
-        bounds.low[np.isinf(estimates)], bounds.high[np.isinf(estimates)] = -np.inf, np.inf
-        return bounds
+    def _share(self, backend: Backend, queries: F32) -> F32:
+        """The length of each query's prefix as a part of the whole."""
+        whole, first = _norm(backend, queries), _norm(backend, queries[:, : self._dims])
+        return np.divide(first, whole, out=np.zeros_like(first), where=whole > 0)
 
     def _cut(self, queries: F32) -> F32:
         return np.ascontiguousarray(queries[:, : self._dims])
-
-    def _rounding(self, query_norm: np.ndarray, row_norm: np.ndarray) -> np.ndarray:
-        """More than two canonical scores, of the prefix and of the whole, and the norms can be off by rounding (docs/architecture.md)."""
-        unit = 4.0 * (self._slabs.dim + 8) * 2.0**-24
-        query_norm, row_norm = np.hypot(query_norm, 1e-15), np.hypot(row_norm, 1e-15)
-        if self._metric == "l2":
-            return np.asarray(unit * (query_norm + row_norm) ** 2)
-        return np.asarray(unit * query_norm * row_norm) if self._metric == "ip" else np.full_like(row_norm, unit)
 
 
 def _norm(backend: Backend, queries: F32, upward: bool = False) -> F32:
@@ -131,9 +153,3 @@ def _norm(backend: Backend, queries: F32, upward: bool = False) -> F32:
     if queries.shape[1]:
         backend.dense_norms("float32", [queries], out, upward)
     return out
-
-
-def _downward(values: np.ndarray) -> F32:
-    """The next float32 below, or the nearest where that is infinite already."""
-    with np.errstate(over="ignore"):
-        return np.nextafter(values.astype(np.float32), np.float32(-np.inf))

@@ -241,6 +241,14 @@ class NumbaScan:
             ids=self._rows.ids,
         )
 
+    @property
+    def scored(self) -> I64:
+        return np.empty((0, self._queries), np.int64)
+
+    def cut(self, keys: F32) -> None:
+        """Rows whose key is below that of their query (Q,) are not wanted."""
+        self._held.cut_keys[:] = keys
+
     def run(self, first: int, last: int) -> None:
         if self._queries and first < last:
             self._note(self._visit(self._rows.blocks[first:last]))

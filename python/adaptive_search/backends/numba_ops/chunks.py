@@ -36,7 +36,8 @@ class NumbaRows:
 
     def __init__(self, kind: int, chunks: Sequence[tuple[int, Sequence[Array], F32 | None]], ids: I64 | None) -> None:
         """``chunks``: number of rows, pieces with rows along their first axis, norms."""
-        self._kept = (chunks, ids)
+        self._kept = chunks
+        self.id_array = ids
         self.kind = kind
         self.table = np.zeros((len(chunks), PIECES + MAX_PIECES * PIECE_COLUMNS), np.int64)
         blocks: list[tuple[int, int, int]] = []

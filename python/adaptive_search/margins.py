@@ -1,0 +1,73 @@
+"""How far a stage's estimates are from scores: what is fitted on tuning queries, and the bounds that follow."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .backends.protocol import Bound
+from .types import F64, Bool
+
+
+class Units(NamedTuple):
+    """The scales on which a stage's keys and scores are compared for queries of any length, (Q,) each.
+
+    ``(score + shift) / unit`` is a straight line of ``key / key_unit``, up to an error that is alike for all queries.
+    """
+
+    shift: F64
+    unit: F64
+    key_unit: F64
+
+
+class ErrorModel(NamedTuple):
+    """A straight line from a stage's keys to scores, in `Units`, and how far scores are from it.
+
+    Attributes
+    ----------
+    intercept, slope : float
+    deviation : float
+        Standard deviation of scores around the line.
+    """
+
+    intercept: float
+    slope: float
+    deviation: float
+
+    @classmethod
+    def fitted(cls, keys: F64, scores: F64) -> ErrorModel:
+        """The line of least squares.
+
+        Examples
+        --------
+        >>> model = ErrorModel.fitted(np.array([0.0, 1.0, 2.0]), np.array([1.0, 3.0, 5.0]))
+        >>> round(model.intercept, 6), round(model.slope, 6), model.deviation < 1e-6
+        (1.0, 2.0, True)
+        """
+        if not len(keys):
+            return cls(0.0, 1.0, 1.0)
+        centre, level = float(keys.mean()), float(scores.mean())
+        spread = float(np.square(keys - centre).mean())
+        slope = float(((keys - centre) * (scores - level)).mean()) / spread if spread > 0 else 0.0
+        # Estimates that say nothing, or the contrary: nearly every row then stays within the margin.
+        slope = max(slope, 1e-6)
+        rest = scores - level - slope * (keys - centre)
+        deviation = max(float(np.sqrt(np.square(rest).mean())), 1e-7)
+        return cls(level - slope * centre, slope, deviation)
+
+    def bound(self, units: Units, margins: float) -> Bound:
+        """Scores up to so many deviations above the line."""
+        offset = units.unit * (self.intercept + margins * self.deviation) - units.shift
+        return Bound(offset, self.slope * units.unit / units.key_unit)
+
+
+def exact_bound(queries: int) -> Bound:
+    """Of a last stage, whose keys are the scores."""
+    return Bound(np.zeros(queries), np.ones(queries))
+
+
+def reached(bound: Bound, keys: F64, least: F64) -> Bool:
+    """Whether rows with these keys (Q,) can still have a value of ``least``."""
+    upper: F64 = bound.offset + bound.factor * keys
+    return ~(upper < least)

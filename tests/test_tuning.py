@@ -1,0 +1,329 @@
+"""Plans: what tune() installs, what it promises, and that searches keep to it."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from index_cases import assert_equal
+from test_calibration import simulated
+
+import adaptive_search as asx
+from adaptive_search import tuning
+from adaptive_search.backends import current
+from adaptive_search.types import F32, I64
+
+DIM = 48
+ROWS = 5_000
+
+
+@cache
+def clustered() -> tuple[F32, F32]:
+    """Rows and queries around common centres, their variance falling over the dims."""
+    rng = np.random.default_rng(5)
+    scale = (1 / np.sqrt(1 + np.arange(DIM) / 8)).astype(np.float32)
+    centres = rng.standard_normal((120, DIM), dtype=np.float32)
+
+    def draw(count: int) -> F32:
+        noise = rng.standard_normal((count, DIM), dtype=np.float32)
+        return (0.8 * centres[rng.integers(0, 120, count)] + 0.75 * noise) * scale
+
+    return draw(ROWS), draw(1_200)
+
+
+CASCADES = [
+    [asx.Int8(24), asx.Full()],
+    [asx.Prefix(12), asx.Prefix(24), asx.Full()],
+    [asx.Binary(), asx.Int8(), asx.Full()],
+    [asx.PQ(12), asx.Full()],
+]
+MIXED = [
+    [asx.Binary(), asx.Int8(keep=40), asx.Full()],
+    [asx.Binary(keep=600), asx.Prefix(24), asx.Full()],
+    [asx.Prefix(16, keep=100), asx.Full()],
+]
+
+
+def tuned(
+    stages: Any = None, metric: Any = "cosine", recall: float = 0.9, k: int = 10, count: int = 400, dtype: Any = "float32"
+) -> asx.Index:
+    rows, queries = clustered()
+    index = asx.Index(DIM, metric, dtype, None if stages is None else asx.Cascade(stages))
+    index.fit_rows = 1_000
+    index.add(rows)
+    index.tune(queries[:count], k=k, recall=recall)
+    return index
+
+
+def recall_of(index: asx.Index, queries: F32, k: int, **options: Any) -> float:
+    found, true = index.search(queries, k, **options).ids, index.search(queries, k, recall=1.0).ids
+    return float((found[:, :, None] == true[:, None, :]).any(axis=1).mean())
+
+
+@pytest.mark.parametrize("stages", CASCADES, ids=str)
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_a_given_cascade_is_calibrated(stages: list[Any], metric: Any) -> None:
+    index = tuned(stages, metric)
+    plan = index.plan
+    assert plan.stages == tuple(stages)
+    assert (plan.recall, plan.k, plan.certified, plan.why, plan.n_queries) == (0.9, 10, True, "", 267)
+    assert plan.interval is not None
+    assert plan.interval[0] < 0.95
+    assert plan.cost_us is not None
+    fresh = clustered()[1][400:]
+    # The mean recall of one plan lies around 0.9 by about 0.01.
+    assert 0.87 < recall_of(index, fresh, 10) < 0.97
+
+
+@pytest.mark.parametrize("stages", CASCADES + MIXED, ids=str)
+def test_answers_are_those_of_every_backend_batch_and_thread(stages: list[Any], backend: Any) -> None:
+    index = tuned(stages, "ip", count=120)
+    queries = clustered()[1][400:450]
+    with asx.use_backend(asx.backends()[0]):
+        expected = index.search(queries)
+    found = index.search(queries, threads=2)
+    assert_equal(found, expected)
+    for number in (0, 17):
+        assert_equal(index.search(queries[number]), asx.Neighbors(expected.ids[number], expected.scores[number]))
+    odd = np.array([3, 40, 41, 7])
+    assert_equal(index.search(queries[odd]), asx.Neighbors(expected.ids[odd], expected.scores[odd]))
+    smaller = index.search(queries, 4)
+    assert_equal(smaller, asx.Neighbors(expected.ids[:, :4], expected.scores[:, :4]))
+
+
+@pytest.mark.parametrize("stages", CASCADES[:3], ids=str)
+def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) -> None:
+    """The k rows of the best (value, score, id), the value being the least of the score and all upper bounds; from all rows' keys."""
+    index = tuned(stages, "cosine", recall=0.8, count=120)
+    queries = clustered()[1][400:420]
+    way = index._way(current(), index._margins(None))
+    everything = np.tile(np.arange(ROWS), (len(queries), 1))
+    values = np.full((len(queries), ROWS), np.inf)
+    for stage in way.stages:
+        raw, places = stage.representation.rescore(current(), stage.rows, queries, everything, ROWS)
+        keys = np.take_along_axis(raw, np.argsort(places, axis=1), axis=1).astype(np.float64)
+        bound = stage.bound(current(), queries)
+        scores = bound.offset[:, None] + bound.factor[:, None] * (keys if stage.representation.largest else -keys)
+        values = np.minimum(values, scores)
+    best = np.lexsort((everything, -scores, -values), axis=1)[:, :10]
+    order = np.lexsort((best, -np.take_along_axis(scores, best, axis=1)), axis=1)
+    expected = np.take_along_axis(best, order, axis=1)
+    np.testing.assert_array_equal(index.search(queries).ids, expected)
+    # However few rows were expected to go on.
+    index._tuned = index._tuned and tuning.replace(index._tuned, expected=(1,) * len(stages))
+    np.testing.assert_array_equal(index.search(queries).ids, expected)
+
+
+@pytest.mark.parametrize("stages", [*CASCADES[1:], [asx.Binary(), asx.Int8()]], ids=str)
+def test_the_promise_over_many_draws(stages: list[Any]) -> None:
+    """Mean recall of fresh queries over draws of calibration queries, with the stages' real losses; k is that of the plan or smaller."""
+    index = tuned(stages, count=100)
+    queries = clustered()[1][100:]
+    margins = np.linspace(-2, 5, 29)
+    true = index.search(queries, 10, recall=1.0).ids
+    losses = {10: np.empty((len(queries), len(margins))), 4: np.empty((len(queries), len(margins)))}
+    for number, margin in enumerate(margins):
+        way = index._way(current(), float(margin))
+        found = tuning.run(current(), way.stages, queries, 10, None, np.full(len(queries), ROWS)).positions
+        for k, lost in losses.items():
+            lost[:, number] = tuning.losses(found[:, :k], true[:, :k])
+    for recall, k in ((0.8, 10), (0.95, 10), (0.9, 4)):
+        mean, error = simulated(losses[k], recall, 150, 200)
+        assert mean >= recall - 3 * error
+        assert mean <= recall + 0.04
+
+
+def test_what_is_not_certified() -> None:
+    rows, queries = clustered()
+    index = tuned(CASCADES[0])
+    assert index.plan.certified
+    index.add(rows[:3] + 1)
+    assert not index.plan.certified
+    assert "3 rows" in index.plan.why
+    index.remove([0, 1])
+    assert "5 rows" in index.plan.why
+    index.tune(queries[:300], recall=0.9)
+    assert index.plan.certified
+    index.tune(recall=0.9)
+    assert not index.plan.certified
+    assert "stored rows" in index.plan.why
+    assert recall_of(index, queries, 10) > 0.8
+    for stages in MIXED:
+        plan = tuned(stages).plan
+        assert not plan.certified
+        assert "fixed keep" in plan.why
+        assert plan.interval is not None
+    assert "estimates" in tuned([asx.Binary(), asx.Int8()]).plan.why
+
+
+def test_k_beyond_the_plan_warns_once() -> None:
+    index = tuned(CASCADES[0], k=5)
+    queries = clustered()[1][400:500]
+    with pytest.warns(UserWarning, match="up to 5"):
+        found = index.search(queries, 12)
+    assert found.ids.shape == (100, 12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        index.search(queries, 12)
+        index.search(queries, 12, recall=1.0)
+        index.search(queries, 5)
+
+
+def test_other_recalls_take_other_margins() -> None:
+    index = tuned(CASCADES[0], count=1_000)
+    fresh = clustered()[1][1_000:]
+    found = [recall_of(index, fresh, 10, recall=recall) for recall in (0.7, 0.9, 0.99)]
+    assert found == sorted(found)
+    assert found[0] < 0.85
+    assert found[2] > 0.97
+    with pytest.raises(ValueError, match="999 calibration queries"):
+        index.search(fresh, recall=0.999)
+    flat = asx.Index(DIM)
+    flat.add(clustered()[0])
+    assert_equal(index.search(fresh, recall=1.0), flat.search(fresh))
+
+
+def test_too_few_queries() -> None:
+    rows, queries = clustered()
+    index = asx.Index(DIM, cascade=asx.Cascade(CASCADES[0]))
+    with pytest.raises(ValueError, match="empty"):
+        index.tune(queries)
+    index.add(rows)
+    with pytest.raises(ValueError, match=r"tune\(\).*keep"):
+        index.search(queries)
+    for few, recall, needed in ((queries[0], 0.95, 19), (queries[:1], 0.9, 9), (queries[:98], 0.99, 99), (queries[:0], 0.5, 1)):
+        with pytest.raises(ValueError, match=f"queries: .* at least {needed} calibration queries"):
+            index.tune(few, recall=recall)
+        with pytest.raises(ValueError, match=f"at least {needed}"):
+            asx.Index.build(rows, queries=few, recall=recall)
+    # Just enough: stored rows tune.
+    plan = index.tune(queries[:19], recall=0.95)
+    assert (plan.n_queries, plan.certified) == (19, True)
+    for arguments in ({"k": 0}, {"recall": 0}, {"recall": True}, {"memory": 0}, {"queries": queries[:, :5]}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(arguments))):
+            index.tune(**{"queries": queries} | arguments)
+    assert index.plan == plan
+
+
+def test_a_built_index_is_tuned() -> None:
+    rng = np.random.default_rng(0)
+    scale = 1 / np.sqrt(1 + np.arange(256) / 24)
+    centres = rng.standard_normal((200, 256))
+    rows, queries = (
+        ((centres[rng.integers(0, 200, count)] + rng.standard_normal((count, 256))) * scale).astype(np.float32) for count in (12_000, 900)
+    )
+    exact = asx.top_k(queries[600:], rows, 10, metric="cosine")
+    index = asx.Index.build(rows, recall=0.95, queries=queries[:600])
+    assert (index.plan.recall, index.plan.k) in ((0.95, 10), (1.0, 10))
+    assert index.audit(queries[600:]).recall > 0.92
+    np.testing.assert_array_equal(index.search(queries[600:], recall=1.0).ids, exact.ids)
+    whole = asx.Index.build(rows, recall=1.0)
+    assert whole.plan.recall == 1.0
+    np.testing.assert_array_equal(whole.search(queries[600:]).ids, exact.ids)
+    lean = asx.Index.build(rows, recall=0.95, queries=queries[:600])
+    lean.tune(queries[:600], memory=256 * 4 + 30)
+    assert lean.plan.bytes_per_row <= 256 * 4 + 30
+
+
+@pytest.mark.parametrize("recall", [0.9, 1.0])
+def test_a_plan_is_saved(tmp_path: Path, recall: float) -> None:
+    rows, queries = clustered()
+    index = tuned(None, recall=recall)
+    index.save(tmp_path / "index")
+    again = asx.Index.open(tmp_path / "index")
+    assert again.plan == index.plan
+    assert_equal(again.search(queries[400:]), index.search(queries[400:]))
+    again.add(rows[:2] + 1)
+    again.save(tmp_path / "index")
+    if again.plan.stages != (asx.Full(),) and recall < 1:
+        assert "2 rows" in asx.Index.open(tmp_path / "index").plan.why
+    again.tune(queries[:300], recall=0.8)
+    again.save(tmp_path / "index")
+    assert asx.Index.open(tmp_path / "index", mmap=False).plan == again.plan
+
+
+def test_stats_count_what_each_stage_did() -> None:
+    index = tuned(CASCADES[2])
+    found, stats = index.search(clustered()[1][400:450], stats=True)
+    first, second, last = stats.stages
+    assert [stage.stage for stage in stats.stages] == ["Binary()", "Int8()", "Full()"]
+    np.testing.assert_array_equal(first.scored, ROWS)
+    np.testing.assert_array_equal(first.bytes, ROWS * 8)
+    np.testing.assert_array_equal(first.survivors, second.scored)
+    np.testing.assert_array_equal(second.survivors, last.scored)
+    np.testing.assert_array_equal(last.survivors, 10)
+    assert (last.scored >= 10).all()
+    # Some queries of so few dims are better off with all rows.
+    assert np.median(last.scored) < np.median(second.scored) < ROWS / 4
+    assert found.ids.shape == (50, 10)
+    _, exact = index.search(clustered()[1][:3], recall=1.0, stats=True)
+    assert [stage.stage for stage in exact.stages] == ["Full()"]
+
+
+def edge_rows(kind: str) -> F32:
+    rows = clustered()[0].copy()
+    if kind == "ten":
+        return rows[:10]
+    if kind == "equal":
+        rows[:] = rows[0]
+    elif kind == "duplicates":
+        rows[1::2] = rows[::2]
+    elif kind == "zeros":
+        rows[::3] = 0
+    return rows
+
+
+@pytest.mark.parametrize("stages", [CASCADES[0], CASCADES[2], None], ids=str)
+@pytest.mark.parametrize("kind", ["ten", "equal", "duplicates", "zeros"])
+def test_odd_collections(kind: str, stages: list[Any] | None, backend: Any) -> None:
+    rows, queries = edge_rows(kind), clustered()[1]
+    index = asx.Index(DIM, cascade=None if stages is None else asx.Cascade(stages))
+    index.fit_rows = 1
+    index.add(rows)
+    index.tune(queries[:60], k=3, recall=0.9)
+    asked = np.concatenate([queries[100:110], np.zeros((1, DIM), np.float32), 1e6 * queries[110:112], -queries[112:114]])
+    exact = asx.top_k(asked, rows, 5, metric="cosine")
+    found = index.search(asked, 3)
+    assert found.ids.shape == (len(asked), 3)
+    assert ((found.ids >= 0) & (found.ids < len(rows))).all()
+    assert all(len(set(line)) == 3 for line in found.ids.tolist())
+    # What is found has its exact score.
+    np.testing.assert_array_equal(found.scores, asx.rescore(asked, rows, found.ids, 3, metric="cosine").scores)
+    np.testing.assert_array_equal(index.search(asked, 5, recall=1.0).ids, exact.ids)
+    few = index.search(asked, 3, filter=[3, 7, 9])
+    np.testing.assert_array_equal(np.sort(few.ids, axis=1), np.tile([3, 7, 9], (len(asked), 1)))
+    if len(rows) > 10:
+        allowed = np.arange(len(rows)) % 2 == 1
+        assert (index.search(asked, 3, filter=allowed).ids % 2 == 1).all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        everything = index.search(asked, len(rows) + 5)
+    assert everything.ids.shape == (len(asked), len(rows))
+    np.testing.assert_array_equal(np.sort(everything.ids, axis=1), np.tile(np.arange(len(rows)), (len(asked), 1)))
+
+
+def true_ranks(index: asx.Index, query: F32) -> I64:
+    return index.search(query, ROWS, recall=1.0).ids
+
+
+@pytest.mark.parametrize("stages", [CASCADES[2], MIXED[0], MIXED[1], [asx.Full()]], ids=str)
+def test_explain(stages: list[Any]) -> None:
+    index = tuned(stages, recall=0.8)
+    query = clustered()[1][500]
+    order = true_ranks(index, query)
+    found = index.search(query)
+    for place in (0, 3, 9, 12, 200, 2_000):
+        told = index.explain(query, order[place])
+        assert told.found == (order[place] in found.ids)
+        assert told.rank == (place + 1 if place < 1_000 else None)
+        assert told.id == order[place]
+        assert (told.lost_at is None) == told.found
+        assert [trace.kept for trace in told.stages[:-1]] == [True] * (len(told.stages) - 1)
+        assert told.stages[-1].kept == told.found
+    for arguments in ((query, 10**9), (query[:5], 0), (clustered()[1][:2], 0), (query, -1)):
+        with pytest.raises(ValueError, match=r"id|quer"):
+            index.explain(*arguments)
