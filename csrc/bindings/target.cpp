@@ -139,6 +139,15 @@ void dense_unit(const Target& self, const py::array& queries, py::array out) {
     unit_queries(*self.table, q, queries.shape(0), queries.shape(1), to);
 }
 
+void dense_map(const Target& self, const py::array& queries, const py::array& matrix, py::array out) {
+    const float* rows = contiguous<float>(matrix, 2, "matrix");
+    const float* q = queries_of<float>(queries, matrix.shape(1), "queries");
+    float* to = writable<float>(out, 2, "out");
+    require(out.shape(0) == queries.shape(0) && out.shape(1) == matrix.shape(0), "out: expected shape (queries, rows of the matrix)");
+    const py::gil_scoped_release free;
+    map_queries(*self.table, q, queries.shape(0), rows, matrix.shape(0), matrix.shape(1), to);
+}
+
 // --- int8 codes -----------------------------------------------------------------------------------------------------------
 
 // --- binary codes -----------------------------------------------------------------------------------------------------------
@@ -251,6 +260,7 @@ void register_targets(py::module_& m) {
         .def("dense_dot", &dense_dot_op, arg("rows"), arg("queries"), arg("out"), arg("first"), arg("last"))
         .def("dense_norms", &dense_norms, arg("kind"), arg("pieces"), arg("out"), arg("upward") = false)
         .def("dense_unit", &dense_unit, arg("queries"), arg("out"))
+        .def("dense_map", &dense_map, arg("queries"), arg("matrix"), arg("out"))
         .def(
             "integer_scan",
             [](const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets,

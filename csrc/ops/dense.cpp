@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "ops/cpu.h"
 
@@ -11,6 +12,7 @@ namespace asx {
 namespace {
 
 constexpr float kInfinite = std::numeric_limits<float>::infinity();
+constexpr int64_t kFirstCacheBytes = 24 << 10;       // of a first-level cache, with room for a query
 constexpr float kLargestNorm = 1e18f;       // beyond, products of norms may overflow and bounds say nothing
 
 int64_t element_bytes(Kind kind) { return kind == kFloat32 ? 4 : kind == kInt8 ? 1 : 2; }
@@ -72,6 +74,19 @@ void unit_queries(const KernelTable& table, const float* queries, int64_t count,
         table.norms[kFloat32](&piece, 1, 0, 1, &norm);
         for (int64_t i = 0; i < dims; ++i)
             out[q * dims + i] = norm > 0 ? static_cast<float>(static_cast<double>(queries[q * dims + i]) / norm) : 0.0f;
+    }
+}
+
+void map_queries(const KernelTable& table, const float* queries, int64_t count, const float* matrix, int64_t n, int64_t dims, float* out) {
+    const Piece piece = {reinterpret_cast<const uint8_t*>(matrix), dims * 4, dims};
+    // A few rows at a time stay in the first-level cache while all queries pass.
+    constexpr int64_t at_most = 64;
+    const int64_t step = std::clamp<int64_t>(kFirstCacheBytes / (dims * 4) / 8 * 8, 8, at_most);
+    int64_t rows[at_most];
+    for (int64_t first = 0; first < n; first += step) {
+        const int64_t m = std::min(step, n - first);
+        std::iota(rows, rows + m, first);
+        for (int64_t q = 0; q < count; ++q) table.canonical[kFloat32](&piece, 1, queries + q * dims, rows, m, false, out + q * n + first);
     }
 }
 

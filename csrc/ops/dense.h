@@ -11,6 +11,9 @@ namespace asx {
 // The unit queries u of the canonical cosine: float32(q / norm64(q)), the zero query stays zero.
 void unit_queries(const KernelTable& table, const float* queries, int64_t count, int64_t dims, float* out);
 
+// Canonical products of each of the `count` queries with each of the n rows of a matrix, all of `dims` contiguous floats: out (count, n).
+void map_queries(const KernelTable& table, const float* queries, int64_t count, const float* matrix, int64_t n, int64_t dims, float* out);
+
 // Canonical norms of all rows of a chunk; upward: the next float32 not below the norm.
 void row_norms(const KernelTable& table, Kind kind, const Chunk& chunk, bool upward, float* out);
 

@@ -533,6 +533,17 @@ def test_unit_queries(backend: Backend) -> None:
             assert out.intact
 
 
+@pytest.mark.parametrize("place", awkward.FLAT_PLACES.values(), ids=awkward.FLAT_PLACES)
+def test_map(backend: Backend, place: Any) -> None:
+    for dims in awkward.DIMS:
+        for count, n in ((1, 1), (3, 7), (2, 130)):
+            matrix, queries = make("float32", n, dims), make_queries(count, dims)
+            out = awkward.Guarded((count, n), np.float32)
+            backend.dense_map(place(queries), place(matrix), out.array)
+            assert oracles.same_bits(out.array, oracles.canonical_score("ip", queries, matrix))
+            assert out.intact
+
+
 # --- anything --------------------------------------------------------------------------------------------------------------
 @given(st.data())
 def test_any_shape(backend: Backend, data: st.DataObject) -> None:

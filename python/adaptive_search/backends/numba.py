@@ -56,6 +56,9 @@ class NumbaBackend:
     def dense_unit(self, queries: F32, out: F32) -> None:
         out[:] = dense_rows.unit_queries(queries)
 
+    def dense_map(self, queries: F32, matrix: F32, out: F32) -> None:
+        dense_rows.products(queries, matrix, out)
+
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
     def integer_scan(
         self, rows: Rows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None = None

@@ -137,6 +137,9 @@ class Backend(Protocol):
     def dense_unit(self, queries: F32, out: F32) -> None:
         """The unit queries u of the canonical cosine, (Q, D)."""
 
+    def dense_map(self, queries: F32, matrix: F32, out: F32) -> None:
+        """Canonical products of queries (Q, D) with the rows of a C-contiguous matrix (N, D), all finite, into out (Q, N)."""
+
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
     def integer_scan(
         self, rows: Rows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None = None

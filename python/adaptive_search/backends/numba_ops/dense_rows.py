@@ -102,6 +102,14 @@ def _unit(queries: F32, out: F32) -> None:
             out[query, i] = np.float32(queries[query, i] / norm) if norm != 0 else np.float32(0)
 
 
+@kernel
+def _products(queries: F32, matrix: F32, out: F32) -> None:
+    width = queries.shape[1]
+    for row in range(out.shape[1]):
+        for query in range(len(out)):
+            out[query, row] = dot(at(queries) + 4 * width * query, at(matrix) + 4 * width * row, width)
+
+
 def norms(kind: int, pieces: Sequence[Array], out: F32, upward: bool) -> None:
     rows = NumbaRows(kind, [(len(out), pieces, None)], None)
     layout = layout_of(rows)
@@ -112,3 +120,7 @@ def unit_queries(queries: F32) -> F32:
     out = np.empty(queries.shape, np.float32)
     _unit(padded_queries(queries), out)
     return out
+
+
+def products(queries: F32, matrix: F32, out: F32) -> None:
+    _products(padded_queries(queries), padded_queries(matrix), out)
