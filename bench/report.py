@@ -1,6 +1,8 @@
 """Turns a run of the benchmarks into a page: ``python -m bench.report build/bench.json`` writes ``build/bench.md`` and its plots.
 
 ``python -m bench.report kernels [build/bench.json]`` prints the table of kernels: what was asked of each, and what is reached.
+
+``python -m bench.report promise`` measures the recall that plans deliver against the one asked for, and prints the table.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from . import promise
 from .settings import RECALL_TOLERANCE
 
 Entry = Mapping[str, Any]
@@ -45,10 +48,13 @@ ROWS = {
 }
 """The table of kernels."""
 
-USAGE = "usage: python -m bench.report [kernels] build/bench.json"
+USAGE = "usage: python -m bench.report promise | [kernels] build/bench.json"
 
 
 def main(arguments: Sequence[str]) -> int:
+    if list(arguments) == ["promise"]:
+        print(promise.table(list(promise.measure())))
+        return 0
     kernels = list(arguments[:1]) == ["kernels"]
     sources = (arguments[1:] or ["build/bench.json"]) if kernels else arguments
     if len(sources) != 1:

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench import limits, report
+from bench import limits, promise, report
 from bench.data import matryoshka_like
 from bench.limits import Floor
+
+import adaptive_search as asx
 
 
 def test_made_up_vectors_are_unit_vectors_whose_first_dims_hold_most() -> None:
@@ -224,3 +226,20 @@ def test_a_run_without_benchmarks_is_an_error(tmp_path: Path, capsys: pytest.Cap
     assert report.main([str(source)]) == 2
     assert "no benchmark" in capsys.readouterr().err
     assert report.main([]) == 2
+
+
+def test_the_promise_is_measured_on_queries_that_no_plan_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = matryoshka_like(5_000, 96, 600)
+    monkeypatch.setattr(promise, "collections", lambda: iter([("clustered", drawn)]))
+    tuned, tune = [], asx.Index.tune
+
+    def noted(self: asx.Index, queries: Any, **options: Any) -> Any:
+        tuned.append(queries)
+        return tune(self, queries, **options)
+
+    monkeypatch.setattr(asx.Index, "tune", noted)
+    (one,) = promise.measure([0.9], 2)
+    assert len(tuned) == len(one.recalls) == 2
+    assert not (np.concatenate(tuned)[:, None] == drawn.queries[None, :200]).all(axis=2).any()
+    assert all(0.8 < recall <= 1 for recall in one.recalls)
+    assert "| clustered | 0.9 | 0." in promise.table([one]) or one.stages == "Full()"

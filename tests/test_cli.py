@@ -71,6 +71,23 @@ def test_build_saves_an_index_that_answers_like_the_library(built: Path, vectors
     np.testing.assert_array_equal(index.search(vectors[:20], 5, recall=1.0).ids, exact.ids)
 
 
+def test_build_with_queries_certifies_the_recall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    random = np.random.default_rng(0)
+    # Two halves of which the first tells nearly all.
+    rows, queries = (random.standard_normal((count, 96)) * np.repeat([1.0, 0.05], 48) for count in (6_000, 200))
+    for name, array in (("rows", rows), ("queries", queries), ("few", queries[:5])):
+        np.save(tmp_path / f"{name}.npy", array.astype(np.float32))
+    given = ["build", str(tmp_path / "rows.npy"), "-o", str(tmp_path / "index"), "--recall", "0.9", "--queries"]
+    assert "at least 9 calibration queries" in failure(capsys, *given, tmp_path / "few.npy")
+    assert "--cascade" in failure(capsys, *given, tmp_path / "queries.npy", "--cascade", "exact")
+    assert not (tmp_path / "index").exists()
+    assert main([*given, str(tmp_path / "queries.npy")]) == 0
+    assert main(["info", str(tmp_path / "index")]) == 0
+    plan, shown = asx.Index.open(tmp_path / "index").plan, capsys.readouterr().out
+    assert (plan.certified and "yes" in shown) or plan.stages == (asx.Full(),)
+    assert "recall asked for" in shown
+
+
 def test_build_with_the_default_cascade_ids_and_metric(tmp_path: Path, vectors_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids = np.arange(1500) * 7 + 3
     np.save(tmp_path / "ids.npy", ids)

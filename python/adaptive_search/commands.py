@@ -51,13 +51,17 @@ def build(
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New directory for the index.", show_default=False)],
     metric: Annotated[Metric, typer.Option(help="How rows are compared.")] = "cosine",
     ids: Annotated[Path | None, typer.Option(metavar="IDS.npy", help="Integer ids, one a row; row numbers by default.")] = None,
-    recall: Annotated[float, typer.Option(help="Recall that the default cascade aims at; not certified yet.")] = 0.95,
-    k: Annotated[int, typer.Option("-k", help="Neighbors per query that the default cascade is made for.")] = 10,
+    recall: Annotated[float, typer.Option(help="Recall@k to tune the index for; 1.0 is exact search.")] = 0.95,
+    k: Annotated[int, typer.Option("-k", help="Neighbors per query to tune the index for.")] = 10,
+    queries: Annotated[
+        Path | None,
+        typer.Option(metavar="QUERIES.npy", help="Queries like those to come: the recall is then certified; stored rows otherwise."),
+    ] = None,
     cascade: Annotated[
         str | None,
         typer.Option(
             metavar="STAGES",
-            help="Stages from cheap to dear instead of the default: NAME[@SIZE][:KEEP], separated by commas, such as "
+            help="Stages from cheap to dear instead of those that tuning chooses: NAME[@SIZE][:KEEP], separated by commas, such as "
             "'binary:1000,int8:100,full', 'pq@48x8:200,full' or 'prefix@64:500,prefix@128:100,full'; 'exact' for none.",
         ),
     ] = None,
@@ -68,10 +72,13 @@ def build(
     chosen = None if cascade is None else parse_cascade(cascade)
     rows = read_matrix(vectors)
     labels = None if ids is None else read_array(ids)
+    asked = None if queries is None else read_matrix(queries)
+    if asked is not None and cascade is not None:
+        raise ValueError("--queries tune an index whose cascade is not given: leave out one of --queries and --cascade")
     watched = sys.stderr.isatty()
     start = time.perf_counter()
     if cascade is None:
-        index = Index.build(rows, labels, metric, recall, k, progress=watched)
+        index = Index.build(rows, labels, metric, recall, k, asked, progress=watched)
     else:
         index = Index(rows.shape[1], metric, dtype=index_dtype(rows), cascade=chosen)
         index.add(rows, labels, progress=watched)
@@ -136,6 +143,8 @@ def info(
         ("dtype", index.dtype),
         ("stages", stages_text(index)),
         ("bytes a row", f"{plan.bytes_per_row:,}"),
+        *([] if plan.recall is None else [("recall asked for", f"{plan.recall:g}" + (f" at k={plan.k}" if plan.k else ""))]),
+        *([] if plan.interval is None else [("recall measured", "{:.4f} to {:.4f}".format(*plan.interval))]),
         ("recall certified", "yes" if plan.certified else f"no: {plan.why}"),
         ("on disk", f"{sum(path.stat().st_size for path in files) / 1e6:,.1f} MB in {len(files)} files"),
         *([("checksums", "all bytes verified")] if verify else []),
