@@ -23,7 +23,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("_native", "backends.numba", "backends.numba_ops"),
     ("backends",),
     ("functional", "flat", "validation", "execution", "margins"),
-    ("quantizers",),
+    ("quantizers", "rotations"),
     ("identifiers", "rows", "vectors", "representations"),
     ("calibration", "cascade", "filters", "fitting", "plan", "searching"),
     ("explaining", "tuning"),

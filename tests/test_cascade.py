@@ -25,7 +25,14 @@ def test_stages_are_as_they_are_written() -> None:
 
 
 def test_stages_survive_being_plain_values() -> None:
-    for stage in (asx.Binary(9, 8), asx.PQ(3, 4, 7), asx.Int8(None, 5), asx.Prefix(6, 5, False), asx.Full()):
+    for stage in (
+        asx.Binary(9, 8),
+        asx.PQ(3, 4, 7),
+        asx.Int8(None, 5),
+        asx.Int8(3, 5, rotation="pca"),
+        asx.Prefix(6, 5, False),
+        asx.Full(),
+    ):
         assert stage_of(stage.spec()) == stage
 
 
@@ -65,6 +72,8 @@ def test_bad_lists_of_stages(stages: Any, error: type[Exception], words: str) ->
         (asx.PQ, {"subspaces": 4, "bits": 5}, ValueError, "bits: expected 4 or 8, got 5"),
         (asx.PQ, {"subspaces": 4, "bits": None}, TypeError, "bits"),
         (asx.Int8, {"dims": -3}, ValueError, "dims"),
+        (asx.Int8, {"rotation": "itq"}, ValueError, "rotation"),
+        (asx.Int8, {"rotation": "pca", "bounded": True}, ValueError, "rotat"),
         (asx.Prefix, {"dims": 0}, ValueError, "dims"),
         (asx.Prefix, {"dims": None}, TypeError, "dims"),
         (asx.Prefix, {"dims": 4, "renormalize": 1}, TypeError, "renormalize: expected True or False"),

@@ -17,7 +17,13 @@ from adaptive_search.layout import CHUNK_ROWS, Column, Slabs, padded_bytes
 from adaptive_search.rows import RowStore
 from adaptive_search.types import Array
 
-STAGES = [asx.Binary(9, keep=9), asx.PQ(5, bits=4, keep=9), asx.Int8(10, keep=9), asx.Prefix(7, keep=9), asx.Prefix(3, keep=9)]
+STAGES = [
+    asx.Binary(9, keep=9),
+    asx.PQ(5, bits=4, keep=9),
+    asx.Int8(10, keep=9, rotation="pca"),
+    asx.Prefix(7, keep=9),
+    asx.Prefix(3, keep=9),
+]
 
 
 # --- layout ----------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from .execution import Progress
 from .layout import Slabs
 from .margins import ErrorModel
 from .representations import Binary, Full, Int8, Representation, Stage
+from .rotations import principal_directions
 from .rows import Chunk, RowStore
 from .types import F32, F64, I64, Array, Metric
 from .vectors import read_vectors
@@ -49,6 +50,9 @@ LOSSES = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.025, 0.018, 0.012, 0.00
 
 MOST_EXPECTED = 4_096
 """Rows that the first stage of a plan finds at once, at most. Queries that need more look at all rows again."""
+
+SPECTRUM_ROWS = 4_096
+"""Rows that tell whether dims are alike."""
 
 SAFETY = 0.7
 """Cascades are compared at margins that lose this part of what may be lost: calibration asks for a little more than tuning queries do."""
@@ -433,7 +437,12 @@ def best_plan(
     bench = Bench(ground, sample)
     whole = ground.slabs.kind == "int8"  # codes would be no shorter than the vectors
     dim, metric = ground.slabs.dim, ground.metric
-    cascades = [own] if own is not None else [] if whole else exact_family(dim, metric) if recall == 1.0 else family(dim, metric)
+    if own is not None:
+        cascades = [own]
+    elif whole:
+        cascades = []
+    else:
+        cascades = exact_family(dim, metric) if recall == 1.0 else family(dim, metric, is_uneven(sample()))
     flat = seconds(ground, [ground.full], tuners.vectors, k)
     best: Measured | None = None
     for number, cascade in enumerate(cascades):
@@ -478,21 +487,39 @@ def best_of(work: Callable[[], object]) -> float:
     return best
 
 
-def family(dim: int, metric: Metric) -> list[Cascade]:
-    """Cascades worth trying for rows of some kind: for prefixes that tell much, and for dims that are all alike."""
+def family(dim: int, metric: Metric, uneven: bool) -> list[Cascade]:
+    """Cascades worth trying for rows of some kind.
+
+    Parameters
+    ----------
+    uneven : bool
+        Whether the first dims tell nearly as much as the same number of principal directions, as those of Matryoshka embeddings do.
+    """
     found: list[list[Stage]] = []
     bounded = metric != "l2"
     widths = [dims for dims in (64, 128, 192, 256) if dims <= 0.75 * dim]
-    middle = min(256, dim)
+    # Few dims of an even kind tell little: what scores the survivors then takes all of them.
+    middle = min(256, dim) if uneven else dim
     if dim >= 96:
-        found += [[Int8(dims), Int8(middle, bounded=bounded), Full()] for dims in widths if dims < middle]
+        rotation: Literal["pca"] | None = None if uneven else "pca"
+        found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths if dims < middle]
         if metric == "cosine":
             found.append([Binary(), Int8(bounded=bounded), Full()])
-    if dim > 256:
+    if dim > 256 and uneven:
         found.append([Int8(middle, bounded=bounded), Full()])
     if dim >= 16:
         found.append([Int8(bounded=bounded), Full()])
     return [Cascade(stages) for stages in found]
+
+
+def is_uneven(sample: F32) -> bool:
+    """Whether the first dims of rows hold nearly as much as their principal directions do."""
+    dims = min(128, sample.shape[1] // 2)
+    if not dims or not len(sample):
+        return True
+    some = sample[:: -(-len(sample) // SPECTRUM_ROWS)]
+    held = np.square(some[:, :dims], dtype=np.float64).sum()
+    return bool(held >= 0.85 * np.square(some @ principal_directions(some, dims).T, dtype=np.float64).sum())
 
 
 def exact_family(dim: int, metric: Metric) -> list[Cascade]:

@@ -27,7 +27,7 @@ class Stage(ABC):
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type != "bool" and not (value is None and field.default is None):
+            if "int" in str(field.type) and not (value is None and field.default is None):
                 object.__setattr__(self, field.name, as_int(value, field.name, 1))
 
     @property

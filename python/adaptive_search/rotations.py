@@ -1,0 +1,36 @@
+"""Rotations that put what tells most into the first dims."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .backends.protocol import Backend
+from .types import F32
+
+LEAST_ROWS = 16_384
+"""Rows that directions are learned from, at most; or 8 for every dim, if that is more."""
+
+
+def principal_directions(sample: F32, dims: int) -> F32:
+    """The first principal directions (dims, D) of rows (n, D), uncentred, as orthonormal rows; the largest entry of each is positive.
+
+    Inner products of all directions are those of the vectors; those of the first hold the most that so many dims can hold, on average.
+
+    Examples
+    --------
+    >>> principal_directions(np.array([[0.0, 2.0], [1.0, 0.0]], np.float32), 1).tolist()
+    [[0.0, 1.0]]
+    """
+    most = max(LEAST_ROWS, 8 * sample.shape[1])
+    some = sample[:: -(-len(sample) // most)].astype(np.float64)
+    # Eigenvalues rise; directions of none are there as well, so that there are as many as dims.
+    directions = np.linalg.eigh(some.T @ some)[1].T[::-1][:dims]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
+    return np.ascontiguousarray(directions * np.where(largest < 0, -1.0, 1.0), dtype=np.float32)
+
+
+def rotated(backend: Backend, vectors: F32, directions: F32) -> F32:
+    """Coordinates (n, dims) of vectors (n, D), the same bits on every backend; finite, also where their sums are not."""
+    out = np.empty((len(vectors), len(directions)), np.float32)
+    backend.dense_map(np.ascontiguousarray(vectors), directions, out)
+    return out if np.isfinite(out).all() else np.nan_to_num(out, copy=False)
