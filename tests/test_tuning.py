@@ -124,7 +124,7 @@ def test_the_promise_over_many_draws(stages: list[Any]) -> None:
     """Mean recall of fresh queries over draws of calibration queries, with the stages' real losses; k is that of the plan or smaller."""
     index = tuned(stages, count=100)
     queries = clustered()[1][100:]
-    margins = np.linspace(-2, 5, 15)
+    margins = np.linspace(-2, 5, 29)
     true = index.search(queries, 10, recall=1.0).ids
     losses = {10: np.empty((len(queries), len(margins))), 4: np.empty((len(queries), len(margins)))}
     for number, margin in enumerate(margins):
@@ -135,7 +135,7 @@ def test_the_promise_over_many_draws(stages: list[Any]) -> None:
     for recall, k in ((0.8, 10), (0.95, 10), (0.9, 4)):
         mean, error = simulated(losses[k], recall, 150, 200)
         assert mean >= recall - 3 * error
-        assert mean <= recall + 0.05
+        assert mean <= recall + 0.04
 
 
 def test_what_is_not_certified() -> None:
