@@ -2,7 +2,8 @@
 
 ``python -m bench.report kernels [build/bench.json]`` prints the table of kernels: what was asked of each, and what is reached.
 
-``python -m bench.report promise`` measures the recall that plans deliver against the one asked for, and prints the table.
+``python -m bench.report promise`` measures the recall that plans deliver against the one asked for, and prints the table;
+``python -m bench.report cascades`` compares such plans with faiss at the same recall.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from . import promise
+from . import cascades, promise
 from .settings import RECALL_TOLERANCE
 
 Entry = Mapping[str, Any]
@@ -48,12 +49,15 @@ ROWS = {
 }
 """The table of kernels."""
 
-USAGE = "usage: python -m bench.report promise | [kernels] build/bench.json"
+USAGE = "usage: python -m bench.report promise | cascades | [kernels] build/bench.json"
 
 
 def main(arguments: Sequence[str]) -> int:
     if list(arguments) == ["promise"]:
         print(promise.table(list(promise.measure())))
+        return 0
+    if list(arguments) == ["cascades"]:
+        print(cascades.table(list(cascades.measure())))
         return 0
     kernels = list(arguments[:1]) == ["kernels"]
     sources = (arguments[1:] or ["build/bench.json"]) if kernels else arguments

@@ -62,7 +62,7 @@ class Calibration:
     models : tuple of ErrorModel or None
         For every stage that is adaptive.
     expected : tuple of int
-        For every stage, the rows that it will mostly hand on at the chosen margin.
+        For every stage, how many rows to find at first if it begins.
     margins : tuple of float
         The grid, rising.
     losses, deviations : tuple of float

@@ -286,16 +286,22 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
 
 
 def expecting(ground: Ground, candidate: Candidate, queries: Queries, k: int, margin: float) -> Candidate:
-    """The candidate with the number of rows that each stage mostly hands on at a margin."""
+    """The candidate with the number of rows that its first stage had better find at a margin.
+
+    Either as many as mostly go on; or only as many as give a threshold, with which all rows are then looked at again. A long list takes
+    more time than a short one, a few hundred more than a second look: both are tried.
+    """
     counts = np.full(len(queries.vectors), ground.store.live)
     wide = [replace(stage, expected=MOST_EXPECTED // 4) for stage in candidate.at(margin)]
     survivors = run(ground.backend, wide, queries.vectors, min(k, ground.store.live), ground.store.alive, counts).survivors
-    usual = np.quantile(survivors, 0.9, axis=1)
-    stages = tuple(
-        replace(stage, expected=int(min(max(handed + 8, k + 16), MOST_EXPECTED)))
-        for stage, handed in zip(candidate.stages, usual, strict=True)
-    )
-    return replace(candidate, stages=stages)
+    least = k + 16
+    usual = int(min(np.quantile(survivors[0], 0.9) + 8, MOST_EXPECTED))
+    either = [
+        replace(candidate, stages=tuple(replace(stage, expected=n) for stage in candidate.stages)) for n in {least, max(usual, least)}
+    ]
+    if len(either) == 1:
+        return either[0]
+    return min(either, key=lambda one: seconds(ground, one.at(margin), queries.vectors, k).together)
 
 
 def seconds(ground: Ground, stages: Sequence[PreparedStage], queries: F32, k: int) -> Cost:
