@@ -138,6 +138,17 @@ def test_the_promise_over_many_draws(stages: list[Any]) -> None:
         assert mean <= recall + 0.04
 
 
+def test_codes_are_rotated_where_first_dims_tell_no_more_than_others() -> None:
+    random = np.random.default_rng(0)
+    falling = (random.standard_normal((2_000, 256)) / (1 + np.arange(256) / 8)).astype(np.float32)
+    mixed = (falling @ np.linalg.qr(random.standard_normal((256, 256)))[0]).astype(np.float32)
+    for rows, uneven in ((falling, True), (mixed, False), (falling[:0], True), (falling[:, :1], True)):
+        assert tuning.is_uneven(rows) == uneven
+    stages = [stage for cascade in tuning.family(256, "cosine", False) for stage in cascade.stages]
+    assert asx.Int8(64, rotation="pca") in stages
+    assert asx.Int8(64) in [stage for cascade in tuning.family(256, "cosine", True) for stage in cascade.stages]
+
+
 def test_what_is_not_certified() -> None:
     rows, queries = clustered()
     index = tuned(CASCADES[0])

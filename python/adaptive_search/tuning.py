@@ -54,6 +54,9 @@ MOST_EXPECTED = 4_096
 SPECTRUM_ROWS = 4_096
 """Rows that tell whether dims are alike."""
 
+MOST_ROTATED = 4_096
+"""Dims of vectors whose principal directions are learned without being asked for: beyond, that takes minutes."""
+
 SAFETY = 0.7
 """Cascades are compared at margins that lose this part of what may be lost: calibration asks for a little more than tuning queries do."""
 
@@ -521,7 +524,7 @@ def family(dim: int, metric: Metric, uneven: bool) -> list[Cascade]:
 def is_uneven(sample: F32) -> bool:
     """Whether the first dims of rows hold nearly as much as their principal directions do."""
     dims = min(128, sample.shape[1] // 2)
-    if not dims or not len(sample):
+    if not dims or not len(sample) or sample.shape[1] > MOST_ROTATED:
         return True
     some = sample[:: -(-len(sample) // SPECTRUM_ROWS)]
     held = np.square(some[:, :dims], dtype=np.float64).sum()
