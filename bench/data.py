@@ -58,6 +58,12 @@ def matryoshka_like(rows: int, dim: int, queries: int, *, seed: int = 0) -> Coll
     return Collection(vectors[:rows], vectors[rows:])
 
 
+def noise(rows: int, dim: int, queries: int, *, seed: int = 1) -> Collection:
+    """Independent normal numbers: no dim tells more than another, and the best rows are hardly better than the rest."""
+    random = np.random.default_rng(seed)
+    return Collection(*(random.standard_normal((count, dim), np.float32) for count in (rows, queries)))
+
+
 def synthetic(rows: int, dim: int, queries: int) -> Collection:
     """`matryoshka_like` vectors, kept under ``build/`` for the next run, and mapped from there."""
     stem = CACHE / f"matryoshka-{rows}-{dim}-{queries}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bench.data import matryoshka_like
 from bench.limits import Floor
 
 import adaptive_search as asx
+from adaptive_search.plan import Plan
 
 
 def test_made_up_vectors_are_unit_vectors_whose_first_dims_hold_most() -> None:
@@ -230,7 +232,7 @@ def test_a_run_without_benchmarks_is_an_error(tmp_path: Path, capsys: pytest.Cap
 
 def test_the_promise_is_measured_on_queries_that_no_plan_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = matryoshka_like(5_000, 96, 600)
-    monkeypatch.setattr(promise, "collections", lambda: iter([("clustered", drawn)]))
+    monkeypatch.setattr(promise, "collections", lambda _: iter([("clustered", drawn)]))
     tuned, tune = [], asx.Index.tune
 
     def noted(self: asx.Index, queries: Any, **options: Any) -> Any:
@@ -238,8 +240,32 @@ def test_the_promise_is_measured_on_queries_that_no_plan_has_seen(monkeypatch: p
         return tune(self, queries, **options)
 
     monkeypatch.setattr(asx.Index, "tune", noted)
-    (one,) = promise.measure([0.9], 2)
+    (one,) = promise.measure(replace(promise.QUICK, asked=(0.9,), fresh=200))
     assert len(tuned) == len(one.recalls) == 2
     assert not (np.concatenate(tuned)[:, None] == drawn.queries[None, :200]).all(axis=2).any()
     assert all(0.8 < recall <= 1 for recall in one.recalls)
-    assert "| clustered | 0.9 | 0." in promise.table([one]) or one.stages == "Full()"
+
+
+def test_the_table_of_promises_says_what_came_of_each_plan() -> None:
+    plan = Plan((asx.Int8(), asx.Full()), 0.9, 10, True, "", (0.89, 0.93), 100, 1.0, 500)
+    exact = replace(plan, stages=(asx.Full(),), certified=False, interval=(1.0, 1.0))
+    drawn = [
+        promise.Drawn(plan, np.full(100, 0.88, np.float32), 20.0, 1e-6, 3e-6),
+        promise.Drawn(plan, np.full(100, 0.92, np.float32), 40.0, 1e-6, 3e-6),
+        promise.Drawn(exact, np.ones(100, np.float32), 600.0, 3e-6, 3e-6),
+    ]
+    one = promise.Delivered("vectors", 0.9, drawn)
+    # Queries do not differ here: all of the interval comes from the draws.
+    assert one.half == pytest.approx(1.96 * np.std([0.88, 0.92, 1.0], ddof=1) / 3**0.5, rel=1e-5)
+    expected = "| vectors | 0.9 | 0.9333 ± 0.0691 | 0.8800 / 0.9200 / 1.0000 | 0.9267 to 0.9533 | 2 of 3, 1 exact |"
+    expected += " Int8() → Full() (2); Full() (1) | 220 | 1 / 3 | 3.00 |"
+    assert promise.table([one]).splitlines()[2] == expected
+
+
+def test_a_quick_run_measures_the_promise_everywhere(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promise, "FULL", promise.QUICK)
+    assert report.main(["promise"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 + 3 * len(promise.QUICK.asked)
+    assert "sentences" in lines[2]
+    assert "noise" in lines[-2]
