@@ -260,12 +260,3 @@ def test_the_table_of_promises_says_what_came_of_each_plan() -> None:
     expected = "| vectors | 0.9 | 0.9333 ± 0.0691 | 0.8800 / 0.9200 / 1.0000 | 0.9267 to 0.9533 | 2 of 3, 1 exact |"
     expected += " Int8() → Full() (2); Full() (1) | 220 | 1 / 3 | 3.00 |"
     assert promise.table([one]).splitlines()[2] == expected
-
-
-def test_a_quick_run_measures_the_promise_everywhere(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(promise, "FULL", promise.QUICK)
-    assert report.main(["promise"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 3 * len(promise.QUICK.asked)
-    assert "sentences" in lines[2]
-    assert "noise" in lines[-2]
