@@ -123,7 +123,7 @@ def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) ->
 def test_the_promise_over_many_draws(stages: list[Any]) -> None:
     """Mean recall of fresh queries over draws of calibration queries, with the stages' real losses; k is that of the plan or smaller."""
     index = tuned(stages, count=100)
-    queries = clustered()[1][100:]
+    queries = clustered()[1][100:700]
     margins = np.linspace(-2, 5, 29)
     true = index.search(queries, 10, recall=1.0).ids
     losses = {10: np.empty((len(queries), len(margins))), 4: np.empty((len(queries), len(margins)))}
