@@ -95,16 +95,16 @@ def test_many_queries_with_long_shortlists_go_in_groups(monkeypatch: pytest.Monk
     index = filled(rows, "cosine", cascade=asx.Cascade([asx.Prefix(5, keep=300), asx.Prefix(9, keep=200), asx.Full()]), ids=ids)
     answer, allowed = index.search(queries, 10), np.random.default_rng(0).random((50, 300)) < 0.5
     lengths = []
-    run_scan = asx.cascade.run_scan
+    run_rows = asx.cascade.run_rows
 
-    def counting(rows: Any, make: Any, queries: int, k: int, **options: Any) -> Any:
+    def counting(scan: Any, visits: int, queries: int, **options: Any) -> Any:
         lengths.append(queries)
-        return run_scan(rows, make, queries, k, **options)
+        return run_rows(scan, visits, queries, **options)
 
-    monkeypatch.setattr("adaptive_search.cascade.GROUP_BYTES", 7 * 16 * 300)
-    monkeypatch.setattr("adaptive_search.cascade.run_scan", counting)
+    monkeypatch.setattr("adaptive_search.cascade.GROUP_BYTES", 7 * 16 * (2 * 300 + 64))
+    monkeypatch.setattr("adaptive_search.cascade.run_rows", counting)
     monkeypatch.setattr("adaptive_search.searching.DIRECT_ROWS", 1)
-    assert_same(index.search(queries, 10), answer.ids, answer.scores)
+    assert_same(index.search(queries, 10, threads=1), answer.ids, answer.scores)
     assert lengths == [7] * 7 + [1]
     exact = filled(rows, "cosine", ids=ids)
     assert_same(exact.search(queries, 10, filter=list(allowed)), *expected("cosine", rows, ids, queries, 10, allowed))

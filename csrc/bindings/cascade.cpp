@@ -114,20 +114,27 @@ PyScan cascade_scan(const Target&, const py::sequence& levels, const PyLevel& ju
     return {std::make_unique<CascadeScan>(std::move(made.cascade), k, map, from), py::make_tuple(std::move(made.owners), allowed)};
 }
 
+PyScan level_scan(const Target&, const PyLevel& level, int64_t k, const py::object& allowed) {
+    require(level.level.problem->queries() == 0 || !level.level.problem->groups().empty(), "level: expected one that is ready to scan");
+    return PyScan::make(level.level.problem, k, allowed, level.owners);
+}
+
 py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLevel& judge, const py::array& candidates,
-                          const py::object& raw, int64_t k, bool hard) {
+                          const py::object& raw, int64_t k, bool hard, int64_t first) {
     const PyCascade made = cascade_of(levels, judge, hard);
     const Problem& problem = *judge.level.problem;
-    const Lists lists = lists_of(candidates, problem.queries(), problem.rows().size());
+    const int64_t queries = candidates.ndim() ? candidates.shape(0) : 0;
+    require(0 <= first && first <= problem.queries() - queries, "first: expected candidates for queries of the levels");
+    const Lists lists = lists_of(candidates, queries, problem.rows().size());
     const float* known = nullptr;
     if (!raw.is_none()) {
         const auto a = raw.cast<py::array>();
         known = contiguous<float>(a, 2, "raw");
         require(a.shape(0) == candidates.shape(0) && a.shape(1) == lists.width, "raw: expected the shape of the candidates");
     }
-    py::array_t<float> scores({problem.queries(), k});
-    py::array_t<int64_t> rows({problem.queries(), k});
-    py::array_t<double> least(problem.queries());
+    py::array_t<float> scores({queries, k});
+    py::array_t<int64_t> rows({queries, k});
+    py::array_t<double> least(queries);
     float* s = scores.mutable_data();
     int64_t* r = rows.mutable_data();
     double* l = least.mutable_data();
@@ -137,7 +144,7 @@ py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLev
         const bool negative = made.cascade->levels.front().problem->smallest_first();
         std::vector<int64_t> list;
         std::vector<float> keys;
-        for (int64_t q = 0; q < problem.queries(); ++q) {
+        for (int64_t q = 0; q < queries; ++q) {
             const int64_t* from = lists.data + q * lists.width;
             list.clear(), keys.clear();
             if (known) {        // what a scan found: no row twice
@@ -150,12 +157,12 @@ py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLev
                 list.erase(std::unique(list.begin(), list.end()), list.end());
                 list.erase(list.begin(), std::lower_bound(list.begin(), list.end(), int64_t{0}));
             }
-            scan.take(q, list.data(), known ? keys.data() : nullptr, static_cast<int64_t>(list.size()));
-            l[q] = scan.least(q);
+            scan.take(first + q, list.data(), known ? keys.data() : nullptr, static_cast<int64_t>(list.size()));
+            l[q] = scan.least(first + q);
+            scan.finish_query(first + q, s + q * k, r + q * k);
         }
-        scan.finish(s, r);
     }
-    return py::make_tuple(scores, rows, least, counts_of(scan));
+    return py::make_tuple(scores, rows, least, counts_of(scan, first, queries));
 }
 
 }  // namespace
@@ -170,10 +177,11 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
              arg("scan") = false)
         .def("hamming_level", &hamming_level, arg("rows"), arg("codes"), arg("bound"), arg("scan") = false)
         .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false)
+        .def("level_scan", &level_scan, arg("level"), arg("k"), arg("allowed") = py::none())
         .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(),
              arg("hard") = false)
         .def("cascade_rescore", &cascade_rescore, arg("levels"), arg("judge"), arg("candidates"), arg("raw"), arg("k"),
-             arg("hard") = false);
+             arg("hard") = false, arg("first") = 0);
 }
 
 }  // namespace asx

@@ -131,11 +131,12 @@ PyScan PyScan::make(std::shared_ptr<const Problem> problem, int64_t k, const py:
     return {std::make_unique<TopK>(std::move(problem), k, map), py::make_tuple(std::move(owners), allowed)};
 }
 
-py::array_t<int64_t> counts_of(const Scan& scan) {
+py::array_t<int64_t> counts_of(const Scan& scan, int64_t first, int64_t count) {
     const std::vector<int64_t> counts = scan.scored();
     const int64_t queries = scan.queries(), stages = queries ? static_cast<int64_t>(counts.size()) / queries : 0;
-    py::array_t<int64_t> out({stages, queries});
-    std::copy(counts.begin(), counts.end(), out.mutable_data());
+    py::array_t<int64_t> out({stages, count});
+    for (int64_t stage = 0; stage < stages; ++stage)
+        std::copy_n(counts.data() + stage * queries + first, count, out.mutable_data() + stage * count);
     return out;
 }
 
@@ -161,7 +162,7 @@ void register_rows(py::module_& m) {
                 self.scan->merge(*other.scan);
             },
             py::arg("other"))
-        .def_property_readonly("scored", [](const PyScan& self) { return counts_of(*self.scan); })
+        .def_property_readonly("scored", [](const PyScan& self) { return counts_of(*self.scan, 0, self.scan->queries()); })
         .def("finish", [](PyScan& self) {
             py::array_t<float> scores({self.scan->queries(), self.scan->k()});
             py::array_t<int64_t> rows({self.scan->queries(), self.scan->k()});

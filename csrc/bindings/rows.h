@@ -36,8 +36,8 @@ PyRows dense_rows(const std::string& kind, const py::sequence& chunks, const py:
 PyRows bit_rows(const py::sequence& chunks, int64_t bits, const py::object& ids);
 PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids);
 
-// What each stage of a cascade scored, (stages, queries).
-py::array_t<int64_t> counts_of(const Scan& scan);
+// What each stage of a cascade scored for some queries, (stages, count).
+py::array_t<int64_t> counts_of(const Scan& scan, int64_t first, int64_t count);
 
 void register_rows(py::module_& m);
 

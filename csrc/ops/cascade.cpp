@@ -250,14 +250,15 @@ void CascadeScan::merge(const Scan& other) {
 }
 
 void CascadeScan::finish(float* scores, int64_t* rows) {
+    for (int64_t q = 0; q < queries(); ++q) finish_query(q, scores + q * k(), rows + q * k());
+}
+
+void CascadeScan::finish_query(int64_t query, float* scores, int64_t* rows) const {
     const Problem& problem = *cascade_->judge.problem;
     std::vector<Candidate> best;
-    for (int64_t q = 0; q < queries(); ++q) {
-        best.clear();
-        for (const Held& held : held_[static_cast<size_t>(q)]) best.push_back({held.key, held.key, held.row});
-        sort_best(best, problem.rows());
-        write_best(best, problem.smallest_first(), k(), scores + q * k(), rows + q * k());
-    }
+    for (const Held& held : held_[static_cast<size_t>(query)]) best.push_back({held.key, held.key, held.row});
+    sort_best(best, problem.rows());
+    write_best(best, problem.smallest_first(), k(), scores, rows);
 }
 
 }  // namespace asx

@@ -49,6 +49,7 @@ public:
     double least(int64_t query) const { return least_[static_cast<size_t>(query)]; }
     void merge(const Scan& other) override;
     void finish(float* scores, int64_t* rows) override;
+    void finish_query(int64_t query, float* scores, int64_t* rows) const;
     std::vector<int64_t> scored() const override { return scored_; }
 
 private:

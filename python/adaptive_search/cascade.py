@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from .arrays import ranges
-from .backends.protocol import Backend, Bound, Level, Rows, Scan
-from .execution import Progress, run_ranges, run_scan
+from .backends.protocol import Backend, Bound, Level, Rows
+from .execution import MAX_GROUP, Progress, get_threads, run_ranges, run_rows
 from .margins import ErrorModel, exact_bound, reached
 from .representations import Bounded, Full, Representation, Stage
 from .types import F32, F64, I64, Bool, Metric
 
 SEEDS = 32
-"""Rows that the first stage finds for an exact search to begin with: their scores are its first thresholds."""
+"""Rows that the first bound finds for an exact search to begin with: their scores are its first thresholds."""
+
+SEED_SHARE = 8
+"""It looks for them among one of so many rows: more take longer than better thresholds save."""
 
 GROUP_BYTES = 64 << 20
 """Most memory for the candidates of the queries that are on their way at a time."""
@@ -191,86 +194,108 @@ def segments_of(stages: Sequence[PreparedStage], k: int, most: int) -> list[Segm
 
 
 @dataclass(frozen=True)
+class _Prepared:
+    """The stages of a segment with a group of queries: adaptive ones, and the one that decides."""
+
+    levels: Sequence[Level]
+    judge: Level
+    first: Bound
+    """What the first one's keys say of scores."""
+
+
+@dataclass(frozen=True)
 class _Run:
-    """One search: what all steps need to know."""
+    """One search of a group of queries: what all steps need to know."""
 
     backend: Backend
     stages: Sequence[PreparedStage]
+    queries: F32
     allowed: Bool | None
     counts: I64
     threads: int | None
 
-    def mask(self, queries: I64 | slice) -> Bool | None:
-        """The allowed rows of some queries."""
-        return self.allowed if self.allowed is None or self.allowed.ndim == 1 else np.ascontiguousarray(self.allowed[queries])
+    def prepared(self, segment: Segment, queries: F32, *, scan: bool, judge: bool = False) -> _Prepared:
+        """The segment's stages; ``scan``: the first one is to scan all rows; ``judge``: the last one too."""
+        levels, bounds = [], []
+        for number in range(segment.first, segment.last + 1):
+            stage = self.stages[number]
+            scans = (scan and number == segment.first) or (judge and number == segment.last)
+            bounds.append(stage.bound(self.backend, queries))
+            levels.append(stage.representation.level(self.backend, stage.rows, queries, bounds[-1], scans))
+        return _Prepared(levels[:-1], levels[-1], bounds[0])
+
+    def top(self, level: Level, width: int, visits: int, progress: Progress | None = None) -> tuple[F32, I64]:
+        """The best rows of some visits by one level's raw scores."""
+        scan = self.backend.level_scan(level, width, self.allowed)
+        run_rows(scan, visits, len(self.queries), threads=self.threads, progress=progress)
+        return scan.finish()
 
     # --- the first segment ---------------------------------------------------------------------------------------------
-    def scan(self, segment: Segment, queries: F32, own: slice, found: Found, progress: Progress | None) -> tuple[F32, I64]:
+    def scan(self, segment: Segment, found: Found, progress: Progress | None) -> tuple[F32, I64]:
         """All rows through the segment: raw scores of its last stage, and positions."""
         head = self.stages[segment.first]
-        wanted = segment.width if segment.first == segment.last else self._expected(segment)
-        raw, positions = self._head(head, queries, np.arange(own.start, own.stop), wanted, progress)
-        found.scored[segment.first] = self.counts[own]
-        if segment.first == segment.last:
+        alone = segment.first == segment.last
+        made = self.prepared(segment, self.queries, scan=True)
+        found.scored[segment.first] = self.counts
+        wanted = segment.width if alone else min(int(self.counts.max()), max(head.expected, segment.width + 16))
+        raw, positions = self.top(made.judge if alone else made.levels[0], wanted, head.rows.visits, progress)
+        if alone:
             return raw, positions
-        scores, best, least, more = self._adaptive(segment, queries, positions, raw, found)
+        scores, best, least = self.rescore(segment, made, positions, raw, found)
+        last = raw[:, -1].astype(np.float64) * (1.0 if head.representation.largest else -1.0)
+        full = (positions[:, -1] >= 0) & (self.counts > positions.shape[1])
+        more = np.flatnonzero(full & reached(made.first, last, least))
         if len(more):
             # Rows beyond those that were expected may matter as well.
-            mine, part = np.arange(own.start, own.stop)[more], queries[more]
-            judge = self.stages[segment.last]
-
-            def make(start: int, stop: int) -> Scan:
-                levels = [stage.level(self.backend, part[start:stop], True) for stage in self.stages[segment.first : segment.last]]
-                last = judge.level(self.backend, part[start:stop], True)
-                mask = self.mask(mine[start:stop])
-                return self.backend.cascade_scan(levels, last, segment.width, mask, least[more][start:stop])
-
-            def note(start: int, stop: int, scan: Scan) -> None:
-                found.scored[segment.first + 1 : segment.last + 1, more[start:stop]] += scan.scored[1:]
-
-            scores[more], best[more] = run_scan(judge.rows, make, len(part), segment.width, threads=self.threads, finished=note)
+            scores[more], best[more] = self._again(segment, made, more, least[more], found)
         return scores, best
 
-    def _expected(self, segment: Segment) -> int:
-        return min(int(self.counts.max()), max(self.stages[segment.first].expected, segment.width + 16))
-
-    def _head(self, head: PreparedStage, queries: F32, numbers: I64, width: int, progress: Progress | None) -> tuple[F32, I64]:
-        def make(start: int, stop: int) -> Scan:
-            return head.representation.scan(self.backend, head.rows, queries[start:stop], width, self.mask(numbers[start:stop]))
-
-        return run_scan(head.rows, make, len(queries), width, threads=self.threads, progress=progress)
-
-    def _adaptive(self, segment: Segment, queries: F32, positions: I64, raw: F32, found: Found) -> tuple[F32, I64, F64, I64]:
-        """What the first stage found through the others. Fourth value: queries for which it may not have found enough."""
-        stages = self.stages[segment.first : segment.last]
-        scores, best, least = self.rescore(segment, queries, positions, raw, found)
-        last = raw[:, -1].astype(np.float64) * (1.0 if stages[0].representation.largest else -1.0)
-        full = (positions[:, -1] >= 0) & (found.scored[segment.first] > positions.shape[1])
-        more = np.flatnonzero(full & reached(stages[0].bound(self.backend, queries), last, least))
-        return scores, best, least, more
+    def _again(self, segment: Segment, made: _Prepared, more: I64, least: F64, found: Found) -> tuple[F32, I64]:
+        """Some queries once more, with a threshold from the beginning: scores and positions."""
+        allowed = self.allowed if self.allowed is None or self.allowed.ndim == 1 else np.ascontiguousarray(self.allowed[more])
+        if len(more) < len(self.queries):
+            made = self.prepared(segment, self.queries[more], scan=True, judge=True)
+            judge = made.judge
+        else:
+            last = self.stages[segment.last]
+            judge = last.level(self.backend, self.queries, True)
+        rows = self.stages[segment.last].rows
+        scan = self.backend.cascade_scan(made.levels, judge, segment.width, allowed, least)
+        run_rows(scan, rows.visits, len(more), threads=self.threads)
+        found.scored[segment.first + 1 : segment.last + 1, more] += scan.scored[1:]
+        return scan.finish()
 
     # --- later segments ------------------------------------------------------------------------------------------------
-    def rescore(self, segment: Segment, queries: F32, candidates: I64, raw: F32 | None, found: Found) -> tuple[F32, I64, F64]:
-        """Candidates through the segment's stages; ``raw`` are the scores that its first stage has given them."""
-        width = segment.width
-        scores, best = np.empty((len(queries), width), np.float32), np.empty((len(queries), width), np.int64)
-        least = np.empty(len(queries))
-        *stages, judge = self.stages[segment.first : segment.last + 1]
+    def later(self, segment: Segment, candidates: I64, found: Found) -> tuple[F32, I64]:
+        """Candidates through the segment: raw scores of its last stage, and positions."""
+        if segment.first < segment.last:
+            return self.rescore(segment, self.prepared(segment, self.queries, scan=False), candidates, None, found)[:2]
+        judge, width = self.stages[segment.last], segment.width
+        scores, best = np.empty((len(self.queries), width), np.float32), np.empty((len(self.queries), width), np.int64)
 
         def work(first: int, last: int) -> None:
-            part, listed = queries[first:last], candidates[first:last]
-            if not stages:
-                scores[first:last], best[first:last] = judge.representation.rescore(self.backend, judge.rows, part, listed, width)
-                found.scored[segment.last, first:last] = (listed >= 0).sum(axis=1)
-                return
-            levels = [stage.level(self.backend, part) for stage in stages]
-            known = None if raw is None else raw[first:last]
-            answer = self.backend.cascade_rescore(levels, judge.level(self.backend, part), listed, known, width)
-            scores[first:last], best[first:last], least[first:last], scored = answer
-            begin = segment.first if raw is None else segment.first + 1
-            found.scored[begin : segment.last + 1, first:last] += scored[begin - segment.first :]
+            part, listed = self.queries[first:last], candidates[first:last]
+            scores[first:last], best[first:last] = judge.representation.rescore(self.backend, judge.rows, part, listed, width)
 
-        run_ranges(work, len(queries), threads=self.threads, grain=min(32, max(1, len(queries))) if stages else 1)
+        run_ranges(work, len(self.queries), threads=self.threads)
+        found.scored[segment.last] = (candidates >= 0).sum(axis=1)
+        return scores, best
+
+    def rescore(self, segment: Segment, made: _Prepared, candidates: I64, raw: F32 | None, found: Found) -> tuple[F32, I64, F64]:
+        """Candidates through adaptive stages; ``raw`` are the scores that the first one has given them.
+
+        Third value: each query's k-th best value."""
+        queries, width = len(self.queries), segment.width
+        scores, best, least = np.empty((queries, width), np.float32), np.empty((queries, width), np.int64), np.empty(queries)
+        known = 0 if raw is None else 1
+
+        def work(first: int, last: int) -> None:
+            part = None if raw is None else raw[first:last]
+            answer = self.backend.cascade_rescore(made.levels, made.judge, candidates[first:last], part, width, first=first)
+            scores[first:last], best[first:last], least[first:last], scored = answer
+            found.scored[segment.first + known : segment.last + 1, first:last] += scored[known:]
+
+        run_ranges(work, queries, threads=self.threads, grain=32)
         return scores, best, least
 
 
@@ -299,25 +324,26 @@ def run(
         Allowed rows per query.
     """
     found = Found.empty(len(queries), k, len(stages))
-    search = _Run(backend, stages, allowed, counts, threads)
     segments = segments_of(stages, k, int(counts.max()))
     widest = max(max(segment.width, stages[segment.first].expected) for segment in segments)
-    for first, last in _groups(len(queries), widest):
-        part, own = queries[first:last], found.part(first, last)
-        shown = None if progress is None else _share(progress, first, last, len(queries))
-        raw, positions = search.scan(segments[0], part, slice(first, last), own, shown)
+
+    def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
+        own = found.part(first, last)
+        search = _Run(backend, stages, queries[first:last], _part_of(allowed, first, last), counts[first:last], threads)
+        raw, positions = search.scan(segments[0], own, shown)
         _note_survivors(own, segments[0], positions)
         for segment in segments[1:]:
-            raw, positions, _ = search.rescore(segment, part, positions, None, own)
+            raw, positions = search.later(segment, positions, own)
             _note_survivors(own, segment, positions)
         own.positions[...] = positions
-        own.scores[...] = stages[-1].representation.estimates(backend, part, raw)
+        own.scores[...] = stages[-1].representation.estimates(backend, search.queries, raw)
+
+    _run_groups(group, len(queries), widest, stages[0].rows.visits, threads, progress)
     return found
 
 
 def run_exact(
     backend: Backend,
-    seeds: PreparedStage,
     bounds: Sequence[Bounded],
     full: PreparedStage,
     queries: F32,
@@ -332,44 +358,38 @@ def run_exact(
 
     Parameters
     ----------
-    seeds : PreparedStage
-        Finds the rows whose scores are the first thresholds.
     bounds : sequence of Bounded
         At least one, cheap ones first; the search goes on to the next where one leaves too many rows, and to whole rows at last.
     full : PreparedStage
         The vectors.
     """
-    stages = len(bounds) + 1
-    found = Found.empty(len(queries), k, stages)
-    search = _Run(backend, [seeds, full], allowed, counts, threads)
+    found = Found.empty(len(queries), k, len(bounds) + 1)
     width = min(int(counts.max()), max(SEEDS, k + 16))
-    for first, last in _groups(len(queries), width):
-        part, own = queries[first:last], found.part(first, last)
-        numbers = np.arange(first, last)
-        _, positions = search._head(seeds, part, numbers, width, None)
-        least = np.full(len(part), -np.inf)
+    visits = full.rows.visits
 
-        def seed(start: int, stop: int, part: F32 = part, positions: I64 = positions, least: F64 = least, own: Found = own) -> None:
-            levels = [bound.level(backend, part[start:stop], False) for bound in bounds]
-            judge = full.level(backend, part[start:stop])
-            _, _, least[start:stop], scored = backend.cascade_rescore(levels, judge, positions[start:stop], None, k, True)
+    def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
+        own, part = found.part(first, last), queries[first:last]
+        search = _Run(backend, [full], part, _part_of(allowed, first, last), counts[first:last], threads)
+        levels, judge = [bound.level(backend, part, True) for bound in bounds], full.level(backend, part, True)
+        # The scores of a few good rows of a sample are the first thresholds.
+        sampled = -(-visits // SEED_SHARE)
+        _, positions = search.top(levels[0], width, sampled)
+        least = np.empty(len(part))
+
+        def seed(start: int, stop: int) -> None:
+            _, _, least[start:stop], scored = backend.cascade_rescore(levels, judge, positions[start:stop], None, k, True, start)
             own.scored[:, start:stop] += scored
 
-        run_ranges(seed, len(part), threads=threads, grain=min(32, len(part)))
-
-        def make(start: int, stop: int, part: F32 = part, numbers: I64 = numbers, least: F64 = least) -> Scan:
-            levels = [bound.level(backend, part[start:stop], True) for bound in bounds]
-            judge = full.level(backend, part[start:stop], True)
-            return backend.cascade_scan(levels, judge, k, search.mask(numbers[start:stop]), least[start:stop], True)
-
-        def note(start: int, stop: int, scan: Scan, own: Found = own) -> None:
-            own.scored[:, start:stop] += scan.scored
-
-        shown = None if progress is None else _share(progress, first, last, len(queries))
-        own.scores[...], own.positions[...] = run_scan(full.rows, make, len(part), k, threads=threads, progress=shown, finished=note)
-        own.scored[0] += counts[first:last]
+        run_ranges(seed, len(part), threads=threads, grain=32)
+        scan = backend.cascade_scan(levels, judge, k, search.allowed, least, True)
+        run_rows(scan, visits, len(part), threads=threads, progress=shown)
+        own.scores[...], own.positions[...] = scan.finish()
+        own.scored[...] += scan.scored
+        own.scored[0] += search.counts + search.counts * sampled // max(visits, 1)
         own.survivors[:-1] = own.scored[1:]
         own.survivors[-1] = (own.positions >= 0).sum(axis=1)
+
+    _run_groups(group, len(queries), width, visits, threads, progress)
     return found
 
 
@@ -380,17 +400,22 @@ def run_on_candidates(
     found = Found.empty(len(queries), k, len(stages))
     longest = max(map(len, candidates))
     segment = Segment(len(stages) - 1, len(stages) - 1, k)
-    for first, last in _groups(len(queries), longest):
+    for first, last in ranges(len(queries), _group_size(longest)):
         listed = np.full((last - first, max(map(len, candidates[first:last]))), -1, np.int64)
         for row, own in zip(listed, candidates[first:last], strict=True):
             row[: len(own)] = own
         part, mine = queries[first:last], found.part(first, last)
-        search = _Run(backend, stages, None, np.array([listed.shape[1]]), threads)
-        raw, positions, _ = search.rescore(segment, part, listed, None, mine)
+        search = _Run(backend, stages, part, None, np.full(len(part), listed.shape[1]), threads)
+        raw, positions = search.later(segment, listed, mine)
         _note_survivors(mine, segment, positions)
         mine.positions[...] = positions
         mine.scores[...] = stages[-1].representation.estimates(backend, part, raw)
     return found
+
+
+def _part_of(allowed: Bool | None, first: int, last: int) -> Bool | None:
+    """The allowed rows of some queries."""
+    return allowed if allowed is None or allowed.ndim == 1 else allowed[first:last]
 
 
 def _note_survivors(found: Found, segment: Segment, positions: I64) -> None:
@@ -398,8 +423,33 @@ def _note_survivors(found: Found, segment: Segment, positions: I64) -> None:
     found.survivors[segment.last] = (positions >= 0).sum(axis=1)
 
 
-def _groups(queries: int, width: int) -> Iterator[tuple[int, int]]:
-    return ranges(queries, max(1, GROUP_BYTES // (16 * max(width, 1))))
+def _group_size(width: int) -> int:
+    return max(1, min(MAX_GROUP, GROUP_BYTES // (16 * (2 * width + 64))))
+
+
+def _run_groups(
+    group: Callable[[int, int, int | None, Progress | None], None],
+    queries: int,
+    width: int,
+    visits: int,
+    threads: int | None,
+    progress: Progress | None,
+) -> None:
+    """Call ``group(first, last, threads, progress)`` for groups of queries, each with all threads; or, where there are too few rows to
+    share out, on all threads with a group each. ``width``: candidates of a query, at most."""
+    size, workers = _group_size(width), get_threads() if threads is None else threads
+    if workers == 1 or visits >= 4 * workers or queries < 2 * workers:
+        for first, last in ranges(queries, size):
+            group(first, last, threads, None if progress is None else _share(progress, first, last, queries))
+        return
+    cuts = list(ranges(queries, min(size, -(-queries // (2 * workers)))))
+
+    def work(first: int, last: int) -> None:
+        for cut in cuts[first:last]:
+            group(*cut, 1, None)
+
+    shown = None if progress is None else _share(progress, 0, queries, queries)
+    run_ranges(work, len(cuts), threads=workers, progress=shown)
 
 
 def _share(progress: Progress, first: int, last: int, queries: int) -> Progress:

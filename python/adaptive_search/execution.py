@@ -196,10 +196,10 @@ class _Ranges:
     ``units`` says how many units of the job a grain has.
     """
 
-    def __init__(self, job: _Job, count: int, grain: int, units: int) -> None:
+    def __init__(self, job: _Job, count: int, grain: int, units: int, begin: int = 0) -> None:
         self._job = job
         self._lock = threading.Lock()
-        self._next = 0
+        self._next = begin
         self._count = count
         self._grain = grain
         self._units = units
@@ -237,6 +237,9 @@ def run_ranges(
     progress : callable, optional
         ``progress(done, count)``.
     """
+    if 0 < count <= grain:
+        work(0, count)
+        return
     job = _Job(count, _asked(threads), progress)
     ranges = _Ranges(job, count, grain, grain)
 
@@ -320,8 +323,14 @@ def run_scan(
         _by_queries(make, visits, list(_groups(queries, group, workers)), workers, progress, finish)
     else:
         for first, last in arrays.ranges(queries, group):
-            _by_rows(make(first, last), visits, first, last, queries, workers, progress, finish)
+            scan, shown = make(first, last), None if progress is None else _share(progress, visits * first, visits * queries)
+            finish(first, last, scan, run_rows(scan, visits, last - first, threads=workers, progress=shown))
     return scores, found
+
+
+def _share(progress: Progress, before: int, total: int) -> Progress:
+    """Progress of a part, of which so much was done before, as that of the whole."""
+    return lambda done, _: progress(before + done, total)
 
 
 Finish = Callable[[int, int, Scan, int], None]
@@ -363,27 +372,53 @@ def _by_queries(
     job.run(loop)
 
 
-def _by_rows(scan: Scan, visits: int, first: int, last: int, queries: int, workers: int, progress: Progress | None, finish: Finish) -> None:
-    """All threads scan for the same queries, each its share of the rows."""
-    shifted = None if progress is None else lambda done, _: progress(visits * first + done, visits * queries)
-    job = _Job(visits * (last - first), workers, shifted)
-    ranges = _Ranges(job, visits, 1, last - first)
+def run_rows(scan: Scan, visits: int, queries: int, *, threads: int | None = None, progress: Progress | None = None) -> int:
+    """Make some visits of a scan for all its queries, all threads sharing out the rows. Returns ``bad_row`` of all forks.
+
+    Parameters
+    ----------
+    scan : Scan
+        Holds what was found, when this returns.
+    visits : int
+        How many, from the first on.
+    queries : int
+        That the scan is for.
+    threads : int, optional
+        At most this many, the calling one included.
+    progress : callable, optional
+        ``progress(done, total)``, counted in visits times queries.
+    """
+    if not visits:
+        return scan.bad_row
+    # Most scans for one query end before a helper would have come: they need none of what follows.
+    start = time.perf_counter()
+    scan.run(0, 1)
+    pace = time.perf_counter() - start
+    if pace * (visits - 1) <= WORTH_SECONDS:
+        scan.run(1, visits)
+        if progress is not None:
+            progress(visits * queries, visits * queries)
+        return scan.bad_row
+    job = _Job(visits * queries, _asked(threads), progress)
+    ranges = _Ranges(job, visits, 1, queries, begin=1)
     caller = threading.get_ident()
     forks: list[Scan] = []
 
     def loop() -> None:
         mine = scan
-        if threading.get_ident() != caller:
+        if threading.get_ident() == caller:
+            job.note(queries, pace)
+        else:
             mine = scan.fork()
             forks.append(mine)
-        for start, stop in ranges:
-            mine.run(start, stop)
+        for first, last in ranges:
+            mine.run(first, last)
 
     job.run(loop)
     bad = min((fork.bad_row for fork in (scan, *forks) if fork.bad_row >= 0), default=-1)
     for fork in forks:
         scan.merge(fork)
-    finish(first, last, scan, bad)
+    return bad
 
 
 @contextmanager

@@ -745,7 +745,7 @@ class Index:
             sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
             bounded = zip(self._stages, self._all_bounds(backend), strict=True)
             names = (*(f"{stage!r}, bound" for stage, bound in bounded if bound is not None), "Full()")
-            return searching.Way(backend, (self._prepare(backend, 0), full), tuple(bounds), names, sizes)
+            return searching.Way(backend, (full,), tuple(bounds), names, sizes)
         stages = [self._prepare(backend, number) for number in range(len(self._stages))]
         if self._tuned is not None:
             stages = [

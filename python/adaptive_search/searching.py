@@ -24,7 +24,7 @@ MASK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Way:
-    """How a search goes: through ``stages``; or exactly by ``bounds``: then ``stages`` are what finds first thresholds, and the vectors.
+    """How a search goes: through ``stages``; or exactly by ``bounds``: then ``stages`` are the vectors alone.
 
     ``names`` and ``row_bytes`` are those of the stages that are reported.
     """
@@ -41,8 +41,7 @@ class Way:
         """Search all allowed rows."""
         if not self.bounds:
             return run(self.backend, self.stages, queries, k, allowed, counts, threads=threads, progress=progress)
-        seeds, full = self.stages
-        return run_exact(self.backend, seeds, self.bounds, full, queries, k, allowed, counts, threads=threads, progress=progress)
+        return run_exact(self.backend, self.bounds, self.stages[-1], queries, k, allowed, counts, threads=threads, progress=progress)
 
     def over_few(self, queries: F32, k: int, candidates: Sequence[I64], threads: int | None) -> Found:
         """Score few allowed rows of each query."""

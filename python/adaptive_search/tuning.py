@@ -481,7 +481,7 @@ def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int
 
     def search(some: F32) -> None:
         counts, wanted = np.full(len(some), ground.store.live), min(k, ground.store.live)
-        run_exact(ground.backend, candidate.stages[0], useful, ground.full, some, wanted, ground.store.alive, counts)
+        run_exact(ground.backend, useful, ground.full, some, wanted, ground.store.alive, counts)
 
     return Measured(candidate, None, cost(search, queries.vectors))
 

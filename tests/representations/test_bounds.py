@@ -20,7 +20,7 @@ from adaptive_search.types import F32, I64, Bool
 def scored(index: asx.Index, queries: F32, backend: Backend) -> tuple[Any, F32, I64]:
     """The first stage's representation, its estimates for all rows, and their positions."""
     stage = index._prepare(backend, 0)
-    scan = stage.representation.scan(backend, stage.rows, queries, len(index), None)
+    scan = backend.level_scan(stage.level(backend, queries, True), len(index))
     scan.run(0, stage.rows.visits)
     raw, positions = scan.finish()
     return stage.representation, stage.representation.estimates(backend, queries, raw), positions
@@ -28,11 +28,11 @@ def scored(index: asx.Index, queries: F32, backend: Backend) -> tuple[Any, F32, 
 
 def through_bounds(index: asx.Index, queries: F32, k: int, backend: Backend, allowed: Bool | None = None) -> Found:
     """Exact search by the bounds of the index's stages."""
-    stage, full = index._prepare(backend, 0), index._prepare_full(backend)
+    full = index._prepare_full(backend)
     bounds = index._prepare_bounds(backend)
     assert bounds
     counts = np.full(len(queries), len(index)) if allowed is None else np.broadcast_to(allowed.sum(axis=-1), len(queries))
-    return run_exact(backend, stage, bounds, full, queries, k, allowed, counts)
+    return run_exact(backend, bounds, full, queries, k, allowed, counts)
 
 
 def check_exact(index: asx.Index, rows: F32, queries: F32, k: int, backend: Backend, allowed: Bool | None = None) -> Found:
@@ -102,8 +102,8 @@ def test_bounds_of_huge_tiny_near_and_sorted_vectors(
 def test_bounds_leave_out_most_rows(metric: str, stage: Any) -> None:
     """Where the first dims hold nearly everything, few whole vectors are looked at; where they hold nothing, the answer is right still."""
     rng = np.random.default_rng(0)
-    decay = np.where(np.arange(80) < 64, 1.0, 0.02)
-    rows, queries = (rng.standard_normal((count, 80)).astype(np.float32) for count in (20_000, 33))
+    decay = np.where(np.arange(320) < 64, 1.0, 0.01)
+    rows, queries = (rng.standard_normal((count, 320)).astype(np.float32) for count in (20_000, 33))
     for scale, most in ((decay, 2_000), (decay[::-1], 10**9)):
         scaled = np.ascontiguousarray(rows * scale.astype(np.float32))
         asked = np.ascontiguousarray(queries * scale.astype(np.float32))
@@ -170,7 +170,7 @@ def test_rescoring_gives_the_scores_of_a_scan(metric: str, kind: str, backend: B
     index = filled(rows, metric, kind, asx.Cascade(stages), ids)
     everything = np.random.default_rng(0).permuted(np.tile(np.append(np.arange(300), [-1, 5, 5]), (5, 1)), axis=1)
     for stage in [index._prepare(backend, number) for number in range(len(stages))]:
-        scan = stage.representation.scan(backend, stage.rows, queries, 40, None)
+        scan = backend.level_scan(stage.level(backend, queries, True), 40)
         scan.run(0, stage.rows.visits)
         raw, positions = scan.finish()
         again, places = stage.representation.rescore(backend, stage.rows, queries, everything, 40)

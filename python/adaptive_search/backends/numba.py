@@ -114,7 +114,7 @@ class NumbaBackend:
             bound,
             -1.0 if metric == "l2" else 1.0,
             lambda part, k, allowed: dense.DenseScan(own, queries[part], k, metric, allowed),
-            lambda candidates, k: dense.rescore(own, queries, candidates, k, metric)[:2],
+            lambda part, candidates, k: dense.rescore(own, queries[part], candidates, k, metric)[:2],
         )
 
     def prefix_level(
@@ -133,7 +133,7 @@ class NumbaBackend:
             bound,
             1.0 if metric == "ip" else -1.0,
             lambda part, k, allowed: integer.IntegerScan(own, codes[part], factors[part], offsets[part], k, metric, allowed),
-            lambda candidates, k: integer.rescore(own, codes, factors, offsets, candidates, k, metric),
+            lambda part, candidates, k: integer.rescore(own, codes[part], factors[part], offsets[part], candidates, k, metric),
         )
 
     def hamming_level(self, rows: Rows, codes: U8, bound: Bound, scan: bool = False) -> cascade.NumbaLevel:
@@ -144,7 +144,7 @@ class NumbaBackend:
             bound,
             -1.0,
             lambda part, k, allowed: hamming.HammingScan(own, codes[part], k, allowed),
-            lambda candidates, k: hamming.rescore(own, codes, candidates, k),
+            lambda part, candidates, k: hamming.rescore(own, codes[part], candidates, k),
         )
 
     def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False) -> cascade.NumbaLevel:
@@ -155,8 +155,12 @@ class NumbaBackend:
             bound,
             1.0 if largest else -1.0,
             lambda part, k, allowed: pq.CodeScan(own, tables[part], k, largest, allowed),
-            lambda candidates, k: pq.rescore(own, tables, candidates, k, largest),
+            lambda part, candidates, k: pq.rescore(own, tables[part], candidates, k, largest),
         )
+
+    def level_scan(self, level: Level, k: int, allowed: Bool | None = None) -> Scan:
+        own = _own_level(level)
+        return own.scan(slice(0, own.queries), k, allowed)
 
     def cascade_scan(
         self,
@@ -173,6 +177,7 @@ class NumbaBackend:
         return cascade.CascadeScan(own, last, k, allowed, floors)
 
     def cascade_rescore(
-        self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False
+        self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0
     ) -> tuple[F32, I64, F64, I64]:
-        return cascade.rescore([_own_level(level) for level in levels], _own_level(judge), candidates, raw, k, hard)
+        own, last = ([_own_level(level).part(first, len(candidates)) for level in some] for some in (levels, [judge]))
+        return cascade.rescore(own, last[0], candidates, raw, k, hard)

@@ -212,6 +212,9 @@ class Backend(Protocol):
 
     def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False) -> Level: ...
 
+    def level_scan(self, level: Level, k: int, allowed: Bool | None = None) -> Scan:
+        """A top-k by the keys of one level, in its raw scores: what `Bound` says of them is left out."""
+
     def cascade_scan(
         self, levels: Sequence[Level], judge: Level, k: int, allowed: Bool | None = None, floors: F64 | None = None, hard: bool = False
     ) -> Scan:
@@ -219,7 +222,9 @@ class Backend(Protocol):
         that levels may be left out where they do not help; all of them can scan then, else the first one."""
 
     def cascade_rescore(
-        self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False
+        self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0
     ) -> tuple[F32, I64, F64, I64]:
-        """Candidate lists (Q, C) through the levels: -1 is none. ``raw``: the scores that the first level's scan gave them, each row once.
+        """Candidate lists (Q, C) of the levels' queries first, first + 1, ... through the levels: -1 is none.
+
+        ``raw``: the scores that the first level's scan gave them, each row once.
         Scores and row numbers (Q, k); the k-th best value (Q,), minus infinity if there are fewer; rows scored (stages, Q)."""

@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from ..backends.protocol import Backend, Bound, Level, Rows, Scan
+from ..backends.protocol import Backend, Bound, Level, Rows
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..rows import RowStore
-from ..types import F32, F64, I64, Array, Bool, Metric
+from ..types import F32, F64, I64, Array, Metric
 from ..validation import as_int
 
 
@@ -97,10 +97,6 @@ class Representation(ABC):
     @abstractmethod
     def rows(self, backend: Backend, store: RowStore) -> Rows:
         """All rows, prepared for a backend. Valid until ``store.layout`` changes."""
-
-    @abstractmethod
-    def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
-        """A top-k over all rows; queries (Q, D) float32."""
 
     @abstractmethod
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:

@@ -8,12 +8,12 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ..backends.protocol import Backend, Bound, Level, Rows, Scan
+from ..backends.protocol import Backend, Bound, Level, Rows
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import BinaryQuantizer
 from ..rows import RowStore
-from ..types import F32, I64, Array, Bool, Metric
+from ..types import F32, I64, Array, Metric
 from .base import Representation, Stage, query_norms
 
 
@@ -68,9 +68,6 @@ class BinaryRows(Representation):
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
         return backend.bit_rows(store.used(self.columns[0].name), self._quantizer.bits, store.ids)
-
-    def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
-        return backend.hamming_scan(rows, self._quantizer.query_codes(queries), k, allowed)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         return backend.hamming_rescore(rows, self._quantizer.query_codes(queries), candidates, k)

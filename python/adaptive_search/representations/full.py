@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..backends.protocol import Backend, Bound, DenseChunk, Level, Rows, Scan
+from ..backends.protocol import Backend, Bound, DenseChunk, Level, Rows
 from ..layout import Slabs
 from ..rows import RowStore
-from ..types import F32, I64, Bool, Metric
+from ..types import F32, I64, Metric
 from .base import Representation, Stage
 
 
@@ -40,9 +40,6 @@ class FullRows(Representation):
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
         return backend.dense_rows(self._slabs.kind, dense_chunks(self._slabs, store, self._slabs.dim, "norm"), store.ids)
-
-    def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
-        return backend.dense_scan(rows, queries, k, self._metric, allowed)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         scores, positions, _ = backend.dense_rescore(rows, queries, candidates, k, self._metric)

@@ -9,13 +9,13 @@ from typing import ClassVar, Literal, Self
 import numpy as np
 
 from ..backends import current
-from ..backends.protocol import Backend, Bound, DenseChunk, IntegerMetric, Level, Rows, Scan
+from ..backends.protocol import Backend, Bound, DenseChunk, IntegerMetric, Level, Rows
 from ..layout import Column, Slabs
 from ..quantizers import Int8Quantizer
 from ..quantizers.int8 import IntegerQueries
 from ..rotations import principal_directions, rotated
 from ..rows import RowStore
-from ..types import F32, I64, Array, Bool, Metric
+from ..types import F32, I64, Array, Metric
 from .base import Representation, Stage, prefix_queries, query_norms, rounding, unit_queries
 from .prefix import LARGEST_NORM
 
@@ -106,9 +106,6 @@ class Int8Rows(Representation):
         codes, *norms = (store.used(column.name) for column in self.columns)
         chunks = [DenseChunk((own,), norms[0][number] if norms else None) for number, own in enumerate(codes)]
         return backend.dense_rows("int8", chunks, store.ids)
-
-    def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
-        return backend.integer_scan(rows, *self._prepare(backend, queries), k, self._scored, allowed)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         return backend.integer_rescore(rows, *self._prepare(backend, queries), candidates, k, self._scored)

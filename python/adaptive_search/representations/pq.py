@@ -8,11 +8,11 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ..backends.protocol import Backend, Bound, Level, Rows, Scan
+from ..backends.protocol import Backend, Bound, Level, Rows
 from ..layout import Column, Slabs
 from ..quantizers import ProductQuantizer
 from ..rows import RowStore
-from ..types import F32, I64, Array, Bool, Metric
+from ..types import F32, I64, Array, Metric
 from .base import Representation, Stage, prefix_queries
 
 
@@ -76,9 +76,6 @@ class PQRows(Representation):
         packed = store.used(self.columns[0].name)
         chunks = [(own, chunk.rows) for own, chunk in zip(packed, store.chunks, strict=True)]
         return backend.pq_rows(chunks, self._quantizer.subspaces, self._quantizer.bits, store.ids)
-
-    def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
-        return backend.pq_scan(rows, self._tables(backend, queries), k, self.largest, allowed)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         return backend.pq_rescore(rows, self._tables(backend, queries), candidates, k, self.largest)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backends.protocol import Backend, Bound, Level, Rows, Scan
+from ..backends.protocol import Backend, Bound, Level, Rows
 from ..layout import Slabs
 from ..margins import Units
 from ..rows import RowStore
-from ..types import F32, I64, Bool, Metric
+from ..types import F32, I64, Metric
 from .base import Representation, Stage, query_norms, rounding, unit_queries
 from .full import dense_chunks
 
@@ -100,9 +100,6 @@ class PrefixRows(Representation):
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
         return backend.dense_rows(self._slabs.kind, dense_chunks(self._slabs, store, self._dims, self._norm), store.ids)
-
-    def scan(self, backend: Backend, rows: Rows, queries: F32, k: int, allowed: Bool | None) -> Scan:
-        return backend.dense_scan(rows, self._cut(queries), k, self._metric, allowed)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         scores, positions, _ = backend.dense_rescore(rows, self._cut(queries), candidates, k, self._metric)

@@ -8,7 +8,7 @@ that of the last stage alone, which is what is asked here.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -26,7 +26,8 @@ QUERIES = 64
 class NumbaLevel:
     """See ``protocol.Level``.
 
-    ``scan(part, k, allowed)`` scans for some queries, ``rescore(candidates, k)`` scores lists for all; ``sign`` makes raw scores keys.
+    ``scan(part, k, allowed)`` scans for some queries, ``rescore(part, candidates, k)`` scores their lists; ``sign`` makes raw scores keys.
+    It speaks for ``queries`` of them, from ``first`` on.
     """
 
     rows: NumbaRows
@@ -34,7 +35,14 @@ class NumbaLevel:
     bound: Bound
     sign: float
     scan: Callable[[slice, int, Bool | None], NumbaScan]
-    rescore: Callable[[I64, int], tuple[F32, I64]]
+    rescore: Callable[[slice, I64, int], tuple[F32, I64]]
+    first: int = 0
+
+    def part(self, first: int, queries: int) -> NumbaLevel:
+        """The level for some of its queries."""
+        own, margin = slice(first, first + queries), self.bound.margin
+        bound = Bound(self.bound.offset[own], self.bound.factor[own], None if margin is None else margin[own])
+        return replace(self, bound=bound, queries=queries, first=self.first + first)
 
     def upper(self, keys: F64) -> F64:
         """Of keys (Q, C)."""
@@ -43,7 +51,8 @@ class NumbaLevel:
 
     def keys(self, lists: I64) -> F64:
         """Keys of lists that rise, -1 first, each row once."""
-        raw, rows = self.rescore(np.ascontiguousarray(lists), lists.shape[1])
+        own = slice(self.first, self.first + self.queries)
+        raw, rows = self.rescore(own, np.ascontiguousarray(lists), lists.shape[1])
         order = np.argsort(rows, axis=1, kind="stable")
         keys: F64 = self.sign * np.take_along_axis(raw, order, axis=1).astype(np.float64)
         return keys
