@@ -33,6 +33,9 @@ from .vectors import write_vectors
 LEAST_ROWS = 4_096
 """Fewer are searched exactly in less time than a cascade takes to be set up."""
 
+MOST_WAYS = 64
+"""Margins that searches have asked for lately, at most, for which what they need is kept."""
+
 NO_PLAN = "recall: without a plan, which tune() learns, only 1.0 (exact) can be asked for, got {}"
 
 
@@ -90,6 +93,8 @@ class Index:
         # By backend and stage: the layout of the store that it was prepared for, and the stage.
         self._prepared: dict[tuple[str, int], tuple[int, PreparedStage]] = {}
         self._bounds: dict[str, tuple[int, list[Bounded | None]]] = {}
+        # By backend and margin: what must not have changed, and how searches go.
+        self._ways: dict[tuple[str, float], tuple[tuple[object, ...], searching.Way]] = {}
         self._asked: tuple[float, int] | None = None
         self._tuned: Calibration | None = None
         self._chosen = cascade is None  # whether the cascade is up to tune()
@@ -736,15 +741,26 @@ class Index:
         return 0.0
 
     def _way(self, backend: Backend, margins: float) -> searching.Way:
-        """How a search goes over the rows as they are now."""
+        """How a search goes over the rows as they are now. What the last one of a kind was told is kept until anything changes."""
+        bounded = math.isinf(margins) and self.fitted and len(self) >= LEAST_ROWS
+        known = (self._store.layout, self._tuned, self._parts, bounded)
+        kept = self._ways.get((backend.name, margins))
+        # By identity, which a layout's number keeps while nobody gives it a new one.
+        if kept is None or any(mine is not its for mine, its in zip(known, kept[0], strict=True)):
+            if len(self._ways) >= MOST_WAYS:
+                self._ways.clear()
+            kept = self._ways[backend.name, margins] = (known, self._made_way(backend, margins, bounded))
+        return kept[1]
+
+    def _made_way(self, backend: Backend, margins: float, bounded: bool) -> searching.Way:
         full = self._prepare_full(backend)
         if math.isinf(margins):
-            bounds = self._prepare_bounds(backend) if self.fitted and len(self) >= LEAST_ROWS else []
+            bounds = self._prepare_bounds(backend) if bounded else []
             if not bounds:
                 return searching.Way(backend, (full,), (), ("Full()",), (full.representation.bytes_per_row,))
             sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
-            bounded = zip(self._stages, self._all_bounds(backend), strict=True)
-            names = (*(f"{stage!r}, bound" for stage, bound in bounded if bound is not None), "Full()")
+            pairs = zip(self._stages, self._all_bounds(backend), strict=True)
+            names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
             return searching.Way(backend, (full,), tuple(bounds), names, sizes)
         stages = [self._prepare(backend, number) for number in range(len(self._stages))]
         if self._tuned is not None:

@@ -13,12 +13,15 @@ from ..backends import current
 from ..backends.protocol import IntegerMetric
 from ..flat import IntegerFamily
 from ..functional import squeezed
-from ..types import F32, I8, MAX_DIM, Array, Bool, Metric, Neighbors
+from ..types import F32, I8, MAX_DIM, Array, Metric, Neighbors
 from ..validation import as_k, as_mask, as_threads
 from .base import Quantizer, taken
 
 QUERY_LIMIT = 63
 """Largest query code: 7 bits, so that sums of pairs of products fit into 16 bits on every machine."""
+
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 class IntegerQueries(NamedTuple):
@@ -135,23 +138,21 @@ class Int8Quantizer(Quantizer):
 
         ip and cosine: score = factor * (codes . row). l2: score = (offset + norms2[row]) + factor * (codes . row).
         """
-        folded = queries.astype(np.float64) * self.scales
-        largest = np.abs(folded).max(axis=1, keepdims=True)
-        steps = largest / QUERY_LIMIT
-        codes = np.rint(np.divide(folded, steps, out=np.zeros_like(folded), where=steps > 0))
-        codes = np.clip(codes, -QUERY_LIMIT, QUERY_LIMIT).astype(np.int8)
-        with np.errstate(over="ignore"):
-            factors = steps[:, 0].astype(np.float32)
-        offsets = np.zeros(len(queries), np.float32)
+        folded = np.multiply(queries, self.scales, dtype=np.float64)
+        steps = np.maximum(folded.max(axis=1), -folded.min(axis=1)) / QUERY_LIMIT
+        # A query of zeros has codes of zeros whatever its step; products of float32 are never so small that its step would round to 0.
+        folded /= np.where(steps > 0, steps, 1.0)[:, None]
+        codes = np.rint(folded, out=folded).astype(np.int8)
+        factors, offsets = steps, np.zeros(len(queries), np.float32)
         if self.metric == "l2":
+            factors = -2.0 * steps
             current().dense_norms("float32", [queries], offsets)
             with np.errstate(over="ignore"):
                 offsets *= offsets
-            factors *= np.float32(-2)
-        finite: Bool = np.isfinite(factors) & np.isfinite(offsets)
-        if not finite.all():
-            raise ValueError(f"queries: scores of row {int((~finite).argmax())} are too large for float32")
-        return IntegerQueries(codes, factors, offsets)
+        worst = np.maximum(np.abs(factors), offsets)
+        if not (worst <= FLOAT32_MAX).all():
+            raise ValueError(f"queries: scores of row {int((~(worst <= FLOAT32_MAX)).argmax())} are too large for float32")
+        return IntegerQueries(codes, factors.astype(np.float32), offsets)
 
     def top_k(self, queries: Any, codes: Any, k: int, *, mask: Any = None, threads: int | None = None) -> Neighbors:
         """The k rows with the best estimated score for every query, ties by row number.

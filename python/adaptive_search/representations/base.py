@@ -145,7 +145,9 @@ def query_norms(backend: Backend, queries: F32) -> F64:
 
 def query_units(backend: Backend, queries: F32, metric: Metric) -> F64:
     """What scores of a query are proportional to: its norm for ip, else 1."""
-    norms = query_norms(backend, queries) if metric == "ip" else np.ones(len(queries))
+    if metric != "ip":
+        return np.ones(len(queries))
+    norms = query_norms(backend, queries)
     return np.where(norms > 0, norms, 1.0)
 
 
