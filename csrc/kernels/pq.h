@@ -4,7 +4,8 @@
 // tree of three levels, rounding up, and only the averages are added in 16 bits: widening is what used to cost most. 8 times an average exceeds
 // the sum of its 8 entries by 0 to 12; half of that is taken off the base and the other half joins the rounding errors, largest per subspace and
 // summed, in the slack: a proven bound, because every row uses exactly one entry of each subspace. Sums fit 16 bits: an entry is at most
-// min(255, 65535 / trees). Sums: `low` adds whole 16-bit elements (even byte + 256 * odd byte), `high` the odd bytes; the even sums are
+// min(255, 65535 / trees). Tables of whole numbers that span no more than 63 in any subspace need none of that: 4 entries add up in a byte, sums
+// are exact, and keys are read off them. Sums: `low` adds whole 16-bit elements (even byte + 256 * odd byte), `high` the odd bytes; the even sums are
 // low - (high << 8), exact modulo 2^16. A row that passes gets its canonical key at once, so that what leaves this file is exact.
 //
 // Codes come in blocks of 64 rows, subspace by subspace. 8 bits: with VBMI a 256-entry table is four registers, looked up by two permutes and a
@@ -21,6 +22,8 @@ namespace {
 constexpr int pq_queries = 4; // most in one call
 constexpr int pq_tree = 8; // entries averaged in bytes
 constexpr int pq_tree_excess = 12; // most that 8 * the average exceeds the sum of 8 entries by: 4 + 2 * 2 + 4 halves rounded up
+constexpr int pq_exact_tree = 4; // entries of exact tables added in bytes
+constexpr float pq_exact_range = 63.0f;
 constexpr int registers_per_block = kPqBlock / Simd::bytes;
 
 struct PqHeader {
@@ -30,7 +33,8 @@ struct PqHeader {
     float slack[pq_queries];
     int64_t count;
     float sign;
-    uint8_t padding[4];
+    bool exact; // all tables are
+    uint8_t padding[3];
 };
 static_assert(sizeof(PqHeader) % 64 == 0, "packed tables stay aligned");
 
@@ -80,18 +84,38 @@ ASX_INLINE float round_entries(const float* table, Simd::F sign, float low, floa
     return largest_lane(worst);
 }
 
+// Whether a table holds whole numbers whose sums bytes and 16-bit numbers can take.
+template <int bits> bool is_exact(const float* table, int64_t subspaces) {
+    constexpr int64_t entries = 1 << bits;
+    const auto one = Simd::set(1.0f);
+    if (subspaces > 65535 / static_cast<int64_t>(pq_exact_range)) return false;
+    uint8_t rounded[entries];
+    for (int64_t m = 0; m < subspaces; ++m) {
+        const Range range = entry_range<entries>(table + m * entries, one);
+        if (!(range.high - range.low <= pq_exact_range) || !(range.low >= -1e4f && range.high <= 1e4f)) return false;
+        if (round_entries<entries>(table + m * entries, one, range.low, 1.0f, 1.0f, pq_exact_range, rounded) != 0.0f) return false;
+        if (static_cast<float>(static_cast<int32_t>(range.low)) != range.low) return false;
+    }
+    return true;
+}
+
 template <int bits> void pq_pack(const Queries* queries, void* packed) {
     constexpr int64_t entries = 1 << bits;
     const int64_t subspaces = queries->widths[0];
     auto* header = static_cast<PqHeader*>(packed);
     auto* to = reinterpret_cast<uint8_t*>(header + 1);
+    const auto table_of = [&](int32_t q) {
+        return reinterpret_cast<const float*>(static_cast<const uint8_t*>(queries->data) + q * queries->stride);
+    };
     header->count = queries->count;
     header->sign = queries->largest ? 1.0f : -1.0f;
+    header->exact = true;
+    for (int32_t q = 0; q < queries->count && header->exact; ++q) header->exact = is_exact<bits>(table_of(q), subspaces);
     const int64_t trees = (subspaces + pq_tree - 1) / pq_tree, room = 65535 / (trees > 0 ? trees : 1);
-    const auto most = static_cast<float>(room < 255 ? room : 255);
+    const auto most = header->exact ? pq_exact_range : static_cast<float>(room < 255 ? room : 255);
     const auto sign = Simd::set(header->sign);
     for (int32_t q = 0; q < queries->count; ++q, to += packed_table_bytes<bits>(subspaces)) {
-        const auto* table = reinterpret_cast<const float*>(static_cast<const uint8_t*>(queries->data) + q * queries->stride);
+        const float* table = table_of(q);
         float widest = 0.0f;
         double base = 0.0, magnitude = 0.0, error = 0.0;
         for (int64_t m = 0; m < subspaces; ++m) {
@@ -102,15 +126,19 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
         }
         // Ranges that float32 cannot divide round to nothing, and the error says so.
         const bool usable = 1e-30f < widest && widest < 1e38f;
-        const float step = usable ? widest / most : 1.0f, inverse = usable ? 1.0f / step : 0.0f;
+        const float step = usable && !header->exact ? widest / most : 1.0f, inverse = usable ? 1.0f / step : 0.0f;
         for (int64_t m = 0; m < subspaces; ++m) {
             const float low = entry_range<entries>(table + m * entries, sign).low;
             error += static_cast<double>(round_entries<entries>(table + m * entries, sign, low, step, inverse, most, to + m * entries));
         }
         for (int64_t i = subspaces * entries; i < packed_table_bytes<bits>(subspaces); ++i) to[i] = 0;
+        header->tables[q] = table;
+        header->base[q] = base;
+        header->step[q] = 1.0;
+        header->slack[q] = 0.0f;
+        if (header->exact) continue;
         const double half_excess = 0.5 * pq_tree_excess * static_cast<double>(trees) * static_cast<double>(step);
         error += half_excess;
-        header->tables[q] = table;
         header->base[q] = base - half_excess;
         header->step[q] = pq_tree * static_cast<double>(step);
         // The canonical float32 sum adds a unit of 2^-24 of the magnitude per subspace, float32 arithmetic here at most 12 in all.
@@ -138,20 +166,24 @@ template <int bits> __attribute__((noinline)) float pq_key(const PqHeader* heade
 }
 
 // Survivors among the rows of one register: 16-bit sums of its even and odd rows.
-template <int bits>
+template <int bits, bool exact>
 ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64_t row, const uint8_t* codes, float threshold,
                         int64_t least, Simd::Bytes low, Simd::Bytes high, Survivors* survivors) {
     using S = Simd;
     if (least > 65535) return;
     const auto limit = S::set_halves(static_cast<uint16_t>(least));
-    const uint64_t even = S::halves_not_below(S::sub_halves(low, S::halves_up(high)), limit), odd = S::halves_not_below(high, limit);
+    const auto even_sums = S::sub_halves(low, S::halves_up(high));
+    const uint64_t even = S::halves_not_below(even_sums, limit), odd = S::halves_not_below(high, limit);
     if (__builtin_expect((even | odd) == 0, 1)) return;
     const uint64_t masks[2] = {even, odd};
+    uint16_t sums[2][S::bytes / 2];
+    if (exact) S::store_bytes(sums[0], even_sums), S::store_bytes(sums[1], high);
     for (int parity = 0; parity < 2; ++parity)
         for_bits(masks[parity], [&](int i) {
             const int64_t lane = 2 * i + parity, r = row + lane;
             if (r >= block->rows || (block->allowed && !block->allowed[r])) return;
-            const float key = pq_key<bits>(header, q, codes + lane, block->pieces[0].width);
+            float key = exact ? static_cast<float>(header->base[q] + static_cast<double>(sums[parity][i])) : 0.0f;
+            if (key == 0.0f) key = pq_key<bits>(header, q, codes + lane, block->pieces[0].width); // which knows the sign of 0
             if (!(key < threshold)) append(block, survivors, r, q, key);
         });
 }
@@ -175,8 +207,14 @@ template <int Q, int B> struct PqInput {
     const uint8_t* next; // what to fetch meanwhile, in the order of memory
 };
 
+// Entries of two subspaces, or of two groups of them.
+template <bool exact> ASX_INLINE Simd::Bytes pq_merge(Simd::Bytes a, Simd::Bytes b) {
+    return exact ? Simd::add_bytes(a, b) : Simd::average_bytes(a, b);
+}
+
 // The codes of one row of bytes (one subspace of 8 bits, two of 4) looked up for Q queries and B registers.
-template <int bits, bool fetch, int Q, int B> ASX_INLINE void pq_look_up(const PqInput<Q, B>& in, int64_t i, PqRegisters<Q, B>& out) {
+template <int bits, bool exact, bool fetch, int Q, int B> ASX_INLINE void pq_look_up(const PqInput<Q, B>& in, int64_t i,
+                                                                                     PqRegisters<Q, B>& out) {
     using S = Simd;
     S::Bytes codes[B];
 #pragma GCC unroll 8
@@ -199,29 +237,29 @@ template <int bits, bool fetch, int Q, int B> ASX_INLINE void pq_look_up(const P
         for (int q = 0; q < Q; ++q) {
             const auto first = S::load_table16(in.tables[q] + 32 * i), second = S::load_table16(in.tables[q] + 32 * i + 16);
 #pragma GCC unroll 8
-            for (int b = 0; b < B; ++b) out.v[q][b] = S::average_bytes(S::look_up16(first, even[b]), S::look_up16(second, odd[b]));
+            for (int b = 0; b < B; ++b) out.v[q][b] = pq_merge<exact>(S::look_up16(first, even[b]), S::look_up16(second, odd[b]));
         }
     }
 }
 
-// Averages of `n` rows of bytes from row i on; with `partial` only `left` of them are there, the others count as zero.
-template <int bits, bool fetch, int n, bool partial, int Q, int B>
-ASX_INLINE void pq_average(const PqInput<Q, B>& in, int64_t i, int64_t left, PqRegisters<Q, B>& out) {
+// Averages, or exact sums, of `n` rows of bytes from row i on; with `partial` only `left` of them are there, the others count as zero.
+template <int bits, bool exact, bool fetch, int n, bool partial, int Q, int B>
+ASX_INLINE void pq_tree_of(const PqInput<Q, B>& in, int64_t i, int64_t left, PqRegisters<Q, B>& out) {
     if (partial && left <= 0) {
 #pragma GCC unroll 4
         for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
             for (int b = 0; b < B; ++b) out.v[q][b] = Simd::set_halves(0);
     } else if constexpr (n == 1) {
-        pq_look_up<bits, fetch>(in, i, out);
+        pq_look_up<bits, exact, fetch>(in, i, out);
     } else {
         PqRegisters<Q, B> other;
-        pq_average<bits, fetch, n / 2, partial>(in, i, left, out);
-        pq_average<bits, fetch, n / 2, partial>(in, i + n / 2, left - n / 2, other);
+        pq_tree_of<bits, exact, fetch, n / 2, partial>(in, i, left, out);
+        pq_tree_of<bits, exact, fetch, n / 2, partial>(in, i + n / 2, left - n / 2, other);
 #pragma GCC unroll 4
         for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
-            for (int b = 0; b < B; ++b) out.v[q][b] = Simd::average_bytes(out.v[q][b], other.v[q][b]);
+            for (int b = 0; b < B; ++b) out.v[q][b] = pq_merge<exact>(out.v[q][b], other.v[q][b]);
     }
 }
 
@@ -237,9 +275,9 @@ template <int Q, int B> ASX_INLINE void pq_widen(const PqRegisters<Q, B>& sum, P
 }
 
 // Sums for B registers of rows; byte_rows: subspaces of 8 bits, pairs of 4 bits.
-template <int bits, bool fetch, int Q, int B>
+template <int bits, bool exact, bool fetch, int Q, int B>
 ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<Q, B>& low_out, PqRegisters<Q, B>& high_out) {
-    constexpr int n = pq_tree * bits / 8;
+    constexpr int n = (exact ? pq_exact_tree : pq_tree) * bits / 8;
     PqRegisters<Q, B> low, high, sum;
 #pragma GCC unroll 4
     for (int q = 0; q < Q; ++q)
@@ -247,11 +285,11 @@ ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<
         for (int b = 0; b < B; ++b) low.v[q][b] = high.v[q][b] = Simd::set_halves(0);
     int64_t i = 0;
     for (; i + n <= byte_rows; i += n) {
-        pq_average<bits, fetch, n, false>(in, i, n, sum);
+        pq_tree_of<bits, exact, fetch, n, false>(in, i, n, sum);
         pq_widen(sum, low, high);
     }
     if (i < byte_rows) {
-        pq_average<bits, fetch, n, true>(in, i, byte_rows - i, sum);
+        pq_tree_of<bits, exact, fetch, n, true>(in, i, byte_rows - i, sum);
         pq_widen(sum, low, high);
     }
 #pragma GCC unroll 4
@@ -260,7 +298,7 @@ ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<
         for (int b = 0; b < B; ++b) low_out.v[q][b] = low.v[q][b], high_out.v[q][b] = high.v[q][b];
 }
 
-template <int bits, int Q, int B, bool fetch>
+template <int bits, bool exact, int Q, int B, bool fetch>
 ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
     constexpr int registers = B > registers_per_block ? B : registers_per_block;
     constexpr int64_t rows_per_step = registers * Simd::bytes; // whole blocks, so that a scan can stop between them
@@ -280,21 +318,27 @@ ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const fl
             PqRegisters<Q, B> low, high;
             pq_registers<B>(block, first, byte_rows * kPqBlock, in.at);
             in.next = in.at[0] + block->ahead;
-            pq_sums<bits, fetch>(in, byte_rows, low, high);
+            pq_sums<bits, exact, fetch>(in, byte_rows, low, high);
             for (int q = 0; q < Q; ++q)
                 for (int b = 0; b < B; ++b)
-                    pq_emit<bits>(block, header, q, (first + b) * Simd::bytes, in.at[b], thresholds[q], least[q], low.v[q][b], high.v[q][b],
-                                  survivors);
+                    pq_emit<bits, exact>(block, header, q, (first + b) * Simd::bytes, in.at[b], thresholds[q], least[q], low.v[q][b],
+                                         high.v[q][b], survivors);
         }
     }
     return block->rows;
 }
 
-template <int bits, int Q> int64_t pq_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
+template <int bits, bool exact, int Q>
+ASX_INLINE int64_t pq_scan_as(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
     constexpr int streamed = bits == 8 ? Simd::pq8_streamed : 2, cached = bits == 8 ? Simd::pq8_cached : Q == 1 ? 4 : 2;
     if constexpr (Q == 1 && streamed > 0)
-        if (block->ahead) return pq_scan_with<bits, Q, streamed, true>(block, packed, thresholds, survivors);
-    return pq_scan_with<bits, Q, cached, false>(block, packed, thresholds, survivors);
+        if (block->ahead) return pq_scan_with<bits, exact, Q, streamed, true>(block, packed, thresholds, survivors);
+    return pq_scan_with<bits, exact, Q, cached, false>(block, packed, thresholds, survivors);
+}
+
+template <int bits, int Q> int64_t pq_scan(const Block* block, const void* packed, const float* thresholds, Survivors* survivors) {
+    return static_cast<const PqHeader*>(packed)->exact ? pq_scan_as<bits, true, Q>(block, packed, thresholds, survivors)
+                                                       : pq_scan_as<bits, false, Q>(block, packed, thresholds, survivors);
 }
 
 // --- float tables and assignment: codewords in lanes, dims in rising order, multiply then add ---------------------------------

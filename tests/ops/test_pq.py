@@ -69,7 +69,8 @@ def check_scans(backend: Backend, tables: Array, codes: Array, bits: int, k: int
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("subspaces", SUBSPACES)
 def test_subspaces(backend: Backend, subspaces: int, bits: int) -> None:
-    check_scans(backend, make_tables(21, subspaces, bits), make(230, subspaces, bits), bits, 7, (1, 6, 21), sizes=(128, 64))
+    for tables in (make_tables(21, subspaces, bits), whole(make_tables(21, subspaces, bits), 0, 63)):
+        check_scans(backend, tables, make(230, subspaces, bits), bits, 7, (1, 6, 21), sizes=(128, 64))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -77,6 +78,8 @@ def test_subspaces(backend: Backend, subspaces: int, bits: int) -> None:
 def test_many_subspaces_do_not_overflow(backend: Backend, subspaces: int, bits: int) -> None:
     """Every entry near its table's maximum: sums of rounded entries are as large as they can be, and differences small."""
     codes = make(500, subspaces, bits)
+    check_scans(backend, whole(make_tables(5, subspaces, bits), 0, 63), codes, bits, 20, (1, 5))
+    check_scans(backend, np.full((5, subspaces, 2**bits), 63, np.float32), codes, bits, 20, (1, 5))
     tables = make_tables(5, subspaces, bits)
     tables[1] = 1000 + tables[1]
     tables[2] = np.where(np.arange(2**bits) == 0, np.float32(-1000), 1000 + tables[2] / 100)
@@ -112,7 +115,21 @@ TABLES = {
     "overflowing": lambda t: (np.sign(t) * 3e38).astype(np.float32),
     "nearly equal": lambda t: np.nextafter(np.float32(1), np.sign(t)).astype(np.float32),
     "steps of one subspace": lambda t: np.sort(t, axis=2),
+    # Whole numbers of a small range are summed exactly.
+    "whole": lambda t: whole(t, 0, 63),
+    "whole, the largest only": lambda t: np.full_like(t, 63),
+    "whole, some negative": lambda t: whole(t, -31, 32),
+    "whole, far from zero": lambda t: whole(t, -5000, -4937) + 10_000 * (np.arange(t.shape[1]) % 2)[None, :, None].astype(np.float32),
+    "whole, but of too wide a range": lambda t: whole(t, 0, 64),
+    "whole, but for one": lambda t: np.where(np.arange(t.size).reshape(t.shape) == t.size // 2, np.float32(1.5), whole(t, 0, 63)),
+    "whole of one query only": lambda t: np.where(np.arange(len(t))[:, None, None] % 3 == 1, whole(t, 0, 63), t),
 }
+
+
+def whole(tables: Array, low: int, high: int) -> Array:
+    """Tables of whole numbers low..high, both of which are there."""
+    steps = np.round((tables - tables.min()) / (tables.max() - tables.min()) * (high - low)) + low
+    return steps.astype(np.float32)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -122,6 +139,15 @@ def test_tables_of_all_shapes(backend: Backend, shape: str, bits: int) -> None:
     codes = make(3000, 9, bits)
     with np.errstate(all="ignore"):
         check_scans(backend, TABLES[shape](make_tables(18, 9, bits)), codes, bits, 25, (1, 18))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_sums_of_negative_zeros(backend: Backend, bits: int) -> None:
+    """Products may be negative zeros, whose sum is one."""
+    codes, tables = make(300, 9, bits), np.copysign(np.float32(0), make_tables(5, 9, bits))
+    tables[1] = -0.0
+    prepared = backend.pq_rows(chunks(codes, bits), 9, bits)
+    check(awkward.run(backend.pq_scan(prepared, tables, 20, True), prepared), tables, codes, 20, True)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
