@@ -73,6 +73,8 @@ def test_bad_lists_of_stages(stages: Any, error: type[Exception], words: str) ->
         (asx.PQ, {"subspaces": 4, "bits": None}, TypeError, "bits"),
         (asx.Int8, {"dims": -3}, ValueError, "dims"),
         (asx.Int8, {"rotation": "itq"}, ValueError, "rotation"),
+        (asx.PQ, {"subspaces": 4, "rotation": "itq"}, ValueError, "rotation"),
+        (asx.PQ, {"subspaces": 4, "dims": 0}, ValueError, "dims"),
         (asx.Int8, {"rotation": "pca", "bounded": True}, ValueError, "rotat"),
         (asx.Prefix, {"dims": 0}, ValueError, "dims"),
         (asx.Prefix, {"dims": None}, TypeError, "dims"),

@@ -126,10 +126,10 @@ def test_keeping_all_rows_is_exact(metric: str, cascade: asx.Cascade) -> None:
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_cascade_is_what_its_stages_are_one_by_one(metric: str) -> None:
     rows, queries = collection(ROWS).astype(np.float32), questions(8)
-    index = filled(rows, metric, cascade=asx.Cascade([asx.Prefix(8, keep=60), asx.Binary(keep=30), asx.PQ(6, bits=4, keep=12), asx.Full()]))
+    index = filled(rows, metric, cascade=asx.Cascade([asx.Prefix(8, keep=60), asx.Binary(keep=30), asx.PQ(6, keep=12), asx.Full()]))
     first = asx.top_k(queries, rows, 60, metric=metric, dims=8).ids
     binary = asx.BinaryQuantizer(metric=metric).fit(rows)
-    product = asx.ProductQuantizer(6, bits=4, metric=metric).fit(rows)
+    product = asx.ProductQuantizer(6, metric=metric).fit(rows)
     for query, candidates, found in zip(queries, first, index.search(queries, 10).ids, strict=True):
         # Ties go to the smaller id, which a search over the candidates alone keeps if they are sorted.
         left = np.sort(candidates)

@@ -39,7 +39,9 @@ CASCADES = [
     [asx.Int8(24), asx.Full()],
     [asx.Prefix(12), asx.Prefix(24), asx.Full()],
     [asx.Binary(), asx.Int8(), asx.Full()],
+    [asx.PQ(12, bits=4, dims=32), asx.Int8(), asx.Full()],
     [asx.PQ(12), asx.Full()],
+    [asx.PQ(12, bits=4, dims=24, rotation="pca"), asx.Full()],
     [asx.Int8(16, rotation="pca"), asx.Int8(), asx.Full()],
 ]
 MIXED = [
@@ -96,7 +98,7 @@ def test_answers_are_those_of_every_backend_batch_and_thread(stages: list[Any], 
     assert_equal(smaller, asx.Neighbors(expected.ids[:, :4], expected.scores[:, :4]))
 
 
-@pytest.mark.parametrize("stages", CASCADES[:3], ids=str)
+@pytest.mark.parametrize("stages", CASCADES[:4], ids=str)
 def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) -> None:
     """The k rows of the best (value, score, id), the value being the least of the score and all upper bounds; from all rows' keys."""
     index = tuned(stages, "cosine", recall=0.8, count=120)
@@ -107,7 +109,7 @@ def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) ->
     for stage in way.stages:
         raw, places = stage.representation.rescore(current(), stage.rows, queries, everything, ROWS)
         keys = np.take_along_axis(raw, np.argsort(places, axis=1), axis=1).astype(np.float64)
-        bound = stage.bound(current(), queries)
+        _, bound = stage.level(current(), queries)
         scores = bound.offset[:, None] + bound.factor[:, None] * (keys if stage.representation.largest else -keys)
         values = np.minimum(values, scores)
     best = np.lexsort((everything, -scores, -values), axis=1)[:, :10]

@@ -189,6 +189,15 @@ void pq_tables(const Target& self, const py::array& queries, const py::array& co
     books.tables(*self.table, q, queries.shape(0), queries.shape(1), squared, to);
 }
 
+void pq_whole(const Target&, py::array tables, py::array base, py::array step) {
+    float* t = writable<float>(tables, 3, "tables");
+    double *b = writable<double>(base, 1, "base"), *s = writable<double>(step, 1, "step");
+    require(base.size() == tables.shape(0) && step.size() == tables.shape(0), "base, step: expected one value per query");
+    require(tables.shape(2) > 0, "tables: expected entries");
+    const py::gil_scoped_release free;
+    make_whole(t, tables.shape(0), tables.shape(1), tables.shape(2), b, s);
+}
+
 void pq_assign(const Target& self, const py::array& vectors, const py::array& codebooks, py::array out) {
     const float* v = contiguous<float>(vectors, 2, "vectors");
     const Codebooks books = codebooks_of(codebooks);
@@ -301,6 +310,7 @@ void register_targets(py::module_& m) {
             },
             arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"))
         .def("pq_tables", &pq_tables, arg("queries"), arg("codebooks"), arg("squared"), arg("out"))
+        .def("pq_whole", &pq_whole, arg("tables"), arg("base"), arg("step"))
         .def("pq_assign", &pq_assign, arg("vectors"), arg("codebooks"), arg("out"))
         .def("pq_pack", &pq_pack, arg("codes"), arg("bits"), arg("out"))
         .def("pq_unpack", &pq_unpack, arg("packed"), arg("bits"), arg("out"));

@@ -126,6 +126,29 @@ void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t s
     }
 }
 
+void make_whole(float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step) {
+    std::vector<float> lows(static_cast<size_t>(subspaces));
+    for (int64_t q = 0; q < count; ++q) {
+        float* table = tables + q * subspaces * entries;
+        float widest = 0.0f;
+        base[q] = 0.0;
+        for (int64_t m = 0; m < subspaces; ++m) {
+            const auto [low, high] = std::minmax_element(table + m * entries, table + (m + 1) * entries);
+            lows[static_cast<size_t>(m)] = *low;
+            base[q] += static_cast<double>(*low);
+            widest = std::max(widest, *high - *low);
+        }
+        const bool usable = 1e-30f < widest && widest < 1e37f;
+        const float size = usable ? widest / 63.0f : 1.0f, inverse = usable ? 1.0f / size : 0.0f;
+        step[q] = static_cast<double>(size);
+        for (int64_t m = 0; m < subspaces; ++m) {
+            const float low = lows[static_cast<size_t>(m)];
+            for (float* entry = table + m * entries; entry < table + (m + 1) * entries; ++entry)
+                *entry = usable ? std::min(static_cast<float>(static_cast<int32_t>((*entry - low) * inverse + 0.5f)), 63.0f) : 0.0f;
+        }
+    }
+}
+
 void pack_codes(const uint8_t* codes, int64_t stride, int64_t rows, int64_t code_bytes, uint8_t* out) {
     for (int64_t first = 0; first < rows; first += kPqBlock, out += code_bytes * kPqBlock) {
         const int64_t count = std::min<int64_t>(kPqBlock, rows - first);

@@ -37,6 +37,9 @@ private:
     const float* codebooks_;
 };
 
+// Rounds tables (count, subspaces, entries) in place to whole numbers 0..63: see backends/protocol.py.
+void make_whole(float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step);
+
 // Row-major codes (rows, code bytes) to blocks of 64 rows and back; code bytes: subspaces, or half of them rounded up for 4 bits.
 void pack_codes(const uint8_t* codes, int64_t stride, int64_t rows, int64_t code_bytes, uint8_t* out);
 void unpack_codes(const uint8_t* packed, int64_t rows, int64_t code_bytes, uint8_t* out);

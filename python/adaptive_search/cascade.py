@@ -11,9 +11,9 @@ import numpy as np
 from .arrays import ranges
 from .backends.protocol import Backend, Bound, Level, Rows
 from .execution import MAX_GROUP, Progress, get_threads, run_ranges, run_rows
-from .margins import ErrorModel, exact_bound, reached
+from .margins import ErrorModel, Units, reached
 from .representations import Bounded, Full, Representation, Stage
-from .types import F32, F64, I64, Bool, Metric
+from .types import F32, F64, I64, Bool
 
 SEEDS = 32
 """Rows that the first bound finds for an exact search to begin with: their scores are its first thresholds."""
@@ -129,7 +129,6 @@ class PreparedStage:
     representation: Representation
     rows: Rows
     shortlist: int | None
-    metric: Metric
     model: ErrorModel | None = None
     margins: float = 0.0
     expected: int = 64
@@ -138,14 +137,12 @@ class PreparedStage:
     def adaptive(self) -> bool:
         return self.model is not None
 
-    def bound(self, backend: Backend, queries: F32) -> Bound:
+    def bounding(self, units: Units) -> Bound:
         """What its keys say of scores."""
-        if self.model is None:
-            return exact_bound(len(queries))
-        return self.model.bound(self.representation.units(backend, queries, self.metric), self.margins)
+        return units.estimated() if self.model is None else self.model.bound(units, self.margins)
 
-    def level(self, backend: Backend, queries: F32, scan: bool = False) -> Level:
-        return self.representation.level(backend, self.rows, queries, self.bound(backend, queries), scan)
+    def level(self, backend: Backend, queries: F32, scan: bool = False) -> tuple[Level, Bound]:
+        return self.representation.level(backend, self.rows, queries, self.bounding, scan)
 
 
 class Found(NamedTuple):
@@ -218,10 +215,10 @@ class _Run:
         """The segment's stages; ``scan``: the first one is to scan all rows; ``judge``: the last one too."""
         levels, bounds = [], []
         for number in range(segment.first, segment.last + 1):
-            stage = self.stages[number]
             scans = (scan and number == segment.first) or (judge and number == segment.last)
-            bounds.append(stage.bound(self.backend, queries))
-            levels.append(stage.representation.level(self.backend, stage.rows, queries, bounds[-1], scans))
+            level, bound = self.stages[number].level(self.backend, queries, scans)
+            levels.append(level)
+            bounds.append(bound)
         return _Prepared(levels[:-1], levels[-1], bounds[0])
 
     def top(self, level: Level, width: int, visits: int, progress: Progress | None = None) -> tuple[F32, I64]:
@@ -258,7 +255,7 @@ class _Run:
             judge = made.judge
         else:
             last = self.stages[segment.last]
-            judge = last.level(self.backend, self.queries, True)
+            judge, _ = last.level(self.backend, self.queries, True)
         rows = self.stages[segment.last].rows
         scan = self.backend.cascade_scan(made.levels, judge, segment.width, allowed, least)
         run_rows(scan, rows.visits, len(more), threads=self.threads)
@@ -370,7 +367,7 @@ def run_exact(
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
         own, part = found.part(first, last), queries[first:last]
         search = _Run(backend, [full], part, _part_of(allowed, first, last), counts[first:last], threads)
-        levels, judge = [bound.level(backend, part, True) for bound in bounds], full.level(backend, part, True)
+        levels, judge = [bound.level(backend, part, True) for bound in bounds], full.level(backend, part, True)[0]
         # The scores of a few good rows of a sample are the first thresholds.
         sampled = -(-visits // SEED_SHARE)
         _, positions = search.top(levels[0], width, sampled)

@@ -102,11 +102,10 @@ def _traces(way: Way, segment: Segment, query: F32, row: I64, listed: I64) -> li
     names = way.names[segment.first : segment.last + 1]
     found = []
     if adaptive:
-        levels = [stage.level(way.backend, query) for stage in adaptive]
-        least = float(way.backend.cascade_rescore(levels, judge.level(way.backend, query), listed, None, segment.width)[2][0])
-        for stage, name in zip(adaptive, names, strict=False):
+        levels = [stage.level(way.backend, query) for stage in (*adaptive, judge)]
+        least = float(way.backend.cascade_rescore([level for level, _ in levels[:-1]], levels[-1][0], listed, None, segment.width)[2][0])
+        for stage, (_, bound), name in zip(adaptive, levels, names, strict=False):
             key = _score_at(way, stage, query, row[0, 0]) * (1.0 if stage.representation.largest else -1.0)
-            bound = stage.bound(way.backend, query)
             upper = float(bound.offset[0] + bound.factor[0] * key)
             found.append(StageTrace(name, upper, least, not upper < least))
     raw = judge.representation.rescore(way.backend, judge.rows, query, row, 1)[0]

@@ -784,7 +784,7 @@ class Index:
         """A stage over the rows as they are now. What backends prepare is kept until the rows change."""
         kept = self._prepared.get((backend.name, number))
         if kept is None or kept[0] != self._store.layout:
-            kept = (self._store.layout, PreparedStage(part, part.rows(backend, self._store), shortlist, self._metric))
+            kept = (self._store.layout, PreparedStage(part, part.rows(backend, self._store), shortlist))
             self._prepared[backend.name, number] = kept
         return kept[1]
 

@@ -20,6 +20,10 @@ class Units(NamedTuple):
     unit: F64
     key_unit: F64
 
+    def estimated(self) -> Bound:
+        """Scores as keys estimate them, without an error."""
+        return Bound(-self.shift, self.unit / self.key_unit)
+
 
 class ErrorModel(NamedTuple):
     """A straight line from a stage's keys to scores, in `Units`, and how far scores are from it.
@@ -60,11 +64,6 @@ class ErrorModel(NamedTuple):
         """Scores up to so many deviations above the line."""
         offset = units.unit * (self.intercept + margins * self.deviation) - units.shift
         return Bound(offset, self.slope * units.unit / units.key_unit)
-
-
-def exact_bound(queries: int) -> Bound:
-    """Of a last stage, whose keys are the scores."""
-    return Bound(np.zeros(queries), np.ones(queries))
 
 
 def reached(bound: Bound, keys: F64, least: F64) -> Bool:

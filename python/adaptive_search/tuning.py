@@ -180,7 +180,7 @@ class Bench:
             rows = part.rows(ground.backend, store)
             adaptive = stage.shortlist is None and number < len(cascade.stages) - 1
             model = ErrorModel(0.0, 1.0, 1.0) if adaptive else None
-            stages.append(PreparedStage(part, rows, stage.shortlist, ground.metric, model))
+            stages.append(PreparedStage(part, rows, stage.shortlist, model))
             parts.append(part)
             stores.append(store)
             for chunk, new in zip(merged, arrays, strict=True):
@@ -209,10 +209,12 @@ def fit_models(ground: Ground, candidate: Candidate, queries: Queries, k: int) -
             judge = number
             continue
         keys, places = _keys(ground, stages[number], queries.vectors, lists)
-        scores, others = _keys(ground, stages[judge], queries.vectors, lists)
+        judged, others = _keys(ground, stages[judge], queries.vectors, lists)
+        line = stages[judge].representation.units(ground.backend, queries.vectors).estimated()
+        scores = line.offset[:, None] + line.factor[:, None] * judged
         if not np.array_equal(places, others):
             raise RuntimeError("two stages saw different rows")
-        units = stages[number].representation.units(ground.backend, queries.vectors, ground.metric)
+        units = stages[number].representation.units(ground.backend, queries.vectors)
         x, y = keys / units.key_unit[:, None], (scores + units.shift[:, None]) / units.unit[:, None]
         # What decides lies around the k-th best; rows far below would bend the line.
         least = np.sort(np.where(places >= 0, scores, -np.inf), axis=1)[:, -min(scores.shape[1], max(2 * k, k + 8))]

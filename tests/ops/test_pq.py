@@ -141,6 +141,39 @@ def test_tables_of_all_shapes(backend: Backend, shape: str, bits: int) -> None:
         check_scans(backend, TABLES[shape](make_tables(18, 9, bits)), codes, bits, 25, (1, 18))
 
 
+WHOLE = {
+    "plain": lambda t: t,
+    "constant": lambda t: np.full_like(t, 0.3),
+    "one subspace dwarfs all": lambda t: t * np.where(np.arange(t.shape[1]) == 3, np.float32(1e8), np.float32(1))[None, :, None],
+    "one query of zeros": lambda t: np.where(np.arange(len(t))[:, None, None] == 1, np.float32(0), t),
+    "beyond what can be rounded": lambda t: np.where(np.arange(len(t))[:, None, None] % 2, np.sign(t) * np.float32(3e38), t),
+    "tiny": lambda t: (t * 1e-36).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("shape", WHOLE)
+@pytest.mark.parametrize(("subspaces", "entries"), [(1, 16), (7, 16), (96, 16), (5, 256)])
+def test_whole_tables(backend: Backend, shape: str, subspaces: int, entries: int) -> None:
+    """Whole numbers that stand for the entries to within half a step."""
+    tables = WHOLE[shape](np.random.default_rng(2).standard_normal((6, subspaces, entries)).astype(np.float32))
+    rounded, base, step = tables.copy(), np.full(6, np.nan), np.full(6, np.nan)
+    backend.pq_whole(rounded, base, step)
+    assert rounded.min() >= 0
+    assert rounded.max() <= 63
+    np.testing.assert_array_equal(rounded, np.rint(rounded))
+    wide = tables.astype(np.float64)
+    lows = wide.min(axis=2)
+    np.testing.assert_allclose(base, lows.sum(axis=1), rtol=1e-12, atol=1e-300)
+    spread = (wide.max(axis=2) - lows).max(axis=1)
+    usable = (spread > 1e-30) & (spread < 1e37)
+    np.testing.assert_allclose(step, np.where(usable, spread / 63, 1.0), rtol=1e-6)
+    error = np.abs(wide - (lows[:, :, None] + step[:, None, None] * rounded))[usable]
+    assert (error <= 0.5001 * step[usable, None, None] + 1e-6 * np.abs(wide[usable])).all()
+    if entries == 16:
+        codes = make(400, subspaces, 4)
+        check_scans(backend, rounded, codes, 4, 30, (1, 6))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_sums_of_negative_zeros(backend: Backend, bits: int) -> None:
     """Products may be negative zeros, whose sum is one."""

@@ -20,7 +20,7 @@ from adaptive_search.types import F32, I64, Bool
 def scored(index: asx.Index, queries: F32, backend: Backend) -> tuple[Any, F32, I64]:
     """The first stage's representation, its estimates for all rows, and their positions."""
     stage = index._prepare(backend, 0)
-    scan = backend.level_scan(stage.level(backend, queries, True), len(index))
+    scan = backend.level_scan(stage.level(backend, queries, True)[0], len(index))
     scan.run(0, stage.rows.visits)
     raw, positions = scan.finish()
     return stage.representation, stage.representation.estimates(backend, queries, raw), positions
@@ -170,7 +170,7 @@ def test_rescoring_gives_the_scores_of_a_scan(metric: str, kind: str, backend: B
     index = filled(rows, metric, kind, asx.Cascade(stages), ids)
     everything = np.random.default_rng(0).permuted(np.tile(np.append(np.arange(300), [-1, 5, 5]), (5, 1)), axis=1)
     for stage in [index._prepare(backend, number) for number in range(len(stages))]:
-        scan = backend.level_scan(stage.level(backend, queries, True), 40)
+        scan = backend.level_scan(stage.level(backend, queries, True)[0], 40)
         scan.run(0, stage.rows.visits)
         raw, positions = scan.finish()
         again, places = stage.representation.rescore(backend, stage.rows, queries, everything, 40)

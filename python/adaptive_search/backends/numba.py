@@ -96,6 +96,9 @@ class NumbaBackend:
     def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
         codewords.tables(queries, codebooks, squared, out)
 
+    def pq_whole(self, tables: F32, base: F64, step: F64) -> None:
+        codewords.make_whole(tables, base, step)
+
     def pq_assign(self, vectors: F32, codebooks: F32, out: I32) -> None:
         codewords.assign(vectors, codebooks, out)
 

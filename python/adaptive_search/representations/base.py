@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
 
@@ -48,6 +48,10 @@ class Stage(ABC):
         """As it could be written, without what is as by default."""
         set_fields = [field for field in fields(self) if getattr(self, field.name) != field.default]
         return f"{type(self).__name__}({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in set_fields)})"
+
+
+Bounding = Callable[[Units], Bound]
+"""What keys say of scores, from the scales on which the two are compared."""
 
 
 class Bounded(Protocol):
@@ -103,18 +107,17 @@ class Representation(ABC):
         """The best k of each query's candidates (Q, C), where -1 is none: raw scores and positions."""
 
     @abstractmethod
-    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
-        """A stage of an adaptive cascade for queries (Q, D) float32."""
+    def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
+        """A stage of a cascade for queries (Q, D) float32, and what its keys say of scores, which ``bounding`` makes of its units."""
 
     @property
     @abstractmethod
     def largest(self) -> bool:
         """Whether larger raw scores are better, so that they are keys; otherwise keys are their negatives."""
 
-    def units(self, backend: Backend, queries: F32, metric: Metric) -> Units:
-        """The scales on which keys are compared with scores. Here keys are scores of the metric."""
-        unit = query_units(backend, queries, metric)
-        return Units(np.zeros(len(queries)), unit, unit)
+    @abstractmethod
+    def units(self, backend: Backend, queries: F32) -> Units:
+        """The scales on which keys are compared with scores."""
 
     def bounded(self, backend: Backend, store: RowStore) -> Bounded | None:
         """The rows with bounds that cannot fail, prepared for a backend; None if there are none. Valid until ``store.layout`` changes."""
@@ -135,6 +138,12 @@ class Representation(ABC):
     def restore(self, state: Mapping[str, Array]) -> Self:
         """A fitted representation from `state`; a `ValueError` if it does not fit this one. This one stays as it is."""
         return self
+
+
+def score_units(backend: Backend, queries: F32, metric: Metric) -> Units:
+    """Of keys that are scores of the metric."""
+    unit = query_units(backend, queries, metric)
+    return Units(np.zeros(len(queries)), unit, unit)
 
 
 def query_norms(backend: Backend, queries: F32) -> F64:
@@ -167,8 +176,3 @@ def rounding(metric: Metric, dim: int, query_norms: F64, largest: float) -> F64:
         return np.full_like(query_norms, unit)
     reach: F64 = (query_norms + largest) ** 2 if metric == "l2" else query_norms * largest
     return unit * (reach + 1e-30)
-
-
-def prefix_queries(backend: Backend, queries: F32, dims: int, metric: Metric) -> F32:
-    """The first dims of queries as a quantizer takes them: contiguous, and of unit length for cosine."""
-    return unit_queries(backend, np.ascontiguousarray(queries[:, :dims]), metric)

@@ -14,7 +14,7 @@ from ..margins import Units
 from ..quantizers import BinaryQuantizer
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
-from .base import Representation, Stage, query_norms
+from .base import Bounding, Representation, Stage, query_norms
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,15 +72,17 @@ class BinaryRows(Representation):
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         return backend.hamming_rescore(rows, self._quantizer.query_codes(queries), candidates, k)
 
-    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
-        return backend.hamming_level(rows, self._quantizer.query_codes(queries), bound, scan)
+    def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
+        bound = bounding(self.units(backend, queries))
+        return backend.hamming_level(rows, self._quantizer.query_codes(queries), bound, scan), bound
 
     @property
     def largest(self) -> bool:
         return False
 
-    def units(self, backend: Backend, queries: F32, metric: Metric) -> Units:
+    def units(self, backend: Backend, queries: F32) -> Units:
         """Distances know nothing of lengths: q . x and 2 q . x - |q|^2 grow with the query."""
+        metric = self._quantizer.metric
         zero, one = np.zeros(len(queries)), np.ones(len(queries))
         if metric == "cosine":
             return Units(zero, one, one)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..backends.protocol import Backend, Bound, DenseChunk, Level, Rows
 from ..layout import Slabs
+from ..margins import Units
 from ..rows import RowStore
 from ..types import F32, I64, Metric
-from .base import Representation, Stage
+from .base import Bounding, Representation, Stage
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,8 +48,13 @@ class FullRows(Representation):
         scores, positions, _ = backend.dense_rescore(rows, queries, candidates, k, self._metric)
         return scores, positions
 
-    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
-        return backend.dense_level(rows, queries, self._metric, bound, scan)
+    def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
+        bound = bounding(self.units(backend, queries))
+        return backend.dense_level(rows, queries, self._metric, bound, scan), bound
+
+    def units(self, backend: Backend, queries: F32) -> Units:
+        one = np.ones(len(queries))
+        return Units(np.zeros(len(queries)), one, one)
 
     @property
     def largest(self) -> bool:

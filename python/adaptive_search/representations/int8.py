@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 from ..backends import current
 from ..backends.protocol import Backend, Bound, DenseChunk, IntegerMetric, Level, Rows
 from ..layout import Column, Slabs
+from ..margins import Units
 from ..quantizers import Int8Quantizer
 from ..quantizers.int8 import IntegerQueries
-from ..rotations import principal_directions, rotated
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
-from .base import Representation, Stage, prefix_queries, query_norms, rounding, unit_queries
+from .base import Bounding, Representation, Stage, query_norms, rounding, score_units, unit_queries
+from .coordinates import Coordinates, Rotation, as_rotation
 from .prefix import LARGEST_NORM
 
 
@@ -50,14 +51,13 @@ class Int8(Stage):
     dims: int | None = None
     keep: int | None = None
     bounded: bool = False
-    rotation: Literal["pca"] | None = None
+    rotation: Rotation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.bounded, bool | np.bool_):
             raise TypeError(f"bounded: expected True or False, got {self.bounded!r}")
-        if self.rotation not in (None, "pca"):
-            raise ValueError(f'rotation: expected "pca" or None, got {self.rotation!r}')
+        as_rotation(self.rotation)
         if self.bounded and self.rotation:
             raise ValueError("Int8(bounded=True): there are no bounds for rotated codes; leave out the rotation")
 
@@ -67,36 +67,36 @@ class Int8(Stage):
         dims = slabs.dim if self.dims is None else self.dims
         if dims > slabs.dim:
             raise ValueError(f"Int8(dims={dims}) is longer than the vectors, which have {slabs.dim} dims")
-        if self.bounded:
-            return BoundedInt8Rows(Int8Quantizer("ip"), metric, slabs.dim, dims, name)
-        if self.rotation:
-            return RotatedInt8Rows(Int8Quantizer(metric), metric, slabs.dim, dims, name)
-        return Int8Rows(Int8Quantizer(metric), metric, slabs.dim, dims, name)
+        coordinates = Coordinates(metric, slabs.dim, dims, self.rotation)
+        return (
+            BoundedInt8Rows(Int8Quantizer("ip"), coordinates, name) if self.bounded else Int8Rows(Int8Quantizer(metric), coordinates, name)
+        )
 
 
 class Int8Rows(Representation):
     """Signed bytes of every row and, for l2, the squared norm of what they stand for."""
 
-    def __init__(self, quantizer: Int8Quantizer, metric: Metric, dim: int, dims: int, name: str) -> None:
+    def __init__(self, quantizer: Int8Quantizer, coordinates: Coordinates, name: str) -> None:
         self._quantizer = quantizer
-        self._metric = metric
-        self._dim = dim
-        self._dims = dims
+        self._coordinates = coordinates
+        self._metric = coordinates.metric
+        self._dims = coordinates.dims
         self._name = name
-        self._scored: IntegerMetric = "l2" if metric == "l2" else "ip"
-        codes = Column(f"{name}.codes", np.dtype(np.int8), dims)
+        self._scored: IntegerMetric = "l2" if self._metric == "l2" else "ip"
+        codes = Column(f"{name}.codes", np.dtype(np.int8), self._dims)
         norms = Column(f"{name}.norms2", np.dtype(np.float32))
-        self.columns = (codes, norms) if metric == "l2" else (codes,)
+        self.columns = (codes, norms) if self._metric == "l2" else (codes,)
 
     @property
     def fitted(self) -> bool:
         return self._quantizer.fitted
 
     def fit(self, sample: F32) -> Self:
-        return self._with(Int8Quantizer(self._quantizer.metric).fit(sample[:, : self._dims]))
+        coordinates = self._coordinates.fit(sample)
+        return self._with(Int8Quantizer(self._quantizer.metric).fit(coordinates.of(current(), sample)), coordinates)
 
     def encode(self, vectors: F32) -> dict[str, Array]:
-        codes = self._quantizer.encode(vectors[:, : self._dims])
+        codes = self._quantizer.encode(self._coordinates.of(current(), vectors))
         values: dict[str, Array] = {self.columns[0].name: codes}
         if self._scored == "l2":
             values[self.columns[1].name] = self._quantizer.norms2(codes)
@@ -110,73 +110,35 @@ class Int8Rows(Representation):
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         return backend.integer_rescore(rows, *self._prepare(backend, queries), candidates, k, self._scored)
 
-    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
-        return backend.integer_level(rows, *self._prepare(backend, queries), self._scored, bound, scan)
+    def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
+        bound = bounding(self.units(backend, queries))
+        return backend.integer_level(rows, *self._prepare(backend, queries), self._scored, bound, scan), bound
 
     @property
     def largest(self) -> bool:
         return self._scored == "ip"
 
+    def units(self, backend: Backend, queries: F32) -> Units:
+        return score_units(backend, queries, self._metric)
+
     def named(self, name: str) -> Self:
-        return type(self)(self._quantizer, self._metric, self._dim, self._dims, name)
+        return type(self)(self._quantizer, self._coordinates, name)
 
     def state(self) -> dict[str, Array]:
-        return self._quantizer.state()
+        return self._quantizer.state() | self._coordinates.state()
 
     def restore(self, state: Mapping[str, Array]) -> Self:
-        quantizer = Int8Quantizer.from_state(state, self._quantizer.metric)
+        coordinates, rest = self._coordinates.restore(state)
+        quantizer = Int8Quantizer.from_state(rest, self._quantizer.metric)
         if quantizer.dim != self._dims:
             raise ValueError(f"state: expected limits of {self._dims} dims, got {quantizer.dim}")
-        return self._with(quantizer)
+        return self._with(quantizer, coordinates)
 
     def _prepare(self, backend: Backend, queries: F32) -> IntegerQueries:
-        return self._quantizer.prepare(prefix_queries(backend, queries, self._dims, self._metric))
+        return self._quantizer.prepare(self._coordinates.of_queries(backend, queries))
 
-    def _with(self, quantizer: Int8Quantizer) -> Self:
-        return type(self)(quantizer, self._metric, self._dim, self._dims, self._name)
-
-
-class RotatedInt8Rows(Int8Rows):
-    """Signed bytes of the coordinates of every row along some directions."""
-
-    def __init__(self, quantizer: Int8Quantizer, metric: Metric, dim: int, dims: int, name: str, directions: F32 | None = None) -> None:
-        super().__init__(quantizer, metric, dim, dims, name)
-        self._directions = directions
-
-    def fit(self, sample: F32) -> Self:
-        # Long rows say no more of directions than short ones where length does not count.
-        units = unit_queries(current(), np.ascontiguousarray(sample), self._metric)
-        directions = principal_directions(units, self._dims)
-        return self._turned(Int8Quantizer(self._quantizer.metric).fit(rotated(current(), units, directions)), directions)
-
-    def encode(self, vectors: F32) -> dict[str, Array]:
-        return super().encode(self._turn(current(), vectors))
-
-    def named(self, name: str) -> Self:
-        return type(self)(self._quantizer, self._metric, self._dim, self._dims, name, self._directions)
-
-    def state(self) -> dict[str, Array]:
-        return super().state() | ({} if self._directions is None else {"directions": self._directions})
-
-    def restore(self, state: Mapping[str, Array]) -> Self:
-        directions = state.get("directions")
-        if directions is None or directions.shape != (self._dims, self._dim) or directions.dtype != np.float32:
-            raise ValueError(f"state: expected directions of shape ({self._dims}, {self._dim}), float32")
-        if not np.isfinite(directions).all():
-            raise ValueError("state: directions hold NaN or infinity")
-        quantizer = {name: array for name, array in state.items() if name != "directions"}
-        return self._turned(super().restore(quantizer)._quantizer, np.ascontiguousarray(directions))
-
-    def _prepare(self, backend: Backend, queries: F32) -> IntegerQueries:
-        return super()._prepare(backend, self._turn(backend, queries))
-
-    def _turn(self, backend: Backend, vectors: F32) -> F32:
-        if self._directions is None:
-            raise RuntimeError("the rotation is not fitted")
-        return rotated(backend, unit_queries(backend, np.ascontiguousarray(vectors), self._metric), self._directions)
-
-    def _turned(self, quantizer: Int8Quantizer, directions: F32) -> Self:
-        return type(self)(quantizer, self._metric, self._dim, self._dims, self._name, directions)
+    def _with(self, quantizer: Int8Quantizer, coordinates: Coordinates) -> Self:
+        return type(self)(quantizer, coordinates, self._name)
 
 
 BALANCE = 0.125
@@ -191,12 +153,12 @@ class BoundedInt8Rows(Int8Rows):
     q . e + q . r <= sqrt((b |q_first|)^2 + |q_rest|^2) * sqrt((|e| / b)^2 + |r|^2) for any b. The second root is the row's weight.
     """
 
-    def __init__(self, quantizer: Int8Quantizer, metric: Metric, dim: int, dims: int, name: str) -> None:
-        super().__init__(quantizer, metric, dim, dims, name)
+    def __init__(self, quantizer: Int8Quantizer, coordinates: Coordinates, name: str) -> None:
+        super().__init__(quantizer, coordinates, name)
         self.columns = (*self.columns, Column(f"{name}.weights", np.dtype(np.float32)))
 
     def fit(self, sample: F32) -> Self:
-        return self._with(Int8Quantizer("ip").fit(unit_queries(current(), sample, self._metric)[:, : self._dims]))
+        return self._with(Int8Quantizer("ip").fit(unit_queries(current(), sample, self._metric)[:, : self._dims]), self._coordinates)
 
     def encode(self, vectors: F32) -> dict[str, Array]:
         whole = unit_queries(current(), np.ascontiguousarray(vectors), self._metric)
@@ -231,7 +193,7 @@ class BoundedInt8Rows(Int8Rows):
         margin = np.sqrt(BALANCE**2 * np.square(first).sum(axis=1) + np.square(whole[:, self._dims :]).sum(axis=1)) * (1 + 1e-9)
         # What the rounded query misses of the code, which is no longer than the row and its error.
         offset = np.sqrt(missing) * (1 + 1e-6) * (largest + BALANCE * farthest) + rounding(
-            self._metric, self._dim, query_norms(backend, queries), largest
+            self._metric, self._coordinates.dim, query_norms(backend, queries), largest
         )
         return backend.integer_level(rows, *prepared, self._scored, Bound(offset, np.ones(len(queries)), margin), scan)
 

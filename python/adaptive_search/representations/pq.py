@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from ..backends import current
 from ..backends.protocol import Backend, Bound, Level, Rows
 from ..layout import Column, Slabs
+from ..margins import Units
 from ..quantizers import ProductQuantizer
 from ..rows import RowStore
-from ..types import F32, I64, Array, Metric
-from .base import Representation, Stage, prefix_queries
+from ..types import F32, F64, I64, Array, Metric
+from .base import Bounding, Representation, Stage, query_units
+from .coordinates import Coordinates, Rotation, as_rotation
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,11 +26,15 @@ class PQ(Stage):
     Parameters
     ----------
     subspaces : int
-        1 up to the index's dim: a byte a row for each, or half a byte.
+        1 up to ``dims``: a byte a row for each, or half a byte.
     bits : {8, 4}
-        256 or 16 codewords per subspace.
+        256 or 16 codewords per subspace. With 4 bits a query's tables are rounded to whole numbers 0..63, which scans several times faster.
     keep : int or None
         Rows that go on to the next stage.
+    dims : int or None
+        Code the first so many dims alone; None takes all. For metric ``"cosine"`` the truncated vectors are re-normalised.
+    rotation : {"pca"} or None
+        Take the first ``dims`` principal directions, learned from the rows, instead of the first dims.
 
     Examples
     --------
@@ -41,24 +48,30 @@ class PQ(Stage):
     subspaces: int
     bits: int = 8
     keep: int | None = None
+    dims: int | None = None
+    rotation: Rotation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.bits not in (4, 8):
             raise ValueError(f"bits: expected 4 or 8, got {self.bits}")
+        as_rotation(self.rotation)
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> PQRows:
-        if self.subspaces > slabs.dim:
-            raise ValueError(f"PQ(subspaces={self.subspaces}) needs at least a dim for each subspace, the vectors have {slabs.dim}")
-        return PQRows(ProductQuantizer(self.subspaces, self.bits, metric), slabs.dim, name)
+        dims = slabs.dim if self.dims is None else self.dims
+        if dims > slabs.dim:
+            raise ValueError(f"PQ(dims={dims}) is longer than the vectors, which have {slabs.dim} dims")
+        if self.subspaces > dims:
+            raise ValueError(f"PQ(subspaces={self.subspaces}) needs at least a dim for each subspace, there are {dims}")
+        return PQRows(ProductQuantizer(self.subspaces, self.bits, metric), Coordinates(metric, slabs.dim, dims, self.rotation), name)
 
 
 class PQRows(Representation):
     """Codes of every row, interleaved by 64 rows."""
 
-    def __init__(self, quantizer: ProductQuantizer, dim: int, name: str) -> None:
+    def __init__(self, quantizer: ProductQuantizer, coordinates: Coordinates, name: str) -> None:
         self._quantizer = quantizer
-        self._dim = dim
+        self._coordinates = coordinates
         self._name = name
         self.columns = (Column(f"{name}.codes", np.dtype(np.uint8), quantizer.code_bytes, blocked=True),)
 
@@ -67,10 +80,12 @@ class PQRows(Representation):
         return self._quantizer.fitted
 
     def fit(self, sample: F32) -> Self:
-        return self._with(ProductQuantizer(self._quantizer.subspaces, self._quantizer.bits, self._quantizer.metric).fit(sample))
+        coordinates = self._coordinates.fit(sample)
+        quantizer = ProductQuantizer(self._quantizer.subspaces, self._quantizer.bits, self._quantizer.metric)
+        return self._with(quantizer.fit(coordinates.of(current(), sample)), coordinates)
 
     def encode(self, vectors: F32) -> dict[str, Array]:
-        return {self.columns[0].name: self._quantizer.encode(vectors)}
+        return {self.columns[0].name: self._quantizer.encode(self._coordinates.of(current(), vectors))}
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
         packed = store.used(self.columns[0].name)
@@ -78,30 +93,57 @@ class PQRows(Representation):
         return backend.pq_rows(chunks, self._quantizer.subspaces, self._quantizer.bits, store.ids)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
-        return backend.pq_rescore(rows, self._tables(backend, queries), candidates, k, self.largest)
+        return backend.pq_rescore(rows, self._tables(backend, queries).tables, candidates, k, self.largest)
 
-    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
-        return backend.pq_level(rows, self._tables(backend, queries), self.largest, bound, scan)
+    def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
+        asked = self._tables(backend, queries)
+        bound = bounding(self._units(backend, queries, asked))
+        return backend.pq_level(rows, asked.tables, self.largest, bound, scan), bound
+
+    def units(self, backend: Backend, queries: F32) -> Units:
+        return self._units(backend, queries, self._tables(backend, queries))
+
+    def estimates(self, backend: Backend, queries: F32, raw: F32) -> F32:
+        asked = self._tables(backend, queries)
+        scores: F32 = (asked.base[:, None] + asked.step[:, None] * raw).astype(np.float32)
+        return scores
 
     def named(self, name: str) -> Self:
-        return type(self)(self._quantizer, self._dim, name)
+        return type(self)(self._quantizer, self._coordinates, name)
 
     def state(self) -> dict[str, Array]:
-        return self._quantizer.state()
+        return self._quantizer.state() | self._coordinates.state()
 
     def restore(self, state: Mapping[str, Array]) -> Self:
-        quantizer = ProductQuantizer.from_state(state, self._quantizer.metric)
-        expected = (self._dim, self._quantizer.subspaces, self._quantizer.bits)
+        coordinates, rest = self._coordinates.restore(state)
+        quantizer = ProductQuantizer.from_state(rest, self._quantizer.metric)
+        expected = (coordinates.dims, self._quantizer.subspaces, self._quantizer.bits)
         if (quantizer.dim, quantizer.subspaces, quantizer.bits) != expected:
-            raise ValueError(f"state: expected codebooks for (dim, subspaces, bits) = {expected}")
-        return self._with(quantizer)
+            raise ValueError(f"state: expected codebooks for (dims, subspaces, bits) = {expected}")
+        return self._with(quantizer, coordinates)
 
     @property
     def largest(self) -> bool:
         return self._quantizer.metric != "l2"
 
-    def _tables(self, backend: Backend, queries: F32) -> F32:
-        return self._quantizer.query_tables(prefix_queries(backend, queries, self._dim, self._quantizer.metric))
+    def _tables(self, backend: Backend, queries: F32) -> _Tables:
+        tables = self._quantizer.query_tables(self._coordinates.of_queries(backend, queries))
+        base, step = np.zeros(len(queries)), np.ones(len(queries))
+        if self._quantizer.bits == 4:
+            backend.pq_whole(tables, base, step)
+        return _Tables(tables, base, step)
 
-    def _with(self, quantizer: ProductQuantizer) -> Self:
-        return type(self)(quantizer, self._dim, self._name)
+    def _units(self, backend: Backend, queries: F32, asked: _Tables) -> Units:
+        unit = query_units(backend, queries, self._quantizer.metric)
+        return Units(-asked.base if self.largest else asked.base, unit, unit / asked.step)
+
+    def _with(self, quantizer: ProductQuantizer, coordinates: Coordinates) -> Self:
+        return type(self)(quantizer, coordinates, self._name)
+
+
+class _Tables(NamedTuple):
+    """Of queries: estimates of the metric are base + step * sum of entries."""
+
+    tables: F32
+    base: F64
+    step: F64

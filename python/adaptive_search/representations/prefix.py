@@ -11,7 +11,7 @@ from ..layout import Slabs
 from ..margins import Units
 from ..rows import RowStore
 from ..types import F32, I64, Metric
-from .base import Representation, Stage, query_norms, rounding, unit_queries
+from .base import Bounding, Representation, Stage, query_norms, rounding, score_units, unit_queries
 from .full import dense_chunks
 
 
@@ -105,15 +105,16 @@ class PrefixRows(Representation):
         scores, positions, _ = backend.dense_rescore(rows, self._cut(queries), candidates, k, self._metric)
         return scores, positions
 
-    def level(self, backend: Backend, rows: Rows, queries: F32, bound: Bound, scan: bool) -> Level:
-        return backend.dense_level(rows, self._cut(queries), self._metric, bound, scan)
+    def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
+        bound = bounding(self.units(backend, queries))
+        return backend.dense_level(rows, self._cut(queries), self._metric, bound, scan), bound
 
     @property
     def largest(self) -> bool:
         return self._metric != "l2"
 
-    def units(self, backend: Backend, queries: F32, metric: Metric) -> Units:
-        units = super().units(backend, queries, metric)
+    def units(self, backend: Backend, queries: F32) -> Units:
+        units = score_units(backend, queries, self._metric)
         return units._replace(key_unit=1.0 / np.maximum(self._share(backend, queries), 1e-6)) if self._plain_product else units
 
     def bounded(self, backend: Backend, store: RowStore) -> PrefixBounds | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from ...types import F32, I32, U8
+from ...types import F32, F64, I32, U8
 from .emit import F32 as FLOAT, I32 as INT32, I64 as INT, LANES, Sums, Value, emitted, load, loop, pick, splat, store, vector
 from .jit import address, at, inner, kernel
 from .memory import copy_bytes, load_u8, store_u8
@@ -152,3 +152,21 @@ def pack(codes: U8, out: U8) -> None:
 
 def unpack(packed: U8, out: U8) -> None:
     _separate(address(packed), len(out), out.shape[1], address(out), out.strides[0])
+
+
+def make_whole(tables: F32, base: F64, step: F64) -> None:
+    """See ``Backend.pq_whole``."""
+    if not tables.size:
+        base[:], step[:] = 0.0, 1.0
+        return
+    lows = tables.min(axis=2, keepdims=True)
+    with np.errstate(over="ignore"):
+        tables -= lows
+    widest = tables.max(axis=(1, 2))
+    usable = (widest > np.float32(1e-30)) & (widest < np.float32(1e37))
+    sizes = np.where(usable, widest / np.float32(63), np.float32(1))
+    base[:], step[:] = np.cumsum(lows[:, :, 0], axis=1, dtype=np.float64)[:, -1] + 0.0, sizes
+    tables[~usable] = 0
+    tables *= (np.float32(1) / sizes)[:, None, None]
+    tables += np.float32(0.5)
+    np.minimum(np.trunc(tables, out=tables), np.float32(63), out=tables)
