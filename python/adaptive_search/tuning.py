@@ -21,7 +21,7 @@ from .cascade import Cascade, PreparedStage, run, run_exact
 from .execution import Progress
 from .layout import Slabs
 from .margins import ErrorModel
-from .representations import Binary, Full, Int8, Representation, Stage
+from .representations import PQ, Binary, Full, Int8, Representation, Stage
 from .rotations import principal_directions
 from .rows import Chunk, RowStore
 from .types import F32, F64, I64, Array, Metric
@@ -514,6 +514,8 @@ def family(dim: int, metric: Metric, uneven: bool) -> list[Cascade]:
     if dim >= 96:
         rotation: Literal["pca"] | None = None if uneven else "pca"
         found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths if dims < middle]
+        # Half a byte for every pair of dims: few bytes to read for a single query.
+        found += [[PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths[:3]]
         if metric == "cosine":
             found.append([Binary(), Int8(bounded=bounded), Full()])
     if dim > 256 and uneven:
