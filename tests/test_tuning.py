@@ -103,7 +103,7 @@ def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) ->
     """The k rows of the best (value, score, id), the value being the least of the score and all upper bounds; from all rows' keys."""
     index = tuned(stages, "cosine", recall=0.8, count=120)
     queries = clustered()[1][400:420]
-    way = index._way(current(), index._margins(None))
+    way = index._way(current(), None)
     everything = np.tile(np.arange(ROWS), (len(queries), 1))
     values = np.full((len(queries), ROWS), np.inf)
     for stage in way.stages:
@@ -116,9 +116,6 @@ def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) ->
     order = np.lexsort((best, -np.take_along_axis(scores, best, axis=1)), axis=1)
     expected = np.take_along_axis(best, order, axis=1)
     np.testing.assert_array_equal(index.search(queries).ids, expected)
-    # However few rows were expected to go on.
-    index._tuned = index._tuned and tuning.replace(index._tuned, expected=(1,) * len(stages))
-    np.testing.assert_array_equal(index.search(queries).ids, expected)
 
 
 @pytest.mark.parametrize("stages", [*CASCADES[1:3], [asx.Binary(), asx.Int8()]], ids=str)
@@ -130,7 +127,7 @@ def test_the_promise_over_many_draws(stages: list[Any]) -> None:
     true = index.search(queries, 10, recall=1.0).ids
     losses = {10: np.empty((len(queries), len(margins))), 4: np.empty((len(queries), len(margins)))}
     for number, margin in enumerate(margins):
-        way = index._way(current(), float(margin))
+        way = index._made_way(current(), float(margin))
         found = tuning.run(current(), way.stages, queries, 10, None, np.full(len(queries), ROWS)).positions
         for k, lost in losses.items():
             lost[:, number] = tuning.losses(found[:, :k], true[:, :k])
@@ -262,19 +259,19 @@ def test_a_plan_is_saved(tmp_path: Path, recall: float) -> None:
 
 def test_stats_count_what_each_stage_did() -> None:
     index = tuned(CASCADES[2])
-    # As many as go on: no second look at all rows, which may score them whole.
-    index._tuned = index._tuned and tuning.replace(index._tuned, expected=(2_500,) * 3)
-    found, stats = index.search(clustered()[1][400:450], stats=True)
+    # One query: in a batch, scanning such short rows whole takes less time than asking who survived.
+    found, stats = index.search(clustered()[1][400:401], stats=True)
     first, second, last = stats.stages
     assert [stage.stage for stage in stats.stages] == ["Binary()", "Int8()", "Full()"]
-    np.testing.assert_array_equal(first.scored, ROWS)
-    np.testing.assert_array_equal(first.bytes, ROWS * 8)
+    # All of them, and a sample for the first thresholds.
+    assert (first.scored >= ROWS).all()
+    np.testing.assert_array_equal(first.bytes, first.scored * 8)
     np.testing.assert_array_equal(first.survivors, second.scored)
     np.testing.assert_array_equal(second.survivors, last.scored)
     np.testing.assert_array_equal(last.survivors, 10)
     assert (last.scored >= 10).all()
     assert last.scored.mean() < second.scored.mean() < ROWS
-    assert found.ids.shape == (50, 10)
+    assert found.ids.shape == (1, 10)
     _, exact = index.search(clustered()[1][:3], recall=1.0, stats=True)
     assert [stage.stage for stage in exact.stages] == ["Full()"]
 

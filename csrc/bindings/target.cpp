@@ -150,6 +150,17 @@ void dense_map(const Target& self, const py::array& queries, const py::array& ma
 
 // --- int8 codes -----------------------------------------------------------------------------------------------------------
 
+void integer_queries_op(const Target&, const py::array& queries, const py::array& scales, py::array codes, py::array steps) {
+    const float* s = contiguous<float>(scales, 1, "scales");
+    const float* q = queries_of<float>(queries, scales.size(), "queries");
+    auto* to = writable<int8_t>(codes, 2, "codes");
+    auto* to_steps = writable<double>(steps, 1, "steps");
+    require(codes.shape(0) == queries.shape(0) && codes.shape(1) == queries.shape(1), "codes: expected the shape of the queries");
+    require(steps.size() == queries.shape(0), "steps: expected one value per query");
+    const py::gil_scoped_release free;
+    integer_queries(q, queries.shape(0), queries.shape(1), s, to, to_steps);
+}
+
 // --- binary codes -----------------------------------------------------------------------------------------------------------
 
 PyScan hamming_scan(const Target& self, const PyRows& rows, const py::array& codes, int64_t k, const py::object& allowed) {
@@ -270,6 +281,7 @@ void register_targets(py::module_& m) {
         .def("dense_norms", &dense_norms, arg("kind"), arg("pieces"), arg("out"), arg("upward") = false)
         .def("dense_unit", &dense_unit, arg("queries"), arg("out"))
         .def("dense_map", &dense_map, arg("queries"), arg("matrix"), arg("out"))
+        .def("integer_queries", &integer_queries_op, arg("queries"), arg("scales"), arg("codes"), arg("steps"))
         .def(
             "integer_scan",
             [](const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors, const py::array& offsets,

@@ -55,6 +55,7 @@ CascadeScan::CascadeScan(std::shared_ptr<const Cascade> cascade, int64_t k, Allo
     least_ = floors_;
     const bool known = std::all_of(floors_.begin(), floors_.end(), [](double floor) { return floor > -kInfinite; });
     if (cascade_->flat && !known) whole_rows_ = kFirstWhole;
+    for (int i = 0; known && i < 4; ++i) lengthen_step();     // few rows at first are for those who know nothing
     if (!cascade_->levels.empty() && cascade_->levels.front().problem->in_pq_blocks()) lengthen_step();
 }
 
@@ -104,7 +105,9 @@ bool CascadeScan::worth_it(int64_t count) const {
     const Level &first = levels[filter_], &next = filter_ + 1 < levels.size() ? levels[filter_ + 1] : cascade_->judge;
     const double each = settled_ > 256.0 ? spent_ / settled_ : next.row_cost();
     const double saved = cascade_->judge.pair_cost() - first.pair_cost();
-    return static_cast<double>(taken_) * each <= 0.8 * saved * static_cast<double>(count * queries());
+    // Margins that may fail were chosen because they help on the whole: they must be far off before they are left aside.
+    const double enough = cascade_->hard ? 0.8 : 3.0;
+    return static_cast<double>(taken_) * each <= enough * saved * static_cast<double>(count * queries());
 }
 
 void CascadeScan::forget_block(int64_t first_row, int64_t count) {

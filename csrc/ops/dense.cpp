@@ -377,4 +377,21 @@ void IntegerProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Wo
     }
 }
 
+void integer_queries(const float* queries, int64_t count, int64_t dims, const float* scales, int8_t* codes, double* steps) {
+    constexpr double limit = 63.0, rounder = 0x1.8p52;      // adding and subtracting it rounds to even whole numbers
+    std::vector<double> folded(static_cast<size_t>(dims));
+    for (int64_t q = 0; q < count; ++q, queries += dims, codes += dims) {
+        double most = 0.0;
+        for (int64_t i = 0; i < dims; ++i) {
+            const double x = static_cast<double>(queries[i]) * static_cast<double>(scales[i]);
+            folded[static_cast<size_t>(i)] = x;
+            most = std::max(most, std::abs(x));
+        }
+        steps[q] = most / limit;
+        const double step = steps[q] > 0.0 ? steps[q] : 1.0;
+        for (int64_t i = 0; i < dims; ++i)
+            codes[i] = static_cast<int8_t>(static_cast<int32_t>(folded[static_cast<size_t>(i)] / step + rounder - rounder));
+    }
+}
+
 }  // namespace asx

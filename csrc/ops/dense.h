@@ -75,6 +75,9 @@ float kernel_margin(double margin);
 int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queries, int64_t count, int64_t first, int64_t last, float* out,
                   int64_t out_stride);
 
+// Queries as 7-bit integers with the scales of int8 rows folded in: see backends/protocol.py. codes (count, dims), steps (count).
+void integer_queries(const float* queries, int64_t count, int64_t dims, const float* scales, int8_t* codes, double* steps);
+
 enum class IntegerMetric { ip, l2, l2_exact };
 
 class IntegerProblem final : public Problem {

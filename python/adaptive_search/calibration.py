@@ -61,8 +61,6 @@ class Calibration:
         What was asked for.
     models : tuple of ErrorModel or None
         For every stage that is adaptive.
-    expected : tuple of int
-        For every stage, how many rows to find at first if it begins.
     margins : tuple of float
         The grid, rising.
     losses, deviations : tuple of float
@@ -78,7 +76,6 @@ class Calibration:
     recall: float
     k: int
     models: tuple[ErrorModel | None, ...]
-    expected: tuple[int, ...]
     margins: tuple[float, ...]
     losses: tuple[float, ...]
     deviations: tuple[float, ...]
@@ -117,12 +114,10 @@ class Calibration:
         """Check what a file says; a `TypeError` or `ValueError` if it cannot be what `to_json` wrote."""
         models = tuple(None if model is None else ErrorModel(*map(_number, model)) for model in values["models"])
         margins, losses, deviations = (tuple(map(_number, values[name])) for name in ("margins", "losses", "deviations"))
-        expected = tuple(_count(value) for value in values["expected"])
         made = cls(
             _number(values["recall"]),
             _count(values["k"]),
             models,
-            expected,
             margins,
             losses,
             deviations,
@@ -130,7 +125,7 @@ class Calibration:
             bool(values["given"]),
             _number(values["cost_us"]),
         )
-        if len(models) != stages or len(expected) != stages or not len(margins) == len(losses) == len(deviations):
+        if len(models) != stages or not len(margins) == len(losses) == len(deviations):
             raise ValueError("a calibration of other stages")
         if not 0.0 < made.recall <= 1.0 or any(b <= a for a, b in pairwise(margins)):
             raise ValueError("a calibration whose margins do not rise")

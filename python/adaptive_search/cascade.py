@@ -11,15 +11,12 @@ import numpy as np
 from .arrays import ranges
 from .backends.protocol import Backend, Bound, Level, Rows
 from .execution import MAX_GROUP, Progress, get_threads, run_ranges, run_rows
-from .margins import ErrorModel, Units, reached
+from .margins import ErrorModel, Units
 from .representations import Bounded, Full, Representation, Stage
 from .types import F32, F64, I64, Bool
 
-SEEDS = 32
-"""Rows that the first bound finds for an exact search to begin with: their scores are its first thresholds."""
-
-SEED_SHARE = 8
-"""It looks for them among one of so many rows: more take longer than better thresholds save."""
+SAMPLE_SHARE = 32
+"""A search finds its first thresholds in one of so many blocks of rows: more take longer than better thresholds save."""
 
 GROUP_BYTES = 64 << 20
 """Most memory for the candidates of the queries that are on their way at a time."""
@@ -123,7 +120,7 @@ class PreparedStage:
     """A stage with the rows of an index, on one backend.
 
     ``shortlist`` is the number of rows that go on; None for the last stage, and for an adaptive one, which then has a ``model`` of its
-    errors, how many of its deviations ``margins`` are, and how many rows it is expected to hand on.
+    errors, and how many of its deviations ``margins`` are.
     """
 
     representation: Representation
@@ -131,7 +128,6 @@ class PreparedStage:
     shortlist: int | None
     model: ErrorModel | None = None
     margins: float = 0.0
-    expected: int = 64
 
     @property
     def adaptive(self) -> bool:
@@ -191,35 +187,14 @@ def segments_of(stages: Sequence[PreparedStage], k: int, most: int) -> list[Segm
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """The stages of a segment with a group of queries: adaptive ones, and the one that decides."""
-
-    levels: Sequence[Level]
-    judge: Level
-    first: Bound
-    """What the first one's keys say of scores."""
-
-
-@dataclass(frozen=True)
 class _Run:
     """One search of a group of queries: what all steps need to know."""
 
     backend: Backend
-    stages: Sequence[PreparedStage]
     queries: F32
     allowed: Bool | None
     counts: I64
     threads: int | None
-
-    def prepared(self, segment: Segment, queries: F32, *, scan: bool, judge: bool = False) -> _Prepared:
-        """The segment's stages; ``scan``: the first one is to scan all rows; ``judge``: the last one too."""
-        levels, bounds = [], []
-        for number in range(segment.first, segment.last + 1):
-            scans = (scan and number == segment.first) or (judge and number == segment.last)
-            level, bound = self.stages[number].level(self.backend, queries, scans)
-            levels.append(level)
-            bounds.append(bound)
-        return _Prepared(levels[:-1], levels[-1], bounds[0])
 
     def top(self, level: Level, width: int, visits: int, progress: Progress | None = None) -> tuple[F32, I64]:
         """The best rows of some visits by one level's raw scores."""
@@ -227,73 +202,63 @@ class _Run:
         run_rows(scan, visits, len(self.queries), threads=self.threads, progress=progress)
         return scan.finish()
 
-    # --- the first segment ---------------------------------------------------------------------------------------------
-    def scan(self, segment: Segment, found: Found, progress: Progress | None) -> tuple[F32, I64]:
-        """All rows through the segment: raw scores of its last stage, and positions."""
-        head = self.stages[segment.first]
-        alone = segment.first == segment.last
-        made = self.prepared(segment, self.queries, scan=True)
-        found.scored[segment.first] = self.counts
-        wanted = segment.width if alone else min(int(self.counts.max()), max(head.expected, segment.width + 16))
-        raw, positions = self.top(made.judge if alone else made.levels[0], wanted, head.rows.visits, progress)
-        if alone:
-            return raw, positions
-        scores, best, least = self.rescore(segment, made, positions, raw, found)
-        last = raw[:, -1].astype(np.float64) * (1.0 if head.representation.largest else -1.0)
-        full = (positions[:, -1] >= 0) & (self.counts > positions.shape[1])
-        more = np.flatnonzero(full & reached(made.first, last, least))
-        if len(more):
-            # Rows beyond those that were expected may matter as well.
-            scores[more], best[more] = self._again(segment, made, more, least[more], found)
-        return scores, best
-
-    def _again(self, segment: Segment, made: _Prepared, more: I64, least: F64, found: Found) -> tuple[F32, I64]:
-        """Some queries once more, with a threshold from the beginning: scores and positions."""
-        allowed = self.allowed if self.allowed is None or self.allowed.ndim == 1 else np.ascontiguousarray(self.allowed[more])
-        if len(more) < len(self.queries):
-            made = self.prepared(segment, self.queries[more], scan=True, judge=True)
-            judge = made.judge
-        else:
-            last = self.stages[segment.last]
-            judge, _ = last.level(self.backend, self.queries, True)
-        rows = self.stages[segment.last].rows
-        scan = self.backend.cascade_scan(made.levels, judge, segment.width, allowed, least)
-        run_rows(scan, rows.visits, len(more), threads=self.threads)
-        found.scored[segment.first + 1 : segment.last + 1, more] += scan.scored[1:]
+    def scan(
+        self, levels: Sequence[Level], judge: Level, k: int, visits: int, scored: I64, progress: Progress | None, hard: bool = False
+    ) -> tuple[F32, I64]:
+        """All rows through the levels: the judge's raw scores of the best k, and their positions. Counts into ``scored`` (stages, Q)."""
+        if not levels:
+            scored[0] += self.counts
+            return self.top(judge, k, visits, progress)
+        # The values of a few rows that look best in a sample are the first thresholds.
+        sampled = -(-visits // SAMPLE_SHARE)
+        raw, positions = self.top(levels[0], min(int(self.counts.max()), k + 16), sampled)
+        least = np.empty(len(self.queries))
+        self._rescore(levels, judge, positions, raw, k, scored, hard, least=least)
+        scan = self.backend.cascade_scan(levels, judge, k, self.allowed, least, hard)
+        run_rows(scan, visits, len(self.queries), threads=self.threads, progress=progress)
+        scored += scan.scored
+        scored[0] += self.counts + self.counts * sampled // max(visits, 1)
         return scan.finish()
 
-    # --- later segments ------------------------------------------------------------------------------------------------
-    def later(self, segment: Segment, candidates: I64, found: Found) -> tuple[F32, I64]:
-        """Candidates through the segment: raw scores of its last stage, and positions."""
-        if segment.first < segment.last:
-            return self.rescore(segment, self.prepared(segment, self.queries, scan=False), candidates, None, found)[:2]
-        judge, width = self.stages[segment.last], segment.width
-        scores, best = np.empty((len(self.queries), width), np.float32), np.empty((len(self.queries), width), np.int64)
+    def rescore(self, levels: Sequence[Level], judge: PreparedStage, candidates: I64, k: int, scored: I64) -> tuple[F32, I64]:
+        """Candidates (Q, C) through levels that the judge ends: its raw scores of the best k, and their positions."""
+        if levels:
+            return self._rescore(levels, judge.level(self.backend, self.queries)[0], candidates, None, k, scored, False)
+        scores, best = np.empty((len(self.queries), k), np.float32), np.empty((len(self.queries), k), np.int64)
 
         def work(first: int, last: int) -> None:
             part, listed = self.queries[first:last], candidates[first:last]
-            scores[first:last], best[first:last] = judge.representation.rescore(self.backend, judge.rows, part, listed, width)
+            scores[first:last], best[first:last] = judge.representation.rescore(self.backend, judge.rows, part, listed, k)
 
         run_ranges(work, len(self.queries), threads=self.threads)
-        found.scored[segment.last] = (candidates >= 0).sum(axis=1)
+        scored[0] += (candidates >= 0).sum(axis=1)
         return scores, best
 
-    def rescore(self, segment: Segment, made: _Prepared, candidates: I64, raw: F32 | None, found: Found) -> tuple[F32, I64, F64]:
-        """Candidates through adaptive stages; ``raw`` are the scores that the first one has given them.
-
-        Third value: each query's k-th best value."""
-        queries, width = len(self.queries), segment.width
-        scores, best, least = np.empty((queries, width), np.float32), np.empty((queries, width), np.int64), np.empty(queries)
-        known = 0 if raw is None else 1
+    def _rescore(
+        self,
+        levels: Sequence[Level],
+        judge: Level,
+        candidates: I64,
+        raw: F32 | None,
+        k: int,
+        scored: I64,
+        hard: bool,
+        least: F64 | None = None,
+    ) -> tuple[F32, I64]:
+        """``raw``: the scores that the first level has given the candidates; ``least`` takes each query's k-th best value."""
+        queries = len(self.queries)
+        scores, best = np.empty((queries, k), np.float32), np.empty((queries, k), np.int64)
 
         def work(first: int, last: int) -> None:
-            part = None if raw is None else raw[first:last]
-            answer = self.backend.cascade_rescore(made.levels, made.judge, candidates[first:last], part, width, first=first)
-            scores[first:last], best[first:last], least[first:last], scored = answer
-            found.scored[segment.first + known : segment.last + 1, first:last] += scored[known:]
+            known = None if raw is None else raw[first:last]
+            answer = self.backend.cascade_rescore(levels, judge, candidates[first:last], known, k, hard, first)
+            scores[first:last], best[first:last] = answer[:2]
+            if least is not None:
+                least[first:last] = answer[2]
+            scored[:, first:last] += answer[3]
 
         run_ranges(work, queries, threads=self.threads, grain=32)
-        return scores, best, least
+        return scores, best
 
 
 def run(
@@ -322,20 +287,26 @@ def run(
     """
     found = Found.empty(len(queries), k, len(stages))
     segments = segments_of(stages, k, int(counts.max()))
-    widest = max(max(segment.width, stages[segment.first].expected) for segment in segments)
+    visits = stages[0].rows.visits
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
-        own = found.part(first, last)
-        search = _Run(backend, stages, queries[first:last], _part_of(allowed, first, last), counts[first:last], threads)
-        raw, positions = search.scan(segments[0], own, shown)
-        _note_survivors(own, segments[0], positions)
-        for segment in segments[1:]:
-            raw, positions = search.later(segment, positions, own)
-            _note_survivors(own, segment, positions)
+        own, part = found.part(first, last), queries[first:last]
+        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads)
+        for segment in segments:
+            *adaptive, judge = stages[segment.first : segment.last + 1]
+            scored = own.scored[segment.first : segment.last + 1]
+            scans = segment.first == 0
+            levels = [stage.level(backend, part, scans and stage is adaptive[0])[0] for stage in adaptive]
+            if scans:
+                raw, positions = search.scan(levels, judge.level(backend, part, True)[0], segment.width, visits, scored, shown)
+            else:
+                raw, positions = search.rescore(levels, judge, positions, segment.width, scored)
+            own.survivors[segment.first : segment.last] = scored[1:]
+            own.survivors[segment.last] = (positions >= 0).sum(axis=1)
         own.positions[...] = positions
-        own.scores[...] = stages[-1].representation.estimates(backend, search.queries, raw)
+        own.scores[...] = stages[-1].representation.estimates(backend, part, raw)
 
-    _run_groups(group, len(queries), widest, stages[0].rows.visits, threads, progress)
+    _run_groups(group, len(queries), max(segment.width for segment in segments), visits, threads, progress)
     return found
 
 
@@ -361,32 +332,18 @@ def run_exact(
         The vectors.
     """
     found = Found.empty(len(queries), k, len(bounds) + 1)
-    width = min(int(counts.max()), max(SEEDS, k + 16))
     visits = full.rows.visits
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
         own, part = found.part(first, last), queries[first:last]
-        search = _Run(backend, [full], part, _part_of(allowed, first, last), counts[first:last], threads)
-        levels, judge = [bound.level(backend, part, True) for bound in bounds], full.level(backend, part, True)[0]
-        # The scores of a few good rows of a sample are the first thresholds.
-        sampled = -(-visits // SEED_SHARE)
-        _, positions = search.top(levels[0], width, sampled)
-        least = np.empty(len(part))
-
-        def seed(start: int, stop: int) -> None:
-            _, _, least[start:stop], scored = backend.cascade_rescore(levels, judge, positions[start:stop], None, k, True, start)
-            own.scored[:, start:stop] += scored
-
-        run_ranges(seed, len(part), threads=threads, grain=32)
-        scan = backend.cascade_scan(levels, judge, k, search.allowed, least, True)
-        run_rows(scan, visits, len(part), threads=threads, progress=shown)
-        own.scores[...], own.positions[...] = scan.finish()
-        own.scored[...] += scan.scored
-        own.scored[0] += search.counts + search.counts * sampled // max(visits, 1)
+        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads)
+        levels = [bound.level(backend, part, True) for bound in bounds]
+        judge, _ = full.level(backend, part, True)
+        own.scores[...], own.positions[...] = search.scan(levels, judge, k, visits, own.scored, shown, hard=True)
         own.survivors[:-1] = own.scored[1:]
         own.survivors[-1] = (own.positions >= 0).sum(axis=1)
 
-    _run_groups(group, len(queries), width, visits, threads, progress)
+    _run_groups(group, len(queries), k + 16, visits, threads, progress)
     return found
 
 
@@ -396,15 +353,14 @@ def run_on_candidates(
     """Score each query's candidates with the last stage alone; ``k`` is at most the length of the longest list."""
     found = Found.empty(len(queries), k, len(stages))
     longest = max(map(len, candidates))
-    segment = Segment(len(stages) - 1, len(stages) - 1, k)
     for first, last in ranges(len(queries), _group_size(longest)):
         listed = np.full((last - first, max(map(len, candidates[first:last]))), -1, np.int64)
         for row, own in zip(listed, candidates[first:last], strict=True):
             row[: len(own)] = own
         part, mine = queries[first:last], found.part(first, last)
-        search = _Run(backend, stages, part, None, np.full(len(part), listed.shape[1]), threads)
-        raw, positions = search.later(segment, listed, mine)
-        _note_survivors(mine, segment, positions)
+        search = _Run(backend, part, None, np.full(len(part), listed.shape[1]), threads)
+        raw, positions = search.rescore([], stages[-1], listed, k, mine.scored[-1:])
+        mine.survivors[-1] = (positions >= 0).sum(axis=1)
         mine.positions[...] = positions
         mine.scores[...] = stages[-1].representation.estimates(backend, part, raw)
     return found
@@ -413,11 +369,6 @@ def run_on_candidates(
 def _part_of(allowed: Bool | None, first: int, last: int) -> Bool | None:
     """The allowed rows of some queries."""
     return allowed if allowed is None or allowed.ndim == 1 else allowed[first:last]
-
-
-def _note_survivors(found: Found, segment: Segment, positions: I64) -> None:
-    found.survivors[segment.first : segment.last] = found.scored[segment.first + 1 : segment.last + 1]
-    found.survivors[segment.last] = (positions >= 0).sum(axis=1)
 
 
 def _group_size(width: int) -> int:

@@ -34,7 +34,7 @@ LEAST_ROWS = 4_096
 """Fewer are searched exactly in less time than a cascade takes to be set up."""
 
 MOST_WAYS = 64
-"""Margins that searches have asked for lately, at most, for which what they need is kept."""
+"""Recalls that searches have asked for lately, at most, for which what they need is kept."""
 
 NO_PLAN = "recall: without a plan, which tune() learns, only 1.0 (exact) can be asked for, got {}"
 
@@ -93,8 +93,8 @@ class Index:
         # By backend and stage: the layout of the store that it was prepared for, and the stage.
         self._prepared: dict[tuple[str, int], tuple[int, PreparedStage]] = {}
         self._bounds: dict[str, tuple[int, list[Bounded | None]]] = {}
-        # By backend and margin: what must not have changed, and how searches go.
-        self._ways: dict[tuple[str, float], tuple[tuple[object, ...], searching.Way]] = {}
+        # By backend and recall: what must not have changed, and how searches go.
+        self._ways: dict[tuple[str, float | None], tuple[tuple[object, ...], searching.Way]] = {}
         self._asked: tuple[float, int] | None = None
         self._tuned: Calibration | None = None
         self._chosen = cascade is None  # whether the cascade is up to tune()
@@ -539,15 +539,17 @@ class Index:
         batch, single = as_queries(queries, self._dim)
         k = as_k(k)
         threads = as_threads(threads)
-        margins = self._margins(recall)
+        wanted_recall = None if recall is None else as_recall(recall)
+        if not len(self):
+            self._margins(wanted_recall)
+        way = self._way(current(), wanted_recall) if len(self) else None
         allowed = filters.resolve(filter, self._store, len(batch))
         wanted = k
-        if margins < math.inf and self._tuned is not None:
+        if way is not None and way.margins < math.inf and self._tuned is not None:
             wanted = max(k, self._tuned.k)
             if k > self._tuned.k and not self._warned:
                 self._warned = True
                 warnings.warn(f"k: the plan is for up to {self._tuned.k} neighbors; the recall of {k} is not certified", stacklevel=2)
-        way = self._way(current(), margins) if len(self) else None
         if way is None:
             found = Found.empty(len(batch), 0, 1)
         else:
@@ -618,7 +620,7 @@ class Index:
             raise ValueError(f"id: {id!r} is not in the index")
         position = int(self._store.find(np.array([id]))[0])
         wanted = as_k(k) if k is not None else self._tuned.k if self._tuned is not None else 10
-        way = self._way(current(), self._margins(None))
+        way = self._way(current(), None)
         full = self._prepare_full(way.backend)
         return explaining.explain(way, full, batch, position, integer(id), wanted, self._store.alive, len(self))
 
@@ -723,9 +725,8 @@ class Index:
         """Whether the plan is exact search."""
         return self._stages == (Full(),) or (self._tuned is not None and self._tuned.recall == 1.0)
 
-    def _margins(self, recall: float | None) -> float:
+    def _margins(self, wanted: float | None) -> float:
         """The margin, in deviations, of a search for a recall; infinite if it is exact."""
-        wanted = None if recall is None else as_recall(recall)
         if wanted is None and self._tuned is None and self._needs_calibration:
             raise ValueError("cascade: a stage with keep=None needs calibration by tune(); or give every stage before the last a keep=")
         if wanted == 1.0 or not self.fitted or (wanted is None and self._searches_exactly):
@@ -740,36 +741,35 @@ class Index:
             raise ValueError(NO_PLAN.format(wanted))
         return 0.0
 
-    def _way(self, backend: Backend, margins: float) -> searching.Way:
-        """How a search goes over the rows as they are now. What the last one of a kind was told is kept until anything changes."""
-        bounded = math.isinf(margins) and self.fitted and len(self) >= LEAST_ROWS
-        known = (self._store.layout, self._tuned, self._parts, bounded)
-        kept = self._ways.get((backend.name, margins))
+    def _way(self, backend: Backend, recall: float | None) -> searching.Way:
+        """How a search for a recall goes over the rows as they are now. What the last one was told is kept until anything changes."""
+        known = (self._store.layout, self._tuned, self._parts, len(self) >= LEAST_ROWS)
+        kept = self._ways.get((backend.name, recall))
         # By identity, which a layout's number keeps while nobody gives it a new one.
         if kept is None or any(mine is not its for mine, its in zip(known, kept[0], strict=True)):
             if len(self._ways) >= MOST_WAYS:
                 self._ways.clear()
-            kept = self._ways[backend.name, margins] = (known, self._made_way(backend, margins, bounded))
+            kept = self._ways[backend.name, recall] = (known, self._made_way(backend, self._margins(recall)))
         return kept[1]
 
-    def _made_way(self, backend: Backend, margins: float, bounded: bool) -> searching.Way:
+    def _made_way(self, backend: Backend, margins: float) -> searching.Way:
         full = self._prepare_full(backend)
         if math.isinf(margins):
-            bounds = self._prepare_bounds(backend) if bounded else []
+            bounds = self._prepare_bounds(backend) if self.fitted and len(self) >= LEAST_ROWS else []
             if not bounds:
-                return searching.Way(backend, (full,), (), ("Full()",), (full.representation.bytes_per_row,))
+                return searching.Way(backend, margins, (full,), (), ("Full()",), (full.representation.bytes_per_row,))
             sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
             pairs = zip(self._stages, self._all_bounds(backend), strict=True)
             names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
-            return searching.Way(backend, (full,), tuple(bounds), names, sizes)
+            return searching.Way(backend, margins, (full,), tuple(bounds), names, sizes)
         stages = [self._prepare(backend, number) for number in range(len(self._stages))]
         if self._tuned is not None:
             stages = [
-                replace(stage, model=model, margins=margins, expected=expected) if model is not None else stage
-                for stage, model, expected in zip(stages, self._tuned.models, self._tuned.expected, strict=True)
+                stage if model is None else replace(stage, model=model, margins=margins)
+                for stage, model in zip(stages, self._tuned.models, strict=True)
             ]
         sizes = tuple(stage.representation.bytes_per_row for stage in stages)
-        return searching.Way(backend, tuple(stages), (), tuple(map(repr, self._stages)), sizes)
+        return searching.Way(backend, margins, tuple(stages), (), tuple(map(repr, self._stages)), sizes)
 
     def _prepare_full(self, backend: Backend) -> PreparedStage:
         return self._prepared_as(backend, -1, self._exact, None)

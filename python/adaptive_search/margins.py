@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .backends.protocol import Bound
-from .types import F64, Bool
+from .types import F64
 
 
 class Units(NamedTuple):
@@ -64,9 +64,3 @@ class ErrorModel(NamedTuple):
         """Scores up to so many deviations above the line."""
         offset = units.unit * (self.intercept + margins * self.deviation) - units.shift
         return Bound(offset, self.slope * units.unit / units.key_unit)
-
-
-def reached(bound: Bound, keys: F64, least: F64) -> Bool:
-    """Whether rows with these keys (Q,) can still have a value of ``least``."""
-    upper: F64 = bound.offset + bound.factor * keys
-    return ~(upper < least)

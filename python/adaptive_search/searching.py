@@ -26,10 +26,11 @@ MASK_BYTES = 64 << 20
 class Way:
     """How a search goes: through ``stages``; or exactly by ``bounds``: then ``stages`` are the vectors alone.
 
-    ``names`` and ``row_bytes`` are those of the stages that are reported.
+    ``names`` and ``row_bytes`` are those of the stages that are reported; ``margins`` those of the stages, infinite for exact search.
     """
 
     backend: Backend
+    margins: float
     stages: tuple[PreparedStage, ...]
     bounds: tuple[Bounded, ...]
     names: tuple[str, ...]

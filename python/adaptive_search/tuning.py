@@ -48,9 +48,6 @@ COARSE = (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0,
 LOSSES = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.025, 0.018, 0.012, 0.009, 0.006, 0.004, 0.0025, 0.0015, 0.0008, 0.0004)
 """What the margins of the grid lose on the tuning queries, about."""
 
-MOST_EXPECTED = 4_096
-"""Rows that the first stage of a plan finds at once, at most. Queries that need more look at all rows again."""
-
 SPECTRUM_ROWS = 4_096
 """Rows that tell whether dims are alike."""
 
@@ -286,27 +283,7 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
     margin = found.at(SAFETY * (1.0 - recall))
     if math.isinf(margin):
         return None
-    fitted = expecting(ground, fitted, queries, k, margin)
     return Measured(fitted, found, seconds(ground, fitted.at(margin), queries.vectors, k))
-
-
-def expecting(ground: Ground, candidate: Candidate, queries: Queries, k: int, margin: float) -> Candidate:
-    """The candidate with the number of rows that its first stage had better find at a margin.
-
-    Either as many as mostly go on; or only as many as give a threshold, with which all rows are then looked at again. A long list takes
-    more time than a short one, a few hundred more than a second look: both are tried.
-    """
-    counts = np.full(len(queries.vectors), ground.store.live)
-    wide = [replace(stage, expected=MOST_EXPECTED // 4) for stage in candidate.at(margin)]
-    survivors = run(ground.backend, wide, queries.vectors, min(k, ground.store.live), ground.store.alive, counts).survivors
-    least = k + 16
-    usual = int(min(np.quantile(survivors[0], 0.9) + 8, MOST_EXPECTED))
-    either = [
-        replace(candidate, stages=tuple(replace(stage, expected=n) for stage in candidate.stages)) for n in {least, max(usual, least)}
-    ]
-    if len(either) == 1:
-        return either[0]
-    return min(either, key=lambda one: seconds(ground, one.at(margin), queries.vectors, k).together)
 
 
 def seconds(ground: Ground, stages: Sequence[PreparedStage], queries: F32, k: int) -> Cost:
@@ -343,13 +320,13 @@ def cost(search: Callable[[F32], None], queries: F32) -> Cost:
 
 
 def calibrate(
-    ground: Ground, measured: Measured, tuners: Queries, queries: Queries, k: int, recall: float, given: bool, progress: Progress | None
+    ground: Ground, measured: Measured, queries: Queries, k: int, recall: float, given: bool, progress: Progress | None
 ) -> Calibration:
     """Measure the losses of the calibration queries over a grid of margins that the tuning queries have fixed."""
     candidate, tuned = measured.candidate, measured.curve
     stages = candidate.stages
-    models, expected = tuple(stage.model for stage in stages), tuple(stage.expected for stage in stages)
-    nothing = Calibration(recall, k, models, expected, (), (), (), 0, given, 1e6 * measured.cost.batch)
+    models = tuple(stage.model for stage in stages)
+    nothing = Calibration(recall, k, models, (), (), (), 0, given, 1e6 * measured.cost.batch)
     if tuned is None:
         if recall == 1.0:
             return nothing
@@ -368,17 +345,13 @@ def calibrate(
         if progress is not None:
             progress(len(margins) - first, len(margins))
     highest = never_rising(table[:, first:])
-    made = replace(
+    return replace(
         nothing,
         margins=tuple(margins[first:]),
         losses=tuple(highest.mean(axis=0).tolist()),
         deviations=tuple(highest.std(axis=0).tolist()),
         queries=len(queries.vectors),
     )
-    margin = made.margin(recall)
-    if math.isinf(margin):
-        return made
-    return replace(made, expected=tuple(stage.expected for stage in expecting(ground, candidate, tuners, k, margin).stages))
 
 
 def split(count: int, recall: float) -> tuple[int, int]:
@@ -471,7 +444,7 @@ def best_plan(
         best = Measured(candidate, curve(ground, candidate, tuners, k, 0.0), flat)
     if best is None or (own is None and best.cost.together >= flat.together):
         return None, None
-    return best.candidate, calibrate(ground, best, tuners, judges, k, recall, given, progress)
+    return best.candidate, calibrate(ground, best, judges, k, recall, given, progress)
 
 
 def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int) -> Measured:

@@ -60,6 +60,9 @@ class NumbaBackend:
         dense_rows.products(queries, matrix, out)
 
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
+    def integer_queries(self, queries: F32, scales: F32, codes: I8, steps: F64) -> None:
+        integer.quantize(queries, scales, codes, steps)
+
     def integer_scan(
         self, rows: Rows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None = None
     ) -> integer.IntegerScan:

@@ -141,6 +141,11 @@ class Backend(Protocol):
         """Canonical products of queries (Q, D) with the rows of a C-contiguous matrix (N, D), all finite, into out (Q, N)."""
 
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
+    def integer_queries(self, queries: F32, scales: F32, codes: I8, steps: F64) -> None:
+        """Float queries (Q, D), finite, for rows that are codes times ``scales`` (D,), as codes (Q, D) of -63..63 times steps (Q,).
+
+        In float64: x = query * scale; step = largest |x| / 63; code = x / step, rounded, ties to even; 0 where all x are 0."""
+
     def integer_scan(
         self, rows: Rows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None = None
     ) -> Scan:

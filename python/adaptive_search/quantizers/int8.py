@@ -17,10 +17,6 @@ from ..types import F32, I8, MAX_DIM, Array, Metric, Neighbors
 from ..validation import as_k, as_mask, as_threads
 from .base import Quantizer, taken
 
-QUERY_LIMIT = 63
-"""Largest query code: 7 bits, so that sums of pairs of products fit into 16 bits on every machine."""
-
-
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -138,11 +134,8 @@ class Int8Quantizer(Quantizer):
 
         ip and cosine: score = factor * (codes . row). l2: score = (offset + norms2[row]) + factor * (codes . row).
         """
-        folded = np.multiply(queries, self.scales, dtype=np.float64)
-        steps = np.maximum(folded.max(axis=1), -folded.min(axis=1)) / QUERY_LIMIT
-        # A query of zeros has codes of zeros whatever its step; products of float32 are never so small that its step would round to 0.
-        folded /= np.where(steps > 0, steps, 1.0)[:, None]
-        codes = np.rint(folded, out=folded).astype(np.int8)
+        codes, steps = np.empty(queries.shape, np.int8), np.empty(len(queries))
+        current().integer_queries(np.ascontiguousarray(queries), self.scales, codes, steps)
         factors, offsets = steps, np.zeros(len(queries), np.float32)
         if self.metric == "l2":
             factors = -2.0 * steps

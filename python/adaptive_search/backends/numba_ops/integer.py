@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from ...types import F32, I8, I64, Array, Bool
+from ...types import F32, F64, I8, I64, Array, Bool
 from ..protocol import IntegerMetric
 from .candidates import (
     Allowed,
@@ -264,3 +264,12 @@ def rescore(rows: NumbaRows, codes: I8, factors: F32, offsets: F32, candidates: 
     everything, part = allowed_rows(None), _part(layout, most=1)
     _rescore(layout, rows.ids, packed, lists, sign, everything, part, keys[0], numbers[0], scores, found)
     return scores, found
+
+
+def quantize(queries: F32, scales: F32, codes: I8, steps: F64) -> None:
+    """See ``Backend.integer_queries``."""
+    folded = np.multiply(queries, scales, dtype=np.float64)
+    steps[:] = np.abs(folded).max(axis=1) / 63.0
+    # Products of float32 are never so small that their step would round to 0.
+    folded /= np.where(steps > 0, steps, 1.0)[:, None]
+    codes[:] = np.rint(folded, out=folded)
