@@ -22,6 +22,7 @@ struct Bound {
         if (!margins.is_none()) margin = values(margins, queries);
     }
     static std::vector<double> values(const py::object& a, int64_t queries) {
+        if (PyFloat_Check(a.ptr())) return std::vector<double>(static_cast<size_t>(queries), a.cast<double>());
         const double* p = per_query<double>(a.cast<py::array>(), queries, "bound");
         return {p, p + queries};
     }
@@ -102,13 +103,17 @@ PyCascade cascade_of(const py::sequence& levels, const PyLevel& judge, bool hard
     return {std::make_shared<const Cascade>(std::move(out)), owners};
 }
 
+void require_ready(const Cascade& cascade, bool hard) {
+    for (const Level& level : cascade.levels)
+        require(level.problem->queries() == 0 || !level.problem->groups().empty() || (!hard && &level != &cascade.levels.front()),
+                "levels: the first one must be ready to scan, or all if bounds are hard");
+}
+
 PyScan cascade_scan(const Target&, const py::sequence& levels, const PyLevel& judge, int64_t k, const py::object& allowed,
                     const py::object& floors, bool hard) {
     PyCascade made = cascade_of(levels, judge, hard);
     const int64_t queries = judge.level.problem->queries();
-    for (const Level& level : made.cascade->levels)
-        require(queries == 0 || !level.problem->groups().empty() || (!hard && &level != &made.cascade->levels.front()),
-                "levels: the first one must be ready to scan, or all if bounds are hard");
+    require_ready(*made.cascade, hard);
     const Allowed map = allowed_of(allowed, *judge.level.problem);
     const double* from = floors.is_none() ? nullptr : per_query<double>(floors.cast<py::array>(), queries, "floors");
     return {std::make_unique<CascadeScan>(std::move(made.cascade), k, map, from), py::make_tuple(std::move(made.owners), allowed)};
@@ -117,6 +122,48 @@ PyScan cascade_scan(const Target&, const py::sequence& levels, const PyLevel& ju
 PyScan level_scan(const Target&, const PyLevel& level, int64_t k, const py::object& allowed) {
     require(level.level.problem->queries() == 0 || !level.level.problem->groups().empty(), "level: expected one that is ready to scan");
     return PyScan::make(level.level.problem, k, allowed, level.owners);
+}
+
+py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel& judge, int64_t k, int64_t sampled,
+                        const py::object& allowed, bool hard) {
+    const PyCascade made = cascade_of(levels, judge, hard);
+    require_ready(*made.cascade, hard);
+    const Problem& problem = *judge.level.problem;
+    const int64_t queries = problem.queries(), visits = problem.rows().visits(), width = k + 16;
+    require(0 <= sampled && sampled <= visits, "sampled: expected a number of visits");
+    const Allowed map = allowed_of(allowed, problem);
+    py::array_t<float> scores({queries, k});
+    py::array_t<int64_t> rows({queries, k});
+    float* s = scores.mutable_data();
+    int64_t* r = rows.mutable_data();
+    std::vector<double> floors(static_cast<size_t>(queries));
+    CascadeScan seeds(made.cascade, k, {}, nullptr);
+    std::unique_ptr<CascadeScan> scan;
+    {
+        const py::gil_scoped_release free;
+        const Level& first = made.cascade->levels.front();
+        TopK best(first.problem, width, map);
+        best.run(0, sampled);
+        std::vector<float> raw(static_cast<size_t>(queries * width));
+        std::vector<int64_t> found(raw.size());
+        best.finish(raw.data(), found.data());
+        for (int64_t q = 0; q < queries; ++q) {
+            const int64_t* from = found.data() + q * width;
+            const int64_t count = std::find(from, from + width, int64_t{-1}) - from;
+            float* keys = raw.data() + q * width;
+            if (first.problem->smallest_first())
+                for (int64_t i = 0; i < count; ++i) keys[i] = -keys[i];
+            seeds.take(q, from, keys, count);
+            floors[static_cast<size_t>(q)] = seeds.least(q);
+        }
+        scan = std::make_unique<CascadeScan>(made.cascade, k, map, floors.data());
+        scan->run(0, visits);
+        scan->finish(s, r);
+    }
+    py::array_t<int64_t> counts = counts_of(*scan, 0, queries);
+    const std::vector<int64_t> more = seeds.scored();
+    for (size_t i = 0; i < more.size(); ++i) counts.mutable_data()[i] += more[i];
+    return py::make_tuple(scores, rows, counts);
 }
 
 py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLevel& judge, const py::array& candidates,
@@ -179,6 +226,8 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
         .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false)
         .def("level_scan", &level_scan, arg("level"), arg("k"), arg("allowed") = py::none())
         .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(),
+             arg("hard") = false)
+        .def("cascade_top_k", &cascade_top_k, arg("levels"), arg("judge"), arg("k"), arg("sampled"), arg("allowed") = py::none(),
              arg("hard") = false)
         .def("cascade_rescore", &cascade_rescore, arg("levels"), arg("judge"), arg("candidates"), arg("raw"), arg("k"),
              arg("hard") = false, arg("first") = 0);

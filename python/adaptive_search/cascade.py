@@ -18,6 +18,9 @@ from .types import F32, F64, I64, Bool
 SAMPLE_SHARE = 32
 """A search finds its first thresholds in one of so many blocks of rows: more take longer than better thresholds save."""
 
+SMALL = 32
+"""Blocks of rows, times queries, up to which a search is one call of the backend, on one thread: some milliseconds at most."""
+
 GROUP_BYTES = 64 << 20
 """Most memory for the candidates of the queries that are on their way at a time."""
 
@@ -211,13 +214,17 @@ class _Run:
             return self.top(judge, k, visits, progress)
         # The values of a few rows that look best in a sample are the first thresholds.
         sampled = -(-visits // SAMPLE_SHARE)
+        scored[0] += self.counts + self.counts * sampled // max(visits, 1)
+        if visits * len(self.queries) <= SMALL:
+            scores, best, others = self.backend.cascade_top_k(levels, judge, k, sampled, self.allowed, hard)
+            scored += others
+            return scores, best
         raw, positions = self.top(levels[0], min(int(self.counts.max()), k + 16), sampled)
         least = np.empty(len(self.queries))
         self._rescore(levels, judge, positions, raw, k, scored, hard, least=least)
         scan = self.backend.cascade_scan(levels, judge, k, self.allowed, least, hard)
         run_rows(scan, visits, len(self.queries), threads=self.threads, progress=progress)
         scored += scan.scored
-        scored[0] += self.counts + self.counts * sampled // max(visits, 1)
         return scan.finish()
 
     def rescore(self, levels: Sequence[Level], judge: PreparedStage, candidates: I64, k: int, scored: I64) -> tuple[F32, I64]:

@@ -106,7 +106,7 @@ def _traces(way: Way, segment: Segment, query: F32, row: I64, listed: I64) -> li
         least = float(way.backend.cascade_rescore([level for level, _ in levels[:-1]], levels[-1][0], listed, None, segment.width)[2][0])
         for stage, (_, bound), name in zip(adaptive, levels, names, strict=False):
             key = _score_at(way, stage, query, row[0, 0]) * (1.0 if stage.representation.largest else -1.0)
-            upper = float(bound.offset[0] + bound.factor[0] * key)
+            upper = float(bound.of(np.array([[key]]))[0, 0])
             found.append(StageTrace(name, upper, least, not upper < least))
     raw = judge.representation.rescore(way.backend, judge.rows, query, row, 1)[0]
     last = listed[0][listed[0] >= 0][-1]

@@ -11,14 +11,19 @@ from .types import F64
 
 
 class Units(NamedTuple):
-    """The scales on which a stage's keys and scores are compared for queries of any length, (Q,) each.
+    """The scales on which a stage's keys and scores are compared for queries of any length: (Q,) each, or one number for all.
 
     ``(score + shift) / unit`` is a straight line of ``key / key_unit``, up to an error that is alike for all queries.
     """
 
-    shift: F64
-    unit: F64
-    key_unit: F64
+    shift: F64 | float
+    unit: F64 | float
+    key_unit: F64 | float
+
+    def compared(self, keys: F64, scores: F64) -> tuple[F64, F64]:
+        """Keys and scores (Q, C) on these scales."""
+        shift, unit, key_unit = (np.reshape(number, (-1, 1)) for number in self)
+        return keys / key_unit, (scores + shift) / unit
 
     def estimated(self) -> Bound:
         """Scores as keys estimate them, without an error."""

@@ -208,11 +208,11 @@ def fit_models(ground: Ground, candidate: Candidate, queries: Queries, k: int) -
         keys, places = _keys(ground, stages[number], queries.vectors, lists)
         judged, others = _keys(ground, stages[judge], queries.vectors, lists)
         line = stages[judge].representation.units(ground.backend, queries.vectors).estimated()
-        scores = line.offset[:, None] + line.factor[:, None] * judged
+        scores = line.of(judged)
         if not np.array_equal(places, others):
             raise RuntimeError("two stages saw different rows")
         units = stages[number].representation.units(ground.backend, queries.vectors)
-        x, y = keys / units.key_unit[:, None], (scores + units.shift[:, None]) / units.unit[:, None]
+        x, y = units.compared(keys, scores)
         # What decides lies around the k-th best; rows far below would bend the line.
         least = np.sort(np.where(places >= 0, scores, -np.inf), axis=1)[:, -min(scores.shape[1], max(2 * k, k + 8))]
         near = (places >= 0) & (scores >= least[:, None])

@@ -182,6 +182,17 @@ class NumbaBackend:
             return cascade.WholeScan(last, k, allowed, len(own) + 1)
         return cascade.CascadeScan(own, last, k, allowed, floors)
 
+    def cascade_top_k(
+        self, levels: Sequence[Level], judge: Level, k: int, sampled: int, allowed: Bool | None = None, hard: bool = False
+    ) -> tuple[F32, I64, I64]:
+        seeds = self.level_scan(levels[0], k + 16, allowed)
+        seeds.run(0, sampled)
+        raw, rows = seeds.finish()
+        *_, floors, seeded = self.cascade_rescore(levels, judge, rows, raw, k, hard)
+        scan = self.cascade_scan(levels, judge, k, allowed, floors, hard)
+        scan.run(0, _own_level(judge).rows.visits)
+        return *scan.finish(), scan.scored + seeded
+
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0
     ) -> tuple[F32, I64, F64, I64]:

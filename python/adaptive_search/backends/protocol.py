@@ -36,6 +36,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+import numpy as np
+
 from ..types import F32, F64, I8, I32, I64, U8, Array, Bool, Kind, Metric
 
 IntegerMetric = Literal["ip", "l2", "l2_exact"]
@@ -56,15 +58,21 @@ class DenseChunk:
 
 
 class Bound(NamedTuple):
-    """What a stage's key (larger is better: minus the distance for l2 and Hamming) says of the score of a row, per query.
+    """What a stage's key (larger is better: minus the distance for l2 and Hamming) says of the score of a row: (Q,) each, or one number
+    for all queries.
 
     ``offset + factor * key + margin * weight of the row``, in float64 and in this order, is the most that the score can be; without the
     margin it is the score that a last stage gives. ``factor`` is positive; ``margin`` is None where rows have no weights.
     """
 
-    offset: F64
-    factor: F64
+    offset: F64 | float
+    factor: F64 | float
     margin: F64 | None = None
+
+    def of(self, keys: F64) -> F64:
+        """What keys (Q, C) say, without margins."""
+        said: F64 = np.reshape(self.offset, (-1, 1)) + np.reshape(self.factor, (-1, 1)) * keys
+        return said
 
 
 class Level(Protocol):
@@ -233,6 +241,13 @@ class Backend(Protocol):
     ) -> Scan:
         """All rows through the levels. ``floors`` (Q,): values that at least k of the allowed rows reach. ``hard``: no bound can fail, so
         that levels may be left out where they do not help; all of them can scan then, else the first one."""
+
+    def cascade_top_k(
+        self, levels: Sequence[Level], judge: Level, k: int, sampled: int, allowed: Bool | None = None, hard: bool = False
+    ) -> tuple[F32, I64, I64]:
+        """A whole search, for work of no more than some milliseconds: `cascade_scan` with floors from the ``k + 16`` rows of the first
+        ``sampled`` visits that look best to the first level. Scores and row numbers (Q, k); rows scored (stages, Q), without what the
+        first level's scans score."""
 
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0

@@ -194,8 +194,8 @@ class ProductQuantizer(Quantizer):
         """`tables` of checked float32 queries (Q, D), of unit length for cosine."""
         tables = np.empty((len(queries), *self.codebooks.shape[:2]), np.float32)
         current().pq_tables(queries, self.codebooks, self.metric == "l2", tables)
-        finite = np.isfinite(tables).all(axis=(1, 2))
-        if not finite.all():
+        if not np.isfinite(tables).all():
+            finite = np.isfinite(tables).all(axis=(1, 2))
             raise ValueError(f"queries: scores of row {int((~finite).argmax())} are too large for float32")
         return tables
 

@@ -143,7 +143,7 @@ class Representation(ABC):
 def score_units(backend: Backend, queries: F32, metric: Metric) -> Units:
     """Of keys that are scores of the metric."""
     unit = query_units(backend, queries, metric)
-    return Units(np.zeros(len(queries)), unit, unit)
+    return Units(0.0, unit, unit)
 
 
 def query_norms(backend: Backend, queries: F32) -> F64:
@@ -152,10 +152,10 @@ def query_norms(backend: Backend, queries: F32) -> F64:
     return out.astype(np.float64)
 
 
-def query_units(backend: Backend, queries: F32, metric: Metric) -> F64:
+def query_units(backend: Backend, queries: F32, metric: Metric) -> F64 | float:
     """What scores of a query are proportional to: its norm for ip, else 1."""
     if metric != "ip":
-        return np.ones(len(queries))
+        return 1.0
     norms = query_norms(backend, queries)
     return np.where(norms > 0, norms, 1.0)
 

@@ -83,13 +83,12 @@ class BinaryRows(Representation):
     def units(self, backend: Backend, queries: F32) -> Units:
         """Distances know nothing of lengths: q . x and 2 q . x - |q|^2 grow with the query."""
         metric = self._quantizer.metric
-        zero, one = np.zeros(len(queries)), np.ones(len(queries))
         if metric == "cosine":
-            return Units(zero, one, one)
+            return Units(0.0, 1.0, 1.0)
         norms = query_norms(backend, queries)
         if metric == "ip":
-            return Units(zero, np.where(norms > 0, norms, 1.0), one)
-        return Units(norms**2, np.where(norms > 0, 2.0 * norms, 1.0), one)
+            return Units(0.0, np.where(norms > 0, norms, 1.0), 1.0)
+        return Units(norms**2, np.where(norms > 0, 2.0 * norms, 1.0), 1.0)
 
     def estimates(self, backend: Backend, queries: F32, raw: F32) -> F32:
         return self._quantizer.estimates(queries, raw)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from ..backends.protocol import Backend, Bound, DenseChunk, Level, Rows
 from ..layout import Slabs
 from ..margins import Units
@@ -53,8 +51,7 @@ class FullRows(Representation):
         return backend.dense_level(rows, queries, self._metric, bound, scan), bound
 
     def units(self, backend: Backend, queries: F32) -> Units:
-        one = np.ones(len(queries))
-        return Units(np.zeros(len(queries)), one, one)
+        return Units(0.0, 1.0, 1.0)
 
     @property
     def largest(self) -> bool:

@@ -115,7 +115,11 @@ class PrefixRows(Representation):
 
     def units(self, backend: Backend, queries: F32) -> Units:
         units = score_units(backend, queries, self._metric)
-        return units._replace(key_unit=1.0 / np.maximum(self._share(backend, queries), 1e-6)) if self._plain_product else units
+        return (
+            units._replace(key_unit=1.0 / np.maximum(self._share(backend, queries).astype(np.float64), 1e-6))
+            if self._plain_product
+            else units
+        )
 
     def bounded(self, backend: Backend, store: RowStore) -> PrefixBounds | None:
         if self._dims == self._slabs.dim:

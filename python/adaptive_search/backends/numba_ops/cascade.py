@@ -41,12 +41,22 @@ class NumbaLevel:
     def part(self, first: int, queries: int) -> NumbaLevel:
         """The level for some of its queries."""
         own, margin = slice(first, first + queries), self.bound.margin
-        bound = Bound(self.bound.offset[own], self.bound.factor[own], None if margin is None else margin[own])
+        bound = Bound(self.offset[own], self.factor[own], None if margin is None else margin[own])
         return replace(self, bound=bound, queries=queries, first=self.first + first)
+
+    @property
+    def offset(self) -> F64:
+        """Of its bound, per query."""
+        return np.broadcast_to(np.asarray(self.bound.offset), self.queries)
+
+    @property
+    def factor(self) -> F64:
+        """Of its bound, per query."""
+        return np.broadcast_to(np.asarray(self.bound.factor), self.queries)
 
     def upper(self, keys: F64) -> F64:
         """Of keys (Q, C)."""
-        upper: F64 = self.bound.offset[:, None] + self.bound.factor[:, None] * keys
+        upper = self.bound.of(keys)
         return np.where(np.isnan(upper), np.inf, upper)
 
     def keys(self, lists: I64) -> F64:
@@ -167,7 +177,7 @@ class CascadeScan:
         allowed = self._allowed if self._allowed is None or self._allowed.ndim == 1 else self._allowed[part]
         scan = head.scan(part, BLOCK, allowed)
         with np.errstate(invalid="ignore"):
-            cut = (least - head.bound.offset[part]) / head.bound.factor[part]
+            cut = (least - head.offset[part]) / head.factor[part]
         scan.cut((cut - np.abs(cut) * 2.0**-20).astype(np.float32))
         scan.run(visit, visit + 1)
         scores, rows = scan.finish()
