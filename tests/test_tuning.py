@@ -98,6 +98,19 @@ def test_answers_are_those_of_every_backend_batch_and_thread(stages: list[Any], 
     assert_equal(smaller, asx.Neighbors(expected.ids[:, :4], expected.scores[:, :4]))
 
 
+@pytest.mark.parametrize("stages", [CASCADES[1], *CASCADES[3:5]], ids=str)
+def test_searches_in_one_call_are_like_others(stages: list[Any], backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, queries = tuned(stages, "l2", count=120), clustered()[1][400:408]
+    masks = [None, np.arange(ROWS) % 3 > 0]
+    found = [index.search(queries, recall=recall, filter=mask, stats=True, threads=1) for mask in masks for recall in (None, 1.0)]
+    monkeypatch.setattr("adaptive_search.cascade.SMALL", 0)
+    again = [index.search(queries, recall=recall, filter=mask, stats=True, threads=1) for mask in masks for recall in (None, 1.0)]
+    for (one, stats), (other, counted) in zip(found, again, strict=True):
+        assert_equal(one, other)
+        # When survivors are looked at, and so how many, depends on how a scan is cut into ranges.
+        assert min(stats.stages[-1].scored.min(), counted.stages[-1].scored.min()) >= 10
+
+
 @pytest.mark.parametrize("stages", CASCADES[:4], ids=str)
 def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) -> None:
     """The k rows of the best (value, score, id), the value being the least of the score and all upper bounds; from all rows' keys."""

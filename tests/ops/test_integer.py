@@ -224,3 +224,22 @@ def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     place = awkward.ROW_PLACES[data.draw(st.sampled_from(sorted(awkward.ROW_PLACES)))]
     problem = Problem(backend, rows, codes, sizes, cuts, place, ids)
     problem.check(data.draw(st.sampled_from(METRICS)), data.draw(st.integers(1, 320)), count, allowed)
+
+
+@pytest.mark.parametrize("dim", [1, 7, 33, 384])
+def test_queries_as_integers(backend: Backend, dim: int) -> None:
+    """The nearest whole numbers of steps of the largest product; ties to even."""
+    rng = np.random.default_rng(dim)
+    queries = rng.standard_normal((9, dim)).astype(np.float32)
+    scales = np.abs(rng.standard_normal(dim)).astype(np.float32)
+    queries[1], queries[2] = 0, -1e-38
+    queries[3] *= np.float32(1e30)
+    queries[4], scales[::5] = 63 / np.maximum(np.arange(dim), 1), 0
+    queries[5, 0] = 3e38
+    codes, steps = np.empty((9, dim), np.int8), np.empty(9)
+    backend.integer_queries(queries, scales, codes, steps)
+    products = queries.astype(np.float64) * scales.astype(np.float64)
+    np.testing.assert_array_equal(steps, np.abs(products).max(axis=1) / 63)
+    exact = np.divide(products, steps[:, None], out=np.zeros_like(products), where=steps[:, None] > 0)
+    np.testing.assert_array_equal(codes, np.round(exact))
+    assert (np.abs(codes).max(axis=1) == np.where(steps > 0, 63, 0)).all()
