@@ -51,6 +51,17 @@ def chosen_margin(mean_losses: F64, queries: int, recall: float) -> int | None:
     return int(good[0]) if len(good) else None
 
 
+def wilson(mean: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a mean of ``count`` numbers between 0 and 1.
+
+    They vary no more than a coin of the same mean, so the interval is on the wide side, and does not shrink to a point when all agree.
+    """
+    weight = Z95 * Z95 / count
+    centre = (mean + weight / 2) / (1 + weight)
+    half = Z95 * math.sqrt(mean * (1 - mean) / count + weight / (4 * count)) / (1 + weight)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """What `Index.tune` learned: how far stages may err, and what recall each margin gave on the calibration queries.
@@ -63,8 +74,8 @@ class Calibration:
         For every stage that is adaptive.
     margins : tuple of float
         The grid, rising.
-    losses, deviations : tuple of float
-        Mean and standard deviation over the calibration queries of 1 - recall@k, at each margin or any larger one.
+    losses : tuple of float
+        Mean over the calibration queries of 1 - recall@k, at each margin or any larger one.
     queries : int
         Calibration queries; 0 if the plan has no margin to calibrate.
     given : bool
@@ -78,7 +89,6 @@ class Calibration:
     models: tuple[ErrorModel | None, ...]
     margins: tuple[float, ...]
     losses: tuple[float, ...]
-    deviations: tuple[float, ...]
     queries: int
     given: bool
     cost_us: float
@@ -98,13 +108,11 @@ class Calibration:
         return math.inf if place is None else self.margins[place]
 
     def interval(self, recall: float) -> tuple[float, float]:
-        """Where the recall of the plan with this margin lies, with 95% confidence: the mean of the calibration queries, give or take."""
+        """Where the recall of the plan with this margin lies, with 95% confidence: see `wilson`."""
         margin = self.margin(recall)
         if math.isinf(margin):
             return 1.0, 1.0
-        place = self.margins.index(margin)
-        mean, half = 1.0 - self.losses[place], Z95 * self.deviations[place] / math.sqrt(self.queries)
-        return max(0.0, mean - half), min(1.0, mean + half)
+        return wilson(1.0 - self.losses[self.margins.index(margin)], self.queries)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"models": [None if model is None else list(model) for model in self.models]}
@@ -113,25 +121,24 @@ class Calibration:
     def from_json(cls, values: dict[str, Any], stages: int) -> Self:
         """Check what a file says; a `TypeError` or `ValueError` if it cannot be what `to_json` wrote."""
         models = tuple(None if model is None else ErrorModel(*map(_number, model)) for model in values["models"])
-        margins, losses, deviations = (tuple(map(_number, values[name])) for name in ("margins", "losses", "deviations"))
+        margins, losses = (tuple(map(_number, values[name])) for name in ("margins", "losses"))
         made = cls(
             _number(values["recall"]),
             _count(values["k"]),
             models,
             margins,
             losses,
-            deviations,
             _count(values["queries"], 0),
             bool(values["given"]),
             _number(values["cost_us"]),
         )
-        if len(models) != stages or not len(margins) == len(losses) == len(deviations):
+        if len(models) != stages or len(margins) != len(losses):
             raise ValueError("a calibration of other stages")
         if not 0.0 < made.recall <= 1.0 or any(b <= a for a, b in pairwise(margins)):
             raise ValueError("a calibration whose margins do not rise")
         if any(model is not None and not (model.slope > 0 and model.deviation > 0) for model in models):
             raise ValueError("a calibration whose slopes are not positive")
-        if any(not 0.0 <= loss <= 1.0 for loss in losses) or any(deviation < 0.0 for deviation in deviations):
+        if any(not 0.0 <= loss <= 1.0 for loss in losses):
             raise ValueError("a calibration whose losses are not between 0 and 1")
         return made
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .calibration import Z95
+from .calibration import wilson
 from .representations import Stage
 from .types import F32
 
@@ -81,12 +80,8 @@ class Audit(NamedTuple):
         >>> audit.recall, round(audit.low, 4), audit.high, audit.n
         (1.0, 0.963, 1.0, 100)
         """
-        count = len(recalls)
         mean = float(recalls.mean(dtype=np.float64))
-        weight = Z95 * Z95 / count
-        centre = (mean + weight / 2) / (1 + weight)
-        half = Z95 * math.sqrt(mean * (1 - mean) / count + weight / (4 * count)) / (1 + weight)
-        return cls(mean, max(0.0, centre - half), min(1.0, centre + half), count)
+        return cls(mean, *wilson(mean, len(recalls)), len(recalls))
 
 
 def as_recall(value: Any) -> float:

@@ -42,11 +42,14 @@ OWN_QUERIES = 512
 FIT_CANDIDATES = 128
 """Rows per query that models are fitted to, at most: the best of the first stage."""
 
-COARSE = (-4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 11.0, 15.0)
+COARSE = (-8.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0, 6.0, 8.0, 11.0, 15.0)
 """Margins that are tried first, in deviations."""
 
 LOSSES = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.025, 0.018, 0.012, 0.009, 0.006, 0.004, 0.0025, 0.0015, 0.0008, 0.0004)
 """What the margins of the grid lose on the tuning queries, about."""
+
+NEAR = (1.2, 1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
+"""More of them, as parts of what may be lost."""
 
 SPECTRUM_ROWS = 4_096
 """Rows that tell whether dims are alike."""
@@ -326,14 +329,16 @@ def calibrate(
     candidate, tuned = measured.candidate, measured.curve
     stages = candidate.stages
     models = tuple(stage.model for stage in stages)
-    nothing = Calibration(recall, k, models, (), (), (), 0, given, 1e6 * measured.cost.batch)
+    nothing = Calibration(recall, k, models, (), (), 0, given, 1e6 * measured.cost.batch)
     if tuned is None:
         if recall == 1.0:
             return nothing
         lost = losses(ground.search(stages, queries.vectors, k, queries.itself), queries.truth)
-        return replace(nothing, margins=(0.0,), losses=(float(lost.mean()),), deviations=(float(lost.std()),), queries=len(queries.vectors))
+        return replace(nothing, margins=(0.0,), losses=(float(lost.mean()),), queries=len(queries.vectors))
     last = tuned.margins[-1]
-    steps = {round(tuned.at(loss), 3) for loss in LOSSES if tuned.losses[-1] <= loss < tuned.losses[0]}
+    # Close together where the margin for the recall must be.
+    wanted = [*LOSSES, *(share * (1.0 - recall) for share in NEAR)]
+    steps = {round(tuned.at(loss), 3) for loss in wanted if tuned.losses[-1] <= loss}
     margins = sorted({*(step for step in steps if math.isfinite(step)), last, last + 1.0, last + 2.0, last + 4.0})
     table = np.ones((len(queries.vectors), len(margins)))
     first = len(margins)
@@ -349,7 +354,6 @@ def calibrate(
         nothing,
         margins=tuple(margins[first:]),
         losses=tuple(highest.mean(axis=0).tolist()),
-        deviations=tuple(highest.std(axis=0).tolist()),
         queries=len(queries.vectors),
     )
 
