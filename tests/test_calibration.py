@@ -64,7 +64,7 @@ def test_the_recall_is_kept_in_the_mean_and_not_wastefully(recall: float, calibr
 
 
 MODEL = ErrorModel(0.1, 0.9, 0.02)
-CALIBRATION = Calibration(0.9, 10, (MODEL, None), (-1.0, 0.5, 2.0), (0.3, 0.08, 0.01), 200, True, 12.5)
+CALIBRATION = Calibration(0.9, 10, (MODEL, None), 32, (-1.0, 0.5, 2.0), (0.3, 0.08, 0.01), 200, True, 12.5)
 
 
 def test_a_calibration_chooses_margins() -> None:
@@ -98,6 +98,7 @@ def test_a_calibration_as_json() -> None:
         {"recall": 0.0},
         {"k": 0},
         {"k": 2.5},
+        {"share": 0},
         {"queries": -1},
         {"cost_us": float("nan")},
     ],

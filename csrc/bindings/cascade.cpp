@@ -1,6 +1,7 @@
 #include "bindings/cascade.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "ops/cascade.h"
 #include "ops/codes.h"
@@ -137,6 +138,7 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
     float* s = scores.mutable_data();
     int64_t* r = rows.mutable_data();
     std::vector<double> floors(static_cast<size_t>(queries));
+    std::vector<bool> done(floors.size());          // what is not listed cannot matter
     CascadeScan seeds(made.cascade, k, {}, nullptr);
     std::unique_ptr<CascadeScan> scan;
     {
@@ -154,11 +156,14 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
             if (first.problem->smallest_first())
                 for (int64_t i = 0; i < count; ++i) keys[i] = -keys[i];
             seeds.take(q, from, keys, count);
-            floors[static_cast<size_t>(q)] = seeds.least(q);
+            const double least = seeds.least(q);
+            const auto i = static_cast<size_t>(q);
+            done[i] = !hard && sampled == visits && (count < width || first.upper(q, keys[count - 1], from[count - 1]) < least);
+            floors[i] = done[i] ? std::numeric_limits<double>::infinity() : least;
         }
         scan = std::make_unique<CascadeScan>(made.cascade, k, map, floors.data());
-        scan->run(0, visits);
-        scan->finish(s, r);
+        if (!std::all_of(done.begin(), done.end(), [](bool d) { return d; })) scan->run(0, visits);
+        for (int64_t q = 0; q < queries; ++q) (done[static_cast<size_t>(q)] ? seeds : *scan).finish_query(q, s + q * k, r + q * k);
     }
     py::array_t<int64_t> counts = counts_of(*scan, 0, queries);
     const std::vector<int64_t> more = seeds.scored();
@@ -229,8 +234,8 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
              arg("hard") = false)
         .def("cascade_top_k", &cascade_top_k, arg("levels"), arg("judge"), arg("k"), arg("sampled"), arg("allowed") = py::none(),
              arg("hard") = false)
-        .def("cascade_rescore", &cascade_rescore, arg("levels"), arg("judge"), arg("candidates"), arg("raw"), arg("k"),
-             arg("hard") = false, arg("first") = 0);
+        .def("cascade_rescore", &cascade_rescore, arg("levels"), arg("judge"), arg("candidates"), arg("raw"), arg("k"), arg("hard") = false,
+             arg("first") = 0);
 }
 
 }  // namespace asx

@@ -117,6 +117,7 @@ void CascadeScan::forget_block(int64_t first_row, int64_t count) {
 
 float CascadeScan::threshold(int64_t query) const {
     const double least_value = least(query);
+    if (least_value == kInfinite) return std::numeric_limits<float>::max();     // nothing is looked for
     if (whole_)
         return below((least_value - cascade_->judge.offset[static_cast<size_t>(query)]) /
                      cascade_->judge.factor[static_cast<size_t>(query)]);

@@ -38,7 +38,7 @@ struct Cascade {
 
 class CascadeScan final : public Scan {
 public:
-    // floors: per query, a value that at least k rows reach, among those that will be scanned; or null.
+    // floors: per query, a value that at least k rows reach, among those that will be scanned, or infinity to find nothing; or null.
     CascadeScan(std::shared_ptr<const Cascade> cascade, int64_t k, Allowed allowed, const double* floors);
 
     std::unique_ptr<Scan> fork() const override { return std::make_unique<CascadeScan>(cascade_, k(), allowed(), floors_.data()); }

@@ -72,6 +72,8 @@ class Calibration:
         What was asked for.
     models : tuple of ErrorModel or None
         For every stage that is adaptive.
+    share : int
+        One of so many blocks of rows gives a search its first thresholds.
     margins : tuple of float
         The grid, rising.
     losses : tuple of float
@@ -87,6 +89,7 @@ class Calibration:
     recall: float
     k: int
     models: tuple[ErrorModel | None, ...]
+    share: int
     margins: tuple[float, ...]
     losses: tuple[float, ...]
     queries: int
@@ -126,6 +129,7 @@ class Calibration:
             _number(values["recall"]),
             _count(values["k"]),
             models,
+            _count(values["share"]),
             margins,
             losses,
             _count(values["queries"], 0),

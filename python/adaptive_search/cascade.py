@@ -15,8 +15,9 @@ from .margins import ErrorModel, Units
 from .representations import Bounded, Full, Representation, Stage
 from .types import F32, F64, I64, Bool
 
-SAMPLE_SHARE = 32
-"""A search finds its first thresholds in one of so many blocks of rows: more take longer than better thresholds save."""
+SHARES = (1, 32)
+"""A search finds its first thresholds in all blocks of rows, or in one of so many: which takes less time depends on how far the best rows
+stand out, and is measured by `tuning`."""
 
 SMALL = 32
 """Blocks of rows, times queries, up to which a search is one call of the backend, on one thread: some milliseconds at most."""
@@ -198,6 +199,7 @@ class _Run:
     allowed: Bool | None
     counts: I64
     threads: int | None
+    share: int = 1
 
     def top(self, level: Level, width: int, visits: int, progress: Progress | None = None) -> tuple[F32, I64]:
         """The best rows of some visits by one level's raw scores."""
@@ -206,26 +208,47 @@ class _Run:
         return scan.finish()
 
     def scan(
-        self, levels: Sequence[Level], judge: Level, k: int, visits: int, scored: I64, progress: Progress | None, hard: bool = False
+        self,
+        levels: Sequence[Level],
+        judge: Level,
+        bound: Bound | None,
+        k: int,
+        visits: int,
+        scored: I64,
+        progress: Progress | None,
     ) -> tuple[F32, I64]:
-        """All rows through the levels: the judge's raw scores of the best k, and their positions. Counts into ``scored`` (stages, Q)."""
+        """All rows through the levels: the judge's raw scores of the best k, and their positions. Counts into ``scored`` (stages, Q).
+
+        ``bound``: what the first level's raw scores say of scores; None if no bound can fail.
+        """
         if not levels:
             scored[0] += self.counts
             return self.top(judge, k, visits, progress)
-        # The values of a few rows that look best in a sample are the first thresholds.
-        sampled = -(-visits // SAMPLE_SHARE)
-        scored[0] += self.counts + self.counts * sampled // max(visits, 1)
+        # The values of a few rows that look best, among all or in a sample, are the first thresholds.
+        sampled, hard = -(-visits // self.share), bound is None
+        scored[0] += self.counts * sampled // max(visits, 1)
         if visits * len(self.queries) <= SMALL:
+            scored[0] += self.counts
             scores, best, others = self.backend.cascade_top_k(levels, judge, k, sampled, self.allowed, hard)
             scored += others
             return scores, best
         raw, positions = self.top(levels[0], min(int(self.counts.max()), k + 16), sampled)
         least = np.empty(len(self.queries))
-        self._rescore(levels, judge, positions, raw, k, scored, hard, least=least)
-        scan = self.backend.cascade_scan(levels, judge, k, self.allowed, least, hard)
-        run_rows(scan, visits, len(self.queries), threads=self.threads, progress=progress)
-        scored += scan.scored
-        return scan.finish()
+        scores, best = self._rescore(levels, judge, positions, raw, k, scored, hard, least=least)
+        more = np.ones(len(self.queries), np.bool_)
+        if sampled == visits and bound is not None:
+            # Beyond its list, nothing can matter to a query whose last listed row does not.
+            keys = raw[:, -1:].astype(np.float64)
+            more = (positions[:, -1] >= 0) & ~(bound.of(keys)[:, 0] < least)
+            more &= self.counts > positions.shape[1]
+        if more.any():
+            scan = self.backend.cascade_scan(levels, judge, k, self.allowed, np.where(more, least, np.inf), hard)
+            run_rows(scan, visits, len(self.queries), threads=self.threads, progress=progress)
+            scored += scan.scored
+            scored[0] += np.where(more, self.counts, 0)
+            found, places = scan.finish()
+            scores[more], best[more] = found[more], places[more]
+        return scores, best
 
     def rescore(self, levels: Sequence[Level], judge: PreparedStage, candidates: I64, k: int, scored: I64) -> tuple[F32, I64]:
         """Candidates (Q, C) through levels that the judge ends: its raw scores of the best k, and their positions."""
@@ -276,6 +299,7 @@ def run(
     allowed: Bool | None,
     counts: I64,
     *,
+    share: int = 1,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Found:
@@ -291,6 +315,8 @@ def run(
     allowed : ndarray of bool, shape (N,) or (Q, N), or None
     counts : ndarray of int64, shape (Q,)
         Allowed rows per query.
+    share : int
+        One of so many blocks of rows is looked at for first thresholds: see `SHARES`. It changes times, not answers.
     """
     found = Found.empty(len(queries), k, len(stages))
     segments = segments_of(stages, k, int(counts.max()))
@@ -298,14 +324,19 @@ def run(
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
         own, part = found.part(first, last), queries[first:last]
-        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads)
+        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads, share)
         for segment in segments:
             *adaptive, judge = stages[segment.first : segment.last + 1]
             scored = own.scored[segment.first : segment.last + 1]
             scans = segment.first == 0
-            levels = [stage.level(backend, part, scans and stage is adaptive[0])[0] for stage in adaptive]
+            made = [stage.level(backend, part, scans and stage is adaptive[0]) for stage in adaptive]
+            levels = [level for level, _ in made]
             if scans:
-                raw, positions = search.scan(levels, judge.level(backend, part, True)[0], segment.width, visits, scored, shown)
+                last_level, bound = judge.level(backend, part, True)
+                if adaptive:
+                    # Keys with the sign of raw scores, as those of the first stage come.
+                    bound = made[0][1].signed(stages[0].representation.largest)
+                raw, positions = search.scan(levels, last_level, bound, segment.width, visits, scored, shown)
             else:
                 raw, positions = search.rescore(levels, judge, positions, segment.width, scored)
             own.survivors[segment.first : segment.last] = scored[1:]
@@ -326,6 +357,7 @@ def run_exact(
     allowed: Bool | None,
     counts: I64,
     *,
+    share: int = 1,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Found:
@@ -337,16 +369,18 @@ def run_exact(
         At least one, cheap ones first; the search goes on to the next where one leaves too many rows, and to whole rows at last.
     full : PreparedStage
         The vectors.
+    share : int
+        As for `run`.
     """
     found = Found.empty(len(queries), k, len(bounds) + 1)
     visits = full.rows.visits
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
         own, part = found.part(first, last), queries[first:last]
-        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads)
+        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads, share)
         levels = [bound.level(backend, part, True) for bound in bounds]
         judge, _ = full.level(backend, part, True)
-        own.scores[...], own.positions[...] = search.scan(levels, judge, k, visits, own.scored, shown, hard=True)
+        own.scores[...], own.positions[...] = search.scan(levels, judge, None, k, visits, own.scored, shown)
         own.survivors[:-1] = own.scored[1:]
         own.survivors[-1] = (own.positions >= 0).sum(axis=1)
 

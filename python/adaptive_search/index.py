@@ -754,6 +754,7 @@ class Index:
 
     def _made_way(self, backend: Backend, margins: float) -> searching.Way:
         full = self._prepare_full(backend)
+        share = 1 if self._tuned is None else self._tuned.share
         if math.isinf(margins):
             bounds = self._prepare_bounds(backend) if self.fitted and len(self) >= LEAST_ROWS else []
             if not bounds:
@@ -761,7 +762,7 @@ class Index:
             sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
             pairs = zip(self._stages, self._all_bounds(backend), strict=True)
             names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
-            return searching.Way(backend, margins, (full,), tuple(bounds), names, sizes)
+            return searching.Way(backend, margins, (full,), tuple(bounds), names, sizes, share)
         stages = [self._prepare(backend, number) for number in range(len(self._stages))]
         if self._tuned is not None:
             stages = [
@@ -769,7 +770,7 @@ class Index:
                 for stage, model in zip(stages, self._tuned.models, strict=True)
             ]
         sizes = tuple(stage.representation.bytes_per_row for stage in stages)
-        return searching.Way(backend, margins, tuple(stages), (), tuple(map(repr, self._stages)), sizes)
+        return searching.Way(backend, margins, tuple(stages), (), tuple(map(repr, self._stages)), sizes, share)
 
     def _prepare_full(self, backend: Backend) -> PreparedStage:
         return self._prepared_as(backend, -1, self._exact, None)

@@ -35,14 +35,17 @@ class Way:
     bounds: tuple[Bounded, ...]
     names: tuple[str, ...]
     row_bytes: tuple[int, ...]
+    share: int = 1
+    """See `cascade.SHARES`."""
 
     def over_all(
         self, queries: F32, k: int, allowed: Bool | None, counts: I64, threads: int | None, progress: Progress | None = None
     ) -> Found:
         """Search all allowed rows."""
         if not self.bounds:
-            return run(self.backend, self.stages, queries, k, allowed, counts, threads=threads, progress=progress)
-        return run_exact(self.backend, self.bounds, self.stages[-1], queries, k, allowed, counts, threads=threads, progress=progress)
+            return run(self.backend, self.stages, queries, k, allowed, counts, share=self.share, threads=threads, progress=progress)
+        full = self.stages[-1]
+        return run_exact(self.backend, self.bounds, full, queries, k, allowed, counts, share=self.share, threads=threads, progress=progress)
 
     def over_few(self, queries: F32, k: int, candidates: Sequence[I64], threads: int | None) -> Found:
         """Score few allowed rows of each query."""

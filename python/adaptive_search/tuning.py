@@ -17,7 +17,7 @@ import numpy as np
 from . import fitting
 from .backends.protocol import Backend
 from .calibration import Calibration, never_rising, queries_needed
-from .cascade import Cascade, PreparedStage, run, run_exact
+from .cascade import SHARES, Cascade, PreparedStage, run, run_exact
 from .execution import Progress
 from .layout import Slabs
 from .margins import ErrorModel
@@ -127,6 +127,8 @@ class Candidate:
     stages: tuple[PreparedStage, ...]
     stores: tuple[RowStore, ...]
     """Where each stage's columns are."""
+    share: int = 1
+    """What part of the blocks gives first thresholds: one of so many."""
 
     def at(self, margins: float) -> list[PreparedStage]:
         """The stages with so many deviations of margin."""
@@ -286,15 +288,17 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
     margin = found.at(SAFETY * (1.0 - recall))
     if math.isinf(margin):
         return None
-    return Measured(fitted, found, seconds(ground, fitted.at(margin), queries.vectors, k))
+    costs = {share: seconds(ground, fitted.at(margin), queries.vectors, k, share) for share in SHARES}
+    share = min(costs, key=lambda share: costs[share].together)
+    return Measured(replace(fitted, share=share), found, costs[share])
 
 
-def seconds(ground: Ground, stages: Sequence[PreparedStage], queries: F32, k: int) -> Cost:
+def seconds(ground: Ground, stages: Sequence[PreparedStage], queries: F32, k: int, share: int = 1) -> Cost:
     """Time per query of a batch, and of queries one at a time."""
 
     def search(some: F32) -> None:
         counts = np.full(len(some), ground.store.live)
-        run(ground.backend, stages, some, min(k, ground.store.live), ground.store.alive, counts)
+        run(ground.backend, stages, some, min(k, ground.store.live), ground.store.alive, counts, share=share)
 
     return cost(search, queries)
 
@@ -329,7 +333,7 @@ def calibrate(
     candidate, tuned = measured.candidate, measured.curve
     stages = candidate.stages
     models = tuple(stage.model for stage in stages)
-    nothing = Calibration(recall, k, models, (), (), 0, given, 1e6 * measured.cost.batch)
+    nothing = Calibration(recall, k, models, candidate.share, (), (), 0, given, 1e6 * measured.cost.batch)
     if tuned is None:
         if recall == 1.0:
             return nothing
@@ -458,11 +462,13 @@ def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int
     if not useful:
         return Measured(candidate, None, seconds(ground, [ground.full], queries.vectors, k))
 
-    def search(some: F32) -> None:
+    def search(some: F32, share: int) -> None:
         counts, wanted = np.full(len(some), ground.store.live), min(k, ground.store.live)
-        run_exact(ground.backend, useful, ground.full, some, wanted, ground.store.alive, counts)
+        run_exact(ground.backend, useful, ground.full, some, wanted, ground.store.alive, counts, share=share)
 
-    return Measured(candidate, None, cost(search, queries.vectors))
+    costs = {share: cost(lambda some, share=share: search(some, share), queries.vectors) for share in SHARES}  # type: ignore[misc]
+    share = min(costs, key=lambda share: costs[share].together)
+    return Measured(replace(candidate, share=share), None, costs[share])
 
 
 def best_of(work: Callable[[], object]) -> float:

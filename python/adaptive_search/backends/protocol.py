@@ -74,6 +74,10 @@ class Bound(NamedTuple):
         said: F64 = np.reshape(self.offset, (-1, 1)) + np.reshape(self.factor, (-1, 1)) * keys
         return said
 
+    def signed(self, largest: bool) -> Bound:
+        """The same of raw scores, of which larger ones are better or not."""
+        return self if largest else self._replace(factor=-self.factor)
+
 
 class Level(Protocol):
     """A stage of a cascade with the queries of a batch (opaque)."""
@@ -239,8 +243,10 @@ class Backend(Protocol):
     def cascade_scan(
         self, levels: Sequence[Level], judge: Level, k: int, allowed: Bool | None = None, floors: F64 | None = None, hard: bool = False
     ) -> Scan:
-        """All rows through the levels. ``floors`` (Q,): values that at least k of the allowed rows reach. ``hard``: no bound can fail, so
-        that levels may be left out where they do not help; all of them can scan then, else the first one."""
+        """All rows through the levels.
+
+        ``floors`` (Q,): values that at least k of the allowed rows reach; infinity finds nothing. ``hard``: no bound can fail, so that
+        levels may be left out where they do not help; all of them can scan then, else the first one."""
 
     def cascade_top_k(
         self, levels: Sequence[Level], judge: Level, k: int, sampled: int, allowed: Bool | None = None, hard: bool = False

@@ -178,7 +178,8 @@ class CascadeScan:
         scan = head.scan(part, BLOCK, allowed)
         with np.errstate(invalid="ignore"):
             cut = (least - head.offset[part]) / head.factor[part]
-        scan.cut((cut - np.abs(cut) * 2.0**-20).astype(np.float32))
+        cut -= np.where(np.isinf(cut), 0.0, np.abs(cut)) * 2.0**-20
+        scan.cut(cut.astype(np.float32))
         scan.run(visit, visit + 1)
         scores, rows = scan.finish()
         width = int((rows >= 0).sum(axis=1).max(initial=0))
