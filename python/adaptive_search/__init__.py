@@ -62,16 +62,21 @@ _LATER = {
     "Prefix": "representations",
 }
 
+# Modules above this one, which nothing here needs: imported when somebody asks for them.
+_DOORS = ("evaluate", "plots")
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LATER and name not in _DOORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _DOORS:
+        return import_module(f".{name}", __name__)
     value = getattr(import_module(f".{_LATER[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_DOORS})
