@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("explaining", "tuning"),
     ("index", "persistence"),
     ("",),
-    ("evaluate", "plots"),
+    ("evaluate", "measuring", "plots"),
     ("cli", "commands", "comparing", "demo"),
 )
 

@@ -12,7 +12,8 @@ import oracles
 import pytest
 
 import adaptive_search as asx
-from adaptive_search.evaluate import Comparison, compare, default_representations, found_shares
+from adaptive_search.evaluate import Comparison, compare, default_representations
+from adaptive_search.measuring import found_shares
 
 DIM = 40
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .evaluate import Comparison, Measurement
+from .evaluate import Comparison
+from .measuring import Measurement
 from .types import F64
 
 if TYPE_CHECKING:
