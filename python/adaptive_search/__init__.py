@@ -12,7 +12,7 @@ from .types import IndexFormatError, Neighbors
 if TYPE_CHECKING:
     from .cascade import Cascade, SearchStats
     from .index import Index
-    from .quantizers import BinaryQuantizer, Int8Quantizer, PackedCodes, ProductQuantizer
+    from .quantizers import BinaryQuantizer, Int8Quantizer, PackedCodes, ProductQuantizer, RowInt8Quantizer
     from .representations import PQ, Binary, Full, Int8, Prefix
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ __all__ = [
     "PackedCodes",
     "Prefix",
     "ProductQuantizer",
+    "RowInt8Quantizer",
     "SearchStats",
     "backend",
     "backends",
@@ -55,6 +56,7 @@ _LATER = {
     "Int8Quantizer": "quantizers",
     "PackedCodes": "quantizers",
     "ProductQuantizer": "quantizers",
+    "RowInt8Quantizer": "quantizers",
     "PQ": "representations",
     "Binary": "representations",
     "Full": "representations",

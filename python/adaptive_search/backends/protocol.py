@@ -21,6 +21,7 @@ norm: norm64(x) = sqrt of the sum of x*x in float64 with the same sixteen lanes 
 Integer, int8 queries ``c`` on int8 rows ``x``: ``dot`` is the exact integer sum of c*x.
   ip: offset + factor*float32(dot), each step rounded to float32 (multiply, then add).
   l2: (offset + norms2[row]) + factor*float32(dot), each step rounded; ``norms2`` given with the rows.
+  "ip_scaled", "l2_scaled": the same with weight[row]*float32(dot), rounded, instead of float32(dot).
   "l2_exact": float32 of the exact integer sum of (c-x)**2.
 Hamming: number of differing bits among the first ``bits``.
 PQ: float32 sum of tables[m, code[m]] for m = 0, 1, ... in rising order, starting with the m = 0 entry.
@@ -38,7 +39,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from ..types import F32, F64, I8, I32, I64, U8, Array, Bool, Kind, Metric
 
-IntegerMetric = Literal["ip", "l2", "l2_exact"]
+IntegerMetric = Literal["ip", "l2", "ip_scaled", "l2_scaled", "l2_exact"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class DenseChunk:
 
     ``pieces[j]`` has shape (n, width_j): float32, float16, uint16 (bfloat16 bits) or int8. ``norms``, when known, holds per row
     the canonical norm over all pieces (float32, (n,)); rows with known norms are known to be finite. For rows of
-    ``integer_scan`` with metric "l2", ``norms`` holds ``norms2`` instead. ``weights`` (float32, (n,)): see `Bound`.
+    ``integer_scan`` with metric "l2" or "l2_scaled", ``norms`` holds ``norms2`` instead. ``weights`` (float32, (n,)): see `Bound`; for
+    "ip_scaled" and "l2_scaled", whose bounds have no margin, the scales of the rows.
     """
 
     pieces: tuple[Array, ...]

@@ -13,7 +13,7 @@ from ..backends import current
 from ..backends.protocol import IntegerMetric
 from ..flat import IntegerFamily
 from ..functional import squeezed
-from ..types import F32, I8, MAX_DIM, Array, Bool, Metric, Neighbors
+from ..types import F32, F64, I8, MAX_DIM, Array, Bool, Metric, Neighbors
 from ..validation import as_k, as_mask, as_threads
 from .base import Quantizer, taken
 
@@ -27,6 +27,26 @@ class IntegerQueries(NamedTuple):
     codes: I8
     factors: F32
     offsets: F32
+
+
+def integer_queries(queries: F32, folded: F64, metric: Metric, added: F32) -> IntegerQueries:
+    """Queries (Q, D), times the scales of dims in ``folded``, rounded to 7 bits; ``added`` (Q,) joins inner products."""
+    largest = np.abs(folded).max(axis=1, keepdims=True)
+    steps = largest / QUERY_LIMIT
+    codes = np.rint(np.divide(folded, steps, out=np.zeros_like(folded), where=steps > 0))
+    codes = np.clip(codes, -QUERY_LIMIT, QUERY_LIMIT).astype(np.int8)
+    offsets = added
+    with np.errstate(over="ignore"):
+        factors = steps[:, 0].astype(np.float32)
+        if metric == "l2":
+            offsets = np.empty(len(queries), np.float32)
+            current().dense_norms("float32", [queries], offsets)
+            offsets *= offsets
+            factors *= np.float32(-2)
+    finite: Bool = np.isfinite(factors) & np.isfinite(offsets)
+    if not finite.all():
+        raise ValueError(f"queries: scores of row {int((~finite).argmax())} are too large for float32")
+    return IntegerQueries(codes, factors, offsets)
 
 
 class Int8Quantizer(Quantizer):
@@ -162,27 +182,12 @@ class Int8Quantizer(Quantizer):
             # Distances stay as they are when offsets are taken from query and rows alike.
             with np.errstate(over="ignore"):
                 queries = queries - self.offsets
-        folded = queries.astype(np.float64) * self.scales
-        largest = np.abs(folded).max(axis=1, keepdims=True)
-        steps = largest / QUERY_LIMIT
-        codes = np.rint(np.divide(folded, steps, out=np.zeros_like(folded), where=steps > 0))
-        codes = np.clip(codes, -QUERY_LIMIT, QUERY_LIMIT).astype(np.int8)
-        with np.errstate(over="ignore"):
-            factors = steps[:, 0].astype(np.float32)
-        offsets = np.zeros(len(queries), np.float32)
+        added = np.zeros(len(queries), np.float32)
         if self.affine and self.metric != "l2":
             products = np.empty((len(queries), 1), np.float32)
             current().dense_map(np.ascontiguousarray(queries), self.offsets[np.newaxis], products)
-            offsets = products[:, 0].copy()
-        if self.metric == "l2":
-            current().dense_norms("float32", [queries], offsets)
-            with np.errstate(over="ignore"):
-                offsets *= offsets
-            factors *= np.float32(-2)
-        finite: Bool = np.isfinite(factors) & np.isfinite(offsets)
-        if not finite.all():
-            raise ValueError(f"queries: scores of row {int((~finite).argmax())} are too large for float32")
-        return IntegerQueries(codes, factors, offsets)
+            added = products[:, 0].copy()
+        return integer_queries(queries, queries.astype(np.float64) * self.scales, self.metric, added)
 
     def top_k(self, queries: Any, codes: Any, k: int, *, mask: Any = None, threads: int | None = None) -> Neighbors:
         """The k rows with the best estimated score for every query, ties by row number.
