@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,13 @@ def test_compare_draws_a_picture(vectors_file: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     assert main(["compare", str(vectors_file), str(vectors_file), "--stage", "Binary()", "--plot", str(tmp_path / "plot.png")]) == 0
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_compare_without_matplotlib_says_what_to_install(
+    vectors_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'adaptive-search[plots]'" in failure(capsys, "compare", vectors_file, vectors_file, "--plot", "plot.png")
 
 
 def test_compare_explains_mistakes_before_it_measures(vectors_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

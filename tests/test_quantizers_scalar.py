@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend
+from adaptive_search.layout import Slabs
 
 METRICS = ("ip", "cosine", "l2")
 on_every_backend = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -319,6 +320,14 @@ def test_codes_without_a_scale_are_refused() -> None:
         quantizer.top_k([1.0, 0, 0], codes[:, :3], 1)
     with pytest.raises(TypeError, match=r"^codes: expected int8, got uint8"):
         quantizer.decode(codes.view(np.uint8))
+
+
+def test_a_stage_has_no_offsets() -> None:
+    part = asx.Int8().bind(Slabs(4, "float32", ()), "ip", "codes")
+    rows = rows_of(9, 4)
+    part.restore(asx.Int8Quantizer().fit(rows).state())
+    with pytest.raises(ValueError, match=r"^state: expected limits of 4 dims alone"):
+        part.restore(asx.Int8Quantizer(affine=True).fit(rows).state())
 
 
 def test_affine_is_yes_or_no() -> None:
