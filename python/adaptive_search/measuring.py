@@ -36,8 +36,8 @@ class Measurement:
     representation : str
         As it is written in Python.
     bytes_per_row : int
-        What a row takes in memory as held for a scan, padding and stored norms included; the vectors themselves, which an index keeps
-        for exact scores, are not counted.
+        What a row takes in memory as held for a scan, padding and stored norms included. The vectors that an index keeps beside it for
+        exact scores are not counted; of a `Prefix`, which is a part of them, its dims and norm are.
     fit_seconds : float
         To learn the representation; 0 if there is nothing to learn, or it was learned before.
     encode_seconds : float
