@@ -136,13 +136,16 @@ def canonical_score(metric: str, queries: F32, rows: F32) -> F32:
         return np.divide(product, length, out=np.zeros_like(product), where=length != 0)
 
 
-def canonical_integer(metric: str, codes: Array, rows: Array, factors: F32, offsets: F32, norms2: F32 | None = None) -> F32:
+def canonical_integer(
+    metric: str, codes: Array, rows: Array, factors: F32, offsets: F32, norms2: F32 | None = None, scales: F32 | None = None
+) -> F32:
     """(Q, N) scores of int8 rows with int8 queries."""
     c, x = codes.astype(np.int64), rows.astype(np.int64)
     if metric == "l2_exact":
         return squared_distance(c, x).astype(np.float32)
     start = offsets[:, None] if norms2 is None else offsets[:, None] + norms2[None, :]
-    return start + factors[:, None] * (c @ x.T).astype(np.float32)
+    products = (c @ x.T).astype(np.float32)
+    return start + factors[:, None] * (products if scales is None else scales * products)
 
 
 def canonical_adc(tables: F32, codes: Array) -> F32:

@@ -29,7 +29,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("explaining", "tuning"),
     ("index", "persistence"),
     ("",),
-    ("cli", "commands", "demo"),
+    ("evaluate", "measuring", "plots"),
+    ("cli", "commands", "comparing", "demo"),
 )
 
 # Packages outside the standard library, and the only modules that may import them.
@@ -40,7 +41,8 @@ DEPENDENCIES: dict[str, tuple[str, ...]] = {
     "llvmlite": ("backends.numba", "backends.numba_ops"),
     "tqdm": ("execution",),
     "typer": ("cli", "commands"),
-    "rich": ("commands", "demo"),
+    "rich": ("commands", "comparing", "demo"),
+    "matplotlib": ("plots",),
 }
 
 

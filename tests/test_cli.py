@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,11 +57,11 @@ def failure(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 def test_without_arguments_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in ("demo", "build", "search", "info", "backends"):
+    for command in ("demo", "build", "search", "compare", "info", "backends"):
         assert command in shown
 
 
-@pytest.mark.parametrize("command", ["demo", "build", "search", "info", "backends"])
+@pytest.mark.parametrize("command", ["demo", "build", "search", "compare", "info", "backends"])
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     assert "Usage: adaptive-search" in capsys.readouterr().out
@@ -134,6 +137,52 @@ def test_search_takes_a_single_query(built: Path, vectors: np.ndarray, tmp_path:
     np.save(tmp_path / "query.npy", vectors[17])
     assert main(["search", str(built), str(tmp_path / "query.npy"), "-k", "1"]) == 0
     assert capsys.readouterr().out.splitlines()[1].split()[:3] == ["0", "1", "17"]
+
+
+def test_compare_shows_all_representations_and_writes_files(
+    vectors_file: Path, vectors: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "queries.npy", vectors[:20] + 0.5)
+    given = ["compare", str(vectors_file), str(tmp_path / "queries.npy"), "--metric", "l2", "--k", "30"]
+    stages = ["Binary()", "Int8(dims=8, rotation='pca')", "PQ(subspaces=41)", "Full()"]
+    for stage in stages:
+        given += ["--stage", stage]
+    assert main([*given, "--json", str(tmp_path / "table.json"), "--csv", str(tmp_path / "table.csv")]) == 0
+    shown = capsys.readouterr().out
+    for text in (*stages, "recall@30", "in 50", "1,500 vectors of 40 dims (float32, l2), 20 queries", "41) needs at least a dim"):
+        assert text in shown
+    assert "…" not in shown, "nothing is cut off"
+    written = json.loads((tmp_path / "table.json").read_text())
+    assert (written["k"], written["among"], written["metric"]) == (30, [50, 100, 200], "l2")
+    with (tmp_path / "table.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    for records in (written["rows"], lines):
+        assert [record["representation"] for record in records] == stages
+        assert float(records[3]["recall"]) == float(records[3]["recall_in_50"]) == 1.0
+        assert int(records[0]["bytes_per_row"]) == 8
+        assert records[2]["recall"] in (None, "")
+
+
+def test_compare_draws_a_picture(vectors_file: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["compare", str(vectors_file), str(vectors_file), "--stage", "Binary()", "--plot", str(tmp_path / "plot.png")]) == 0
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_compare_without_matplotlib_says_what_to_install(
+    vectors_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert "pip install 'adaptive-search[plots]'" in failure(capsys, "compare", vectors_file, vectors_file, "--plot", "plot.png")
+
+
+def test_compare_explains_mistakes_before_it_measures(vectors_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ("compare", vectors_file, vectors_file)
+    for stage in ("binary", "Binary", "HNSW(32)", "Binary(", "PQ(x)", "PQ()", "PQ(8, bits=5)", "Binary(**{})", "__import__('os')"):
+        assert "stage: " in failure(capsys, *given, "--stage", stage)
+    assert ".png or .svg" in failure(capsys, *given, "--plot", tmp_path / "plot.gif")
+    assert "no directory" in failure(capsys, *given, "--json", tmp_path / "nowhere" / "table.json")
+    assert "k: expected" in failure(capsys, *given, "-k", "0")
 
 
 def test_info_tells_what_is_there(built: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,8 @@ MADE: dict[str, Callable[..., Any]] = {
     "binary": lambda metric="ip": asx.BinaryQuantizer(metric=metric),
     "binary-5": lambda metric="ip": asx.BinaryQuantizer(5, metric=metric),
     "int8": lambda metric="ip": asx.Int8Quantizer(metric),
+    "int8-rows": lambda metric="ip": asx.RowInt8Quantizer(metric),
+    "int8-affine": lambda metric="ip": asx.Int8Quantizer(metric, affine=True),
 }
 DIM = 11
 
@@ -195,6 +197,12 @@ def test_state_restores_a_quantizer(backend: Backend, make: Any, metric: Any) ->
         ("int8", {"limits": np.array([-1], np.float32)}),
         ("int8", {"limits": np.array([1.0])}),
         ("int8", {"limits": np.zeros(0, np.float32)}),
+        ("int8-rows", {}),
+        ("int8-rows", {"dim": np.array([0])}),
+        ("int8-rows", {"dim": np.array([3, 4])}),
+        ("int8-affine", {"offsets": np.zeros(2, np.float32)}),
+        ("int8-affine", {"limits": np.ones(2, np.float32), "offsets": np.zeros(3, np.float32)}),
+        ("int8-affine", {"limits": np.ones(2, np.float32), "offsets": np.full(2, np.nan, np.float32)}),
     ],
 )
 def test_a_state_that_cannot_be_is_refused(kind: str, state: Any) -> None:

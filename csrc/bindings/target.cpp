@@ -17,9 +17,9 @@ Lists lists_of(const py::array& candidates, int64_t queries, int64_t rows) {
 namespace {
 
 IntegerMetric integer_metric_of(const std::string& name) {
-    if (name == "ip") return IntegerMetric::ip;
-    if (name == "l2") return IntegerMetric::l2;
-    require(name == "l2_exact", "metric: expected ip, l2 or l2_exact");
+    if (name == "ip" || name == "ip_scaled") return IntegerMetric::ip;
+    if (name == "l2" || name == "l2_scaled") return IntegerMetric::l2;
+    require(name == "l2_exact", "metric: expected ip, l2, ip_scaled, l2_scaled or l2_exact");
     return IntegerMetric::l2_exact;
 }
 
@@ -32,9 +32,13 @@ std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows
     const int8_t* c = queries_of<int8_t>(codes, width_of(rows), "codes");
     const float *f = per_query<float>(factors, codes.shape(0), "factors"), *o = per_query<float>(offsets, codes.shape(0), "offsets");
     require(rows.rows->kind() == kInt8, "rows: expected int8");
-    for (const Chunk& chunk : rows.rows->chunks())
+    const bool scaled = metric_name == "ip_scaled" || metric_name == "l2_scaled";
+    require(!scaled || !margins, "bound: weights are scales here, and leave no margins");
+    for (const Chunk& chunk : rows.rows->chunks()) {
         require(metric != IntegerMetric::l2 || chunk.norms, "rows: l2 needs their sums of squares");
-    return without_gil<IntegerProblem>(*self.table, rows.rows, c, codes.shape(0), f, o, metric, margins, scan);
+        require(!scaled || chunk.weights || !chunk.rows, "rows: scaled metrics need their scales as weights");
+    }
+    return without_gil<IntegerProblem>(*self.table, rows.rows, c, codes.shape(0), f, o, metric, scaled, margins, scan);
 }
 
 std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest, bool scan) {

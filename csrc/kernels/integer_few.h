@@ -113,7 +113,8 @@ template <int bits> int64_t integer_few_scan(const Block* block, const void* pac
         if (!has_room(survivors, S::lanes * header->count)) return r;
         const int64_t count = block->rows - r < S::lanes ? block->rows - r : S::lanes;
         for (int32_t q = 0; q < header->count; ++q) {
-            const auto products = S::mul(S::set(header->factor[q]), S::to_float(read<S::I>(sums + q * kBlockRows + r)));
+            const auto sum = S::to_float(read<S::I>(sums + q * kBlockRows + r));
+            const auto products = S::mul(S::set(header->factor[q]), block->scaled ? S::mul(S::load(block->scale + r), sum) : sum);
             const auto shift = S::set(header->offset[q]);
             const auto base = block->metric == kL2 ? S::add(shift, S::load(block->bias + r)) : shift;
             const auto key = S::add(base, products);

@@ -40,6 +40,7 @@ struct Block {
     float* bias;
     float* slack;
     int32_t* row_sums; // integer family: sum of the row's elements
+    bool scaled; // integer family: whether sums are first multiplied with `scale`
     float* workspace; // kBlockRows * 4 floats
     uint64_t last_word; // Hamming: which bits of the row's last (partial) 64-bit word count
     bool cold; // no scan has read these rows yet
@@ -71,7 +72,7 @@ struct Queries {
     const int64_t* widths; // of the pieces
     int32_t n_pieces;
     const float* slack; // per query
-    const float* factor; // integer family: key = (offset + bias) + factor * sum, each rounded
+    const float* factor; // integer family: key = (offset + bias) + factor * (scale * sum), each rounded
     const float* offset;
     uint64_t last_word;
     bool largest; // PQ: whether larger sums are better

@@ -110,10 +110,11 @@ template <int bits> struct IntegerWords {
             [](Sum sum) { return S::to_float(sum); }, sums);
         for (int64_t r = first; r < last; ++r) block->row_sums[r] = static_cast<int32_t>(sums[r - first]);
     }
-    // (offset + bias) + factor * sum: each step rounded, as the canonical score is
+    // (offset + bias) + factor * (scale * sum): each step rounded, as the canonical score is
     template <int n> static ASX_INLINE Simd::F key(Sum sum, const Block* block, int64_t row, Simd::F factor, Simd::F shift) {
         const auto base = block->metric == kL2 ? Simd::add(shift, Simd::spread<n>(block->bias + row)) : shift;
-        return Simd::add(base, Simd::mul(factor, Simd::to_float(sum)));
+        const auto product = Simd::to_float(sum);
+        return Simd::add(base, Simd::mul(factor, block->scaled ? Simd::mul(Simd::spread<n>(block->scale + row), product) : product));
     }
     static ASX_INLINE uint32_t pack_element(const uint8_t* p) { return static_cast<uint8_t>(*p + offset); }
 };

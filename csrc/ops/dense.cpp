@@ -304,8 +304,10 @@ int64_t dense_dot(const KernelTable& table, const Rows& rows, const float* queri
 }
 
 IntegerProblem::IntegerProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const int8_t* codes, int64_t count,
-                               const float* factors, const float* offsets, IntegerMetric metric, const double* margins, bool scan)
-    : Problem(std::move(rows), count, metric != IntegerMetric::ip), table_(table), metric_(metric), weighted_(margins != nullptr) {
+                               const float* factors, const float* offsets, IntegerMetric metric, bool scaled, const double* margins,
+                               bool scan)
+    : Problem(std::move(rows), count, metric != IntegerMetric::ip), table_(table), metric_(metric), scaled_(scaled),
+      weighted_(margins != nullptr) {
     const int64_t dims = rows_->dims();
     codes_.assign(codes, codes + count * dims);
     const float sign = metric == IntegerMetric::ip ? 1.0f : -1.0f;
@@ -355,7 +357,9 @@ void IntegerProblem::canonical(int64_t query, const int64_t* rows, int64_t count
             const float bias = metric_ == IntegerMetric::l2 ? -chunk.norms[local] : 0.0f;
             const float base =
                 metric_ == IntegerMetric::l2 ? offsets_[static_cast<size_t>(query)] + bias : offsets_[static_cast<size_t>(query)];
-            const float product = factors_[static_cast<size_t>(query)] * static_cast<float>(dot);
+            const float sum = static_cast<float>(dot);
+            const float scaled = scaled_ ? chunk.weights[local] * sum : sum;
+            const float product = factors_[static_cast<size_t>(query)] * scaled;
             keys[i] = base + product;
         }
     }
@@ -369,6 +373,8 @@ void IntegerProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Wo
         table_.squares[kInt8](&block);
         table_.dense_terms(&block, nullptr);
     } else {
+        block.scaled = scaled_;
+        if (scaled_) std::copy_n(chunk.weights + start, block.rows, block.scale);
         if (weighted_)
             std::copy_n(chunk.weights + start, block.rows, block.slack);
         else
@@ -389,8 +395,10 @@ void integer_queries(const float* queries, int64_t count, int64_t dims, const fl
         }
         steps[q] = most / limit;
         const double step = steps[q] > 0.0 ? steps[q] : 1.0;
-        for (int64_t i = 0; i < dims; ++i)
-            codes[i] = static_cast<int8_t>(static_cast<int32_t>(folded[static_cast<size_t>(i)] / step + rounder - rounder));
+        for (int64_t i = 0; i < dims; ++i) {
+            const double code = folded[static_cast<size_t>(i)] / step + rounder - rounder;
+            codes[i] = std::abs(code) <= limit ? static_cast<int8_t>(code) : int8_t{0};     // else the query is not finite
+        }
     }
 }
 

@@ -82,9 +82,9 @@ enum class IntegerMetric { ip, l2, l2_exact };
 
 class IntegerProblem final : public Problem {
 public:
-    // margins: per query, for rows that come with weights; else null.
+    // scaled: products are multiplied with the rows' weights. margins: per query, for rows that come with weights; else null.
     IntegerProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const int8_t* codes, int64_t count, const float* factors,
-                   const float* offsets, IntegerMetric metric, const double* margins, bool scan);
+                   const float* offsets, IntegerMetric metric, bool scaled, const double* margins, bool scan);
 
     void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
     bool exact() const override { return metric_ != IntegerMetric::l2_exact; }
@@ -96,7 +96,7 @@ private:
     std::vector<int8_t> codes_;
     std::vector<float> factors_, offsets_;      // signed so that keys are larger for better rows
     float query_norm_ = 0.0f;
-    bool needs_row_sums_ = false, weighted_;
+    bool needs_row_sums_ = false, scaled_, weighted_;
 };
 
 }  // namespace asx

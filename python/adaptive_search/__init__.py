@@ -12,7 +12,7 @@ from .types import IndexFormatError, Neighbors
 if TYPE_CHECKING:
     from .cascade import Cascade, SearchStats
     from .index import Index
-    from .quantizers import BinaryQuantizer, Int8Quantizer, PackedCodes, ProductQuantizer
+    from .quantizers import BinaryQuantizer, Int8Quantizer, PackedCodes, ProductQuantizer, RowInt8Quantizer
     from .representations import PQ, Binary, Full, Int8, Prefix
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ __all__ = [
     "PackedCodes",
     "Prefix",
     "ProductQuantizer",
+    "RowInt8Quantizer",
     "SearchStats",
     "backend",
     "backends",
@@ -55,6 +56,7 @@ _LATER = {
     "Int8Quantizer": "quantizers",
     "PackedCodes": "quantizers",
     "ProductQuantizer": "quantizers",
+    "RowInt8Quantizer": "quantizers",
     "PQ": "representations",
     "Binary": "representations",
     "Full": "representations",
@@ -62,16 +64,21 @@ _LATER = {
     "Prefix": "representations",
 }
 
+# Modules above this one, which nothing here needs: imported when somebody asks for them.
+_DOORS = ("evaluate", "plots")
+
 
 def __getattr__(name: str) -> Any:
-    if name not in _LATER:
+    if name not in _LATER and name not in _DOORS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
+    if name in _DOORS:
+        return import_module(f".{name}", __name__)
     value = getattr(import_module(f".{_LATER[name]}", __name__), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_DOORS})

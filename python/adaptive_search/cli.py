@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader (head, less) has gone. Python would complain again when it flushes stdout at exit.
         sys.stdout = None
         return 0
-    except (ValueError, TypeError, OSError, MemoryError) as error:
+    except (ValueError, TypeError, OSError, MemoryError, ImportError) as error:
         return _fail(str(error) or type(error).__name__)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted")

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import PQ, Binary, Cascade, Full, Index, Int8, Neighbors, Prefix, backend
+from . import PQ, Binary, Cascade, Full, Index, Int8, Neighbors, Prefix, backend, comparing, evaluate, plots
 from .backends import PREFERENCE, missing
 from .types import Array
 
@@ -122,6 +122,41 @@ def search(
     else:
         write_tsv(output, found)
     Console(stderr=True).print(f"{len(batch):,} queries in {seconds:.3f} s on {backend()}", highlight=False)
+
+
+@app.command()
+def compare(
+    vectors: Annotated[Path, typer.Argument(metavar="VECTORS.npy", help="One vector a row; memory-mapped.", show_default=False)],
+    queries: Annotated[Path, typer.Argument(metavar="QUERIES.npy", help="Queries like those to come, one a row.", show_default=False)],
+    metric: Annotated[Metric, typer.Option(help="How rows are compared.")] = "cosine",
+    k: Annotated[int, typer.Option("-k", "--k", help="True neighbors to look for.")] = 10,
+    stage: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STAGE", help=f"A representation, {comparing.EXAMPLE}; any number of them. By default a set for the dim."),
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it, .png or .svg (needs matplotlib).")] = None,
+    json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the table as JSON.")] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Also write the table as CSV.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads to search with; all cores by default.")] = None,
+) -> None:
+    """Compare representations of VECTORS.npy: bytes a row, recall, time."""
+    representations = comparing.parse_stages(stage or ())
+    if plot is not None:
+        plots.check_path(plot)
+    for path in (plot, json, csv):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise ValueError(f"there is no directory {path.parent} to write {path.name} into")
+    rows, batch = read_matrix(vectors), read_array(queries)
+    among = [count for count in evaluate.AMONG if count > k]
+    watched = sys.stderr.isatty()
+    found = evaluate.compare(rows, batch, representations, metric=metric, k=k, among=among, threads=threads, progress=watched)
+    comparing.show(found)
+    if json is not None:
+        comparing.write_json(found, json)
+    if csv is not None:
+        comparing.write_csv(found, csv)
+    if plot is not None:
+        plots.save_comparison(found, plot)
 
 
 @app.command()

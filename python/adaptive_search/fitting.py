@@ -11,7 +11,7 @@ from .execution import Progress
 from .layout import Slabs
 from .representations import Representation
 from .rows import Chunk, RowStore, Span
-from .types import F32, Array
+from .types import F32, I64, Array
 from .vectors import read_vectors
 
 SAMPLE_ROWS = 65_536
@@ -29,13 +29,18 @@ def blocks(rows: int, dim: int) -> Iterator[tuple[int, int]]:
     return ranges(rows, max(1, min(BLOCK_ROWS, BLOCK_BYTES // (4 * dim))))
 
 
+def spread(total: int, dim: int) -> I64:
+    """Which of so many rows are learned from: evenly spread, rising."""
+    count = min(total, SAMPLE_ROWS, SAMPLE_BYTES // (4 * dim))
+    return np.arange(count) * total // max(count, 1)
+
+
 def sample_rows(slabs: Slabs, store: RowStore, spans: Sequence[Span] = ()) -> F32:
     """The living and the staged rows as float32, evenly thinned to at most 65,536, or fewer if they are long."""
     parts = list(store.living(spans))
     total = sum(len(rows) for _, rows in parts)
-    count = min(total, SAMPLE_ROWS, SAMPLE_BYTES // (4 * slabs.dim))
-    chosen = np.arange(count) * total // max(count, 1)
-    sample = np.empty((count, slabs.dim), np.float32)
+    chosen = spread(total, slabs.dim)
+    sample = np.empty((len(chosen), slabs.dim), np.float32)
     first = passed = 0
     for chunk, rows in parts:
         last = int(np.searchsorted(chosen, passed + len(rows)))

@@ -239,6 +239,7 @@ class IntegerFamily(_MatrixFamily):
     offsets: F32
     metric: IntegerMetric
     norms2: F32 | None = None
+    scales: F32 | None = None
 
     @property
     def queries(self) -> int:
@@ -246,13 +247,14 @@ class IntegerFamily(_MatrixFamily):
 
     @property
     def largest(self) -> bool:
-        return self.metric == "ip"
+        return self.metric in ("ip", "ip_scaled")
 
     def open(self, first: int, last: int) -> Rows:
-        return self.bind(self.matrix.part(first, last), None if self.norms2 is None else self.norms2[first:last])
+        norms2, scales = (None if given is None else given[first:last] for given in (self.norms2, self.scales))
+        return self.bind(self.matrix.part(first, last), norms2, scales)
 
-    def bind(self, part: Array, norms2: F32 | None = None) -> Rows:
-        return self.backend.dense_rows("int8", [DenseChunk((part,), norms2)])
+    def bind(self, part: Array, norms2: F32 | None = None, scales: F32 | None = None) -> Rows:
+        return self.backend.dense_rows("int8", [DenseChunk((part,), norms2, scales)])
 
     def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
         part = slice(first, last)

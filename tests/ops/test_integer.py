@@ -16,7 +16,7 @@ from adaptive_search.backends.protocol import Backend, DenseChunk, IntegerMetric
 
 Array = NDArray[Any]
 
-METRICS: tuple[IntegerMetric, ...] = ("ip", "l2", "l2_exact")
+METRICS: tuple[IntegerMetric, ...] = ("ip", "l2", "ip_scaled", "l2_scaled", "l2_exact")
 RANGES = {"7 bits": (-64, 64), "8 bits": (-128, 128), "extremes": (-128, -127)}
 """Codes of queries in -64..63 may take a faster way."""
 
@@ -44,6 +44,7 @@ class Problem:
         self.factors = rng.standard_normal(len(codes)).astype(np.float32) if factors is None else factors
         self.offsets = rng.standard_normal(len(codes)).astype(np.float32)
         self.norms2 = np.square(rows.astype(np.float32)).sum(axis=1) * np.float32(0.37)
+        self.scales = np.exp(rng.standard_normal(len(rows)), dtype=np.float32)
         place = place or (lambda array: array)
         edges = [0, *cuts, rows.shape[1]]
         self.parts = awkward.cut(len(rows), sizes)
@@ -55,7 +56,11 @@ class Problem:
         return self.backend.dense_rows(
             "int8",
             [
-                DenseChunk(pieces, self.norms2[part].copy() if metric == "l2" else None)
+                DenseChunk(
+                    pieces,
+                    self.norms2[part].copy() if metric in ("l2", "l2_scaled") else None,
+                    self.scales[part].copy() if metric in ("ip_scaled", "l2_scaled") else None,
+                )
                 for pieces, part in zip(self.chunks, self.parts, strict=True)
             ],
             self.ids,
@@ -79,9 +84,12 @@ class Problem:
         self.compare(found, metric, k, len(self.codes), allowed)
 
     def compare(self, found: tuple[Array, Array], metric: IntegerMetric, k: int, count: int, allowed: Array | None) -> None:
-        norms2 = self.norms2 if metric == "l2" else None
-        expected = oracles.canonical_integer(metric, self.codes[:count], self.rows, self.factors[:count], self.offsets[:count], norms2)
-        scores, numbers = oracles.best(expected, k, ids=self.ids, largest=metric == "ip", allowed=allowed)
+        norms2 = self.norms2 if metric in ("l2", "l2_scaled") else None
+        scales = self.scales if metric in ("ip_scaled", "l2_scaled") else None
+        expected = oracles.canonical_integer(
+            metric, self.codes[:count], self.rows, self.factors[:count], self.offsets[:count], norms2, scales
+        )
+        scores, numbers = oracles.best(expected, k, ids=self.ids, largest=metric in ("ip", "ip_scaled"), allowed=allowed)
         np.testing.assert_array_equal(found[1], numbers)
         assert oracles.same_bits(found[0], scores)
 

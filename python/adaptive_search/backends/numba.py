@@ -33,7 +33,8 @@ class NumbaBackend:
 
     # --- dense -------------------------------------------------------------------------------------------------------
     def dense_rows(self, kind: Kind, chunks: Sequence[DenseChunk], ids: I64 | None = None) -> NumbaRows:
-        return NumbaRows(KINDS.index(kind), [(len(c.pieces[0]), c.pieces, c.norms) for c in chunks], ids)
+        parts = [(len(c.pieces[0]), c.pieces, c.norms) for c in chunks]
+        return NumbaRows(KINDS.index(kind), parts, ids, [c.weights for c in chunks])
 
     def dense_scan(self, rows: Rows, queries: F32, k: int, metric: Metric, allowed: Bool | None = None) -> dense.DenseScan:
         return dense.DenseScan(_own(rows, NumbaRows), queries, k, metric, allowed)
@@ -137,7 +138,7 @@ class NumbaBackend:
             own,
             len(codes),
             bound,
-            1.0 if metric == "ip" else -1.0,
+            1.0 if integer.is_largest(metric) else -1.0,
             lambda part, k, allowed: integer.IntegerScan(own, codes[part], factors[part], offsets[part], k, metric, allowed),
             lambda part, candidates, k: integer.rescore(own, codes[part], factors[part], offsets[part], candidates, k, metric),
         )

@@ -21,6 +21,7 @@ norm: norm64(x) = sqrt of the sum of x*x in float64 with the same sixteen lanes 
 Integer, int8 queries ``c`` on int8 rows ``x``: ``dot`` is the exact integer sum of c*x.
   ip: offset + factor*float32(dot), each step rounded to float32 (multiply, then add).
   l2: (offset + norms2[row]) + factor*float32(dot), each step rounded; ``norms2`` given with the rows.
+  "ip_scaled", "l2_scaled": the same with weight[row]*float32(dot), rounded, instead of float32(dot).
   "l2_exact": float32 of the exact integer sum of (c-x)**2.
 Hamming: number of differing bits among the first ``bits``.
 PQ: float32 sum of tables[m, code[m]] for m = 0, 1, ... in rising order, starting with the m = 0 entry.
@@ -40,7 +41,7 @@ import numpy as np
 
 from ..types import F32, F64, I8, I32, I64, U8, Array, Bool, Kind, Metric
 
-IntegerMetric = Literal["ip", "l2", "l2_exact"]
+IntegerMetric = Literal["ip", "l2", "ip_scaled", "l2_scaled", "l2_exact"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ class DenseChunk:
 
     ``pieces[j]`` has shape (n, width_j): float32, float16, uint16 (bfloat16 bits) or int8. ``norms``, when known, holds per row
     the canonical norm over all pieces (float32, (n,)); rows with known norms are known to be finite. For rows of
-    ``integer_scan`` with metric "l2", ``norms`` holds ``norms2`` instead. ``weights`` (float32, (n,)): see `Bound`.
+    ``integer_scan`` with metric "l2" or "l2_scaled", ``norms`` holds ``norms2`` instead. ``weights`` (float32, (n,)): see `Bound`; for
+    "ip_scaled" and "l2_scaled", whose bounds have no margin, the scales of the rows.
     """
 
     pieces: tuple[Array, ...]
@@ -154,9 +156,10 @@ class Backend(Protocol):
 
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
     def integer_queries(self, queries: F32, scales: F32, codes: I8, steps: F64) -> None:
-        """Float queries (Q, D), finite, for rows that are codes times ``scales`` (D,), as codes (Q, D) of -63..63 times steps (Q,).
+        """Float queries (Q, D) for rows that are codes times ``scales`` (D,), as codes (Q, D) of -63..63 times steps (Q,).
 
-        In float64: x = query * scale; step = largest |x| / 63; code = x / step, rounded, ties to even; 0 where all x are 0."""
+        In float64: x = query * scale; step = largest |x| / 63; code = x / step, rounded, ties to even; 0 where all x are 0. Codes of a
+        query that is not finite say nothing, and its step is not finite either."""
 
     def integer_scan(
         self, rows: Rows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None = None

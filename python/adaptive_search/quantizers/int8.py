@@ -17,6 +17,9 @@ from ..types import F32, I8, MAX_DIM, Array, Metric, Neighbors
 from ..validation import as_k, as_mask, as_threads
 from .base import Quantizer, taken
 
+QUERY_LIMIT = 63
+"""Largest query code: 7 bits, so that sums of pairs of products fit into 16 bits on every machine."""
+
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -28,21 +31,45 @@ class IntegerQueries(NamedTuple):
     offsets: F32
 
 
+def integer_queries(queries: F32, scales: F32, metric: Metric, added: F32) -> IntegerQueries:
+    """Queries (Q, D) for rows that are codes times ``scales`` (D,), rounded to 7 bits; ``added`` (Q,) joins inner products."""
+    queries = np.ascontiguousarray(queries)
+    codes, steps = np.empty(queries.shape, np.int8), np.empty(len(queries))
+    current().integer_queries(queries, scales, codes, steps)
+    factors, offsets = steps, added
+    if metric == "l2":
+        factors, offsets = -2.0 * steps, np.empty(len(queries), np.float32)
+        current().dense_norms("float32", [queries], offsets)
+        with np.errstate(over="ignore"):
+            offsets *= offsets
+    finite = (np.abs(factors) <= FLOAT32_MAX) & np.isfinite(offsets)
+    if not finite.all():
+        raise ValueError(f"queries: scores of row {int((~finite).argmax())} are too large for float32")
+    return IntegerQueries(codes, factors.astype(np.float32), offsets)
+
+
 class Int8Quantizer(Quantizer):
-    """One signed byte per dim, scaled symmetrically so that the largest absolute value seen by `fit` becomes 127.
+    """One signed byte per dim, scaled so that the values seen by `fit` fill -127 to 127: around 0, or around their middle if ``affine``.
 
     The scales are folded into the query, which is then rounded to 7 bits, so that a score is an integer product and two float operations.
+    What offsets add to an inner product is the same for all rows; distances do not change if they are taken from query and rows alike. So
+    affine codes are searched like symmetric ones. (Jacob et al., "Quantization and training of neural networks for efficient
+    integer-arithmetic-only inference", 2018, describe both.)
     Scores estimate the metric with the error of both roundings; an l2 estimate can be slightly negative.
 
     Parameters
     ----------
     metric : {"ip", "cosine", "l2"}
         What scores estimate.
+    affine : bool
+        Whether dims have offsets. Finer steps where the values of a dim lie to one side of 0; constant dims are kept as they are.
 
     Attributes
     ----------
+    offsets : ndarray of float32, shape (D,)
+        What code 0 stands for: 0, or the middle between the smallest and the largest value of every dim.
     limits : ndarray of float32, shape (D,)
-        Largest absolute value of every dim.
+        Largest distance of a value from its offset.
     scales : ndarray of float32, shape (D,)
         What a code is multiplied with: ``limits / 127``.
     clipped : int
@@ -59,16 +86,23 @@ class Int8Quantizer(Quantizer):
            [  32, -127]], dtype=int8)
     >>> quantizer.top_k([1.0, 0.0], quantizer.encode(rows), k=2).ids
     array([0, 2])
+    >>> quantizer = asx.Int8Quantizer(affine=True).fit(rows)
+    >>> quantizer.offsets, quantizer.limits
+    (array([0., 0.], dtype=float32), array([1., 2.], dtype=float32))
     """
 
-    def __init__(self, metric: Metric = "ip") -> None:
+    def __init__(self, metric: Metric = "ip", *, affine: bool = False) -> None:
         super().__init__(metric)
+        if not isinstance(affine, bool | np.bool_):
+            raise TypeError(f"affine: expected True or False, got {affine!r}")
+        self.affine = bool(affine)
         self.clipped = 0
+        self.offsets: F32 = np.empty(0, np.float32)
         self.limits: F32 = np.empty(0, np.float32)
         self.scales: F32 = np.empty(0, np.float32)
 
     def __repr__(self) -> str:
-        return f"Int8Quantizer(metric={self.metric!r})"
+        return f"Int8Quantizer(metric={self.metric!r}{', affine=True' if self.affine else ''})"
 
     @property
     def code_bytes(self) -> int:
@@ -77,13 +111,18 @@ class Int8Quantizer(Quantizer):
     def fit(self, X: Any, *, progress: bool = False) -> Self:
         """Learn the limits from rows (n, D)."""
         matrix = self._sample(X)
-        limits = np.zeros(matrix.dim, np.float32)
+        low, high = np.full(matrix.dim, np.inf, np.float32), np.full(matrix.dim, -np.inf, np.float32)
         for _, _, vectors in self._blocks(matrix, progress, "Fitting"):
-            np.maximum(limits, np.abs(vectors).max(axis=0), out=limits)
-        self._install(limits)
+            np.minimum(low, vectors.min(axis=0), out=low)
+            np.maximum(high, vectors.max(axis=0), out=high)
+        middle = (low.astype(np.float64) + high) / 2 if self.affine else np.zeros(matrix.dim)
+        # Limits belong to offsets as they are rounded, so that no value that was seen is beyond them.
+        offsets = middle.astype(np.float32)
+        self._install(offsets, np.maximum(np.abs(low - offsets), np.abs(high - offsets)))
         return self
 
-    def _install(self, limits: F32) -> None:
+    def _install(self, offsets: F32, limits: F32) -> None:
+        self.offsets = offsets
         self.limits = limits
         self.scales = limits / np.float32(127)
         self.clipped = 0
@@ -94,10 +133,11 @@ class Int8Quantizer(Quantizer):
         clipped: list[int] = []
 
         def encode(vectors: F32, codes: Array) -> None:
-            clipped.append(int(np.count_nonzero(np.abs(vectors) > self.limits)))
             # A dim without a scale has nothing but code 0; what is far beyond the limits overflows, and is clipped.
             with np.errstate(over="ignore"):
-                steps = np.divide(vectors, self.scales, out=np.zeros_like(vectors), where=self.scales > 0)
+                centred = vectors - self.offsets if self.affine else vectors
+                clipped.append(int(np.count_nonzero(np.abs(centred) > self.limits)))
+                steps = np.divide(centred, self.scales, out=np.zeros_like(vectors), where=self.scales > 0)
             codes[:] = np.clip(np.rint(steps), -127, 127)
 
         codes = self._encoded(X, np.int8, encode, threads, progress)
@@ -105,10 +145,13 @@ class Int8Quantizer(Quantizer):
         return codes
 
     def decode(self, codes: Any) -> F32:
-        """Rows (N, D): codes times scales."""
-        return self._decoded(self._codes(codes).array)
+        """Rows (N, D): codes times scales, plus offsets."""
+        out = self._scaled_back(self._codes(codes).array)
+        if self.affine:
+            out += self.offsets
+        return out
 
-    def _decoded(self, codes: I8) -> F32:
+    def _scaled_back(self, codes: I8) -> F32:
         out: F32 = np.multiply(codes, self.scales, dtype=np.float32, order="C")
         return out
 
@@ -122,11 +165,11 @@ class Int8Quantizer(Quantizer):
         return Matrix.of(array, "codes")
 
     def norms2(self, codes: Any) -> F32:
-        """Squared norms (N,) of decoded rows, which l2 scores need."""
+        """Squared norms (N,) of decoded rows less their offsets, which l2 scores need."""
         matrix = self._codes(codes)
         out = np.empty(len(matrix), np.float32)
         for first, last in ranges(len(matrix), block_rows(4 * self.dim)):
-            current().dense_norms("float32", [self._decoded(matrix.array[first:last])], out[first:last])
+            current().dense_norms("float32", [self._scaled_back(matrix.array[first:last])], out[first:last])
         return out * out
 
     def prepare(self, queries: F32) -> IntegerQueries:
@@ -134,18 +177,16 @@ class Int8Quantizer(Quantizer):
 
         ip and cosine: score = factor * (codes . row). l2: score = (offset + norms2[row]) + factor * (codes . row).
         """
-        codes, steps = np.empty(queries.shape, np.int8), np.empty(len(queries))
-        current().integer_queries(np.ascontiguousarray(queries), self.scales, codes, steps)
-        factors, offsets = steps, np.zeros(len(queries), np.float32)
-        if self.metric == "l2":
-            factors = -2.0 * steps
-            current().dense_norms("float32", [queries], offsets)
+        if self.affine and self.metric == "l2":
+            # Distances stay as they are when offsets are taken from query and rows alike.
             with np.errstate(over="ignore"):
-                offsets *= offsets
-        worst = np.maximum(np.abs(factors), offsets)
-        if not (worst <= FLOAT32_MAX).all():
-            raise ValueError(f"queries: scores of row {int((~(worst <= FLOAT32_MAX)).argmax())} are too large for float32")
-        return IntegerQueries(codes, factors.astype(np.float32), offsets)
+                queries = queries - self.offsets
+        added = np.zeros(len(queries), np.float32)
+        if self.affine and self.metric != "l2":
+            products = np.empty((len(queries), 1), np.float32)
+            current().dense_map(np.ascontiguousarray(queries), self.offsets[np.newaxis], products)
+            added = products[:, 0].copy()
+        return integer_queries(queries, self.scales, self.metric, added)
 
     def top_k(self, queries: Any, codes: Any, k: int, *, mask: Any = None, threads: int | None = None) -> Neighbors:
         """The k rows with the best estimated score for every query, ties by row number.
@@ -169,13 +210,18 @@ class Int8Quantizer(Quantizer):
         return squeezed(flat.top_k(family, k, allowed, threads), single)
 
     def state(self) -> dict[str, Array]:
-        return {"limits": self.limits} if self.fitted else {}
+        if not self.fitted:
+            return {}
+        return {"limits": self.limits} | ({"offsets": self.offsets} if self.affine else {})
 
     @classmethod
     def from_state(cls, state: Mapping[str, Array], metric: Metric) -> Self:
         limits = taken(state, "limits", np.float32, 1)
         if not 1 <= len(limits) <= MAX_DIM or not np.isfinite(limits).all() or (limits < 0).any():
             raise ValueError("state: expected 'limits' to be finite, not negative, one per dim")
-        quantizer = cls(metric)
-        quantizer._install(limits.copy())
+        quantizer = cls(metric, affine="offsets" in state)
+        offsets = taken(state, "offsets", np.float32, 1) if quantizer.affine else np.zeros_like(limits)
+        if offsets.shape != limits.shape or not np.isfinite(offsets).all():
+            raise ValueError("state: expected 'offsets' to be finite, one per dim")
+        quantizer._install(offsets.copy(), limits.copy())
         return quantizer

@@ -130,8 +130,8 @@ class Int8Rows(Representation):
     def restore(self, state: Mapping[str, Array]) -> Self:
         coordinates, rest = self._coordinates.restore(state)
         quantizer = Int8Quantizer.from_state(rest, self._quantizer.metric)
-        if quantizer.dim != self._dims:
-            raise ValueError(f"state: expected limits of {self._dims} dims, got {quantizer.dim}")
+        if quantizer.dim != self._dims or quantizer.affine:
+            raise ValueError(f"state: expected limits of {self._dims} dims alone, got {quantizer!r} of {quantizer.dim} dims")
         return self._with(quantizer, coordinates)
 
     def _prepare(self, backend: Backend, queries: F32) -> IntegerQueries:

@@ -16,7 +16,7 @@ BLOCK = 4096
 MAX_PIECES = 8
 
 # Columns of the chunk table.
-START, COUNT, NORMS, PIECES = 0, 1, 2, 3
+START, COUNT, NORMS, WEIGHTS, PIECES = 0, 1, 2, 3, 4
 # Columns of a piece, the first one at PIECES.
 BASE, STRIDE, WIDTH, PIECE_COLUMNS = 0, 1, 2, 3
 
@@ -27,23 +27,29 @@ class NumbaRows:
     Attributes
     ----------
     table : ndarray of int64, one line a chunk
-        First row, number of rows, address of the norms (or 0), then per piece address, stride in bytes, width.
+        First row, number of rows, addresses of the norms and the weights (or 0), then per piece address, stride in bytes, width.
     blocks : ndarray of int64, one line a visit, in visiting order
         Chunk, first row within it, number of rows.
     ids : int
         Address of the ids, or 0.
     """
 
-    def __init__(self, kind: int, chunks: Sequence[tuple[int, Sequence[Array], F32 | None]], ids: I64 | None) -> None:
-        """``chunks``: number of rows, pieces with rows along their first axis, norms."""
-        self._kept = chunks
+    def __init__(
+        self,
+        kind: int,
+        chunks: Sequence[tuple[int, Sequence[Array], F32 | None]],
+        ids: I64 | None,
+        weights: Sequence[F32 | None] = (),
+    ) -> None:
+        """``chunks``: number of rows, pieces with rows along their first axis, norms. ``weights``: of every chunk, or nothing."""
+        self._kept = chunks, weights
         self.id_array = ids
         self.kind = kind
         self.table = np.zeros((len(chunks), PIECES + MAX_PIECES * PIECE_COLUMNS), np.int64)
         blocks: list[tuple[int, int, int]] = []
         start = 0
         for line, (count, pieces, norms) in enumerate(chunks):
-            self.table[line, :PIECES] = start, count, address(norms)
+            self.table[line, :PIECES] = start, count, address(norms), address(weights[line] if weights else None)
             for j, piece in enumerate(pieces):
                 place = PIECES + j * PIECE_COLUMNS
                 self.table[line, place : place + PIECE_COLUMNS] = address(piece), piece.strides[0], piece.shape[1]

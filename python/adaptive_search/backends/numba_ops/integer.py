@@ -28,14 +28,14 @@ from .candidates import (
     ordered,
     permitted,
 )
-from .chunks import BASE, BLOCK, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WIDTH, NumbaRows, find_chunk
+from .chunks import BASE, BLOCK, NORMS, PIECE_COLUMNS, PIECES, START, STRIDE, WEIGHTS, WIDTH, NumbaRows, find_chunk
 from .emit import I8 as BYTE, I16, I32, I64 as INT, Sums, Value, emitted, load, loop, pick, store, tree, vector
 from .jit import Real, at, inner, kernel
 from .memory import copy_bytes, load_f32, load_i64, store_u8
 from .parts import fill_tile, list_rows, part_rows
 
 IP, L2, L2_EXACT = range(3)
-_CODES: dict[IntegerMetric, int] = {"ip": IP, "l2": L2, "l2_exact": L2_EXACT}
+_CODES: dict[IntegerMetric, int] = {"ip": IP, "l2": L2, "ip_scaled": IP, "l2_scaled": L2, "l2_exact": L2_EXACT}
 
 STEP = 32
 TILE_ROWS, TILE_QUERIES = 2, 4
@@ -98,6 +98,8 @@ class Part(NamedTuple):
     locals: I64
     squares: I64
     norms2: F32
+    scales: F32
+    """1 where rows have none."""
     products: I64
     """(TILE_ROWS, TILE_QUERIES)"""
     copies: I8
@@ -107,6 +109,7 @@ class Packed(NamedTuple):
     """Queries as kernels take them."""
 
     metric: int
+    scaled: bool
     rows: Array
     """(Q, padded D) int16"""
     factors: F32
@@ -129,11 +132,11 @@ def _gather(rows: Layout, chunk: int, local: int, target: int) -> None:
 
 
 @inner
-def _key(metric: int, factor: Real, offset: Real, query_squares: int, product: int, row_squares: int, norm2: Real) -> Real:
+def _key(metric: int, factor: Real, offset: Real, query_squares: int, product: int, row_squares: int, norm2: Real, scale: Real) -> Real:
     """The canonical score, larger is better. Every step rounds to float32."""
     if metric == L2_EXACT:
         return -np.float32(query_squares + row_squares - 2 * product)
-    scaled = factor * np.float32(product)
+    scaled = factor * (scale * np.float32(product))
     return -((offset + norm2) + scaled) if metric == L2 else offset + scaled
 
 
@@ -145,7 +148,7 @@ def _keep(rows: Layout, chunk: int, part: Part, i: int, query: int, key: Real, a
 
 
 @inner
-def _fill(rows: Layout, chunk: int, first: int, last: int, metric: int, allowed: Allowed, part: Part) -> int:
+def _fill(rows: Layout, chunk: int, first: int, last: int, metric: int, scaled: bool, allowed: Allowed, part: Part) -> int:
     """Fill ``part`` with the rows that a shared mask allows; how many."""
     n = list_rows(rows.table, chunk, first, last, allowed, part.addresses, part.locals)
     for i in range(n):
@@ -156,6 +159,8 @@ def _fill(rows: Layout, chunk: int, first: int, last: int, metric: int, allowed:
             part.norms2[i] = load_f32(rows.table[chunk, NORMS] + 4 * part.locals[i])
         elif metric == L2_EXACT:
             part.squares[i] = squares(part.addresses[i], rows.padded)
+        if scaled:
+            part.scales[i] = load_f32(rows.table[chunk, WEIGHTS] + 4 * part.locals[i])
     fill_tile(part.addresses, n, TILE_ROWS)
     return n
 
@@ -167,7 +172,7 @@ def _scan(rows: Layout, blocks: I64, queries: Packed, allowed: Allowed, part: Pa
     for b in range(len(blocks)):
         chunk, end = blocks[b, 0], blocks[b, 1] + blocks[b, 2]
         for first in range(blocks[b, 1], end, step):
-            n = _fill(rows, chunk, first, min(first + step, end), metric, allowed, part)
+            n = _fill(rows, chunk, first, min(first + step, end), metric, queries.scaled, allowed, part)
             query = 0
             while query < n_queries:
                 start = at(queries.rows) + query * query_bytes
@@ -178,10 +183,10 @@ def _scan(rows: Layout, blocks: I64, queries: Packed, allowed: Allowed, part: Pa
                     else:
                         products_tile(at(part.addresses) + 8 * i, start, query_bytes, width, products)
                     for j in range(min(height, n - i)):
-                        squares_, norm2 = part.squares[i + j], part.norms2[i + j]
+                        squares_, norm2, scale = part.squares[i + j], part.norms2[i + j], part.scales[i + j]
                         for q in range(query, query + together):
                             product = load_i64(products + 8 * (j * together + q - query))
-                            key = _key(metric, queries.factors[q], queries.offsets[q], queries.squares[q], product, squares_, norm2)
+                            key = _key(metric, queries.factors[q], queries.offsets[q], queries.squares[q], product, squares_, norm2, scale)
                             if not key < held.cut_keys[q]:
                                 _keep(rows, chunk, part, i + j, q, key, allowed, held)
                 query += together
@@ -209,14 +214,20 @@ def _rescore(
                 continue
             chunk = find_chunk(rows.table, number)
             local = number - rows.table[chunk, START]
-            _fill(rows, chunk, local, local + 1, queries.metric, everything, part)
+            _fill(rows, chunk, local, local + 1, queries.metric, queries.scaled, everything, part)
             products_1(at(part.addresses), at(queries.rows) + 2 * rows.padded * query, 2 * rows.padded, rows.padded, at(part.products))
             factor, offset, product = queries.factors[query], queries.offsets[query], part.products[0, 0]
-            key = _key(queries.metric, factor, offset, queries.squares[query], product, part.squares[0], part.norms2[0])
+            squares_, norm2, scale = part.squares[0], part.norms2[0], part.scales[0]
+            key = _key(queries.metric, factor, offset, queries.squares[query], product, squares_, norm2, scale)
             keys[n] = ordered(key)
             numbers[n] = number
             n += 1
         keep_best(keys, numbers, n, ids, sign, scores[query], found[query])
+
+
+def is_largest(metric: IntegerMetric) -> bool:
+    """Whether larger scores are better."""
+    return _CODES[metric] == IP
 
 
 def _layout(rows: NumbaRows) -> Layout:
@@ -231,6 +242,7 @@ def _part(rows: Layout, most: int) -> Part:
         locals=np.empty(count, np.int64),
         squares=np.zeros(count, np.int64),
         norms2=np.zeros(count, np.float32),
+        scales=np.ones(count, np.float32),
         products=np.empty((TILE_ROWS, TILE_QUERIES), np.int64),
         copies=np.empty((0 if rows.in_place else count, rows.padded), np.int8),
     )
@@ -240,12 +252,19 @@ def _pack(codes: I8, factors: F32, offsets: F32, metric: IntegerMetric) -> Packe
     count, width = codes.shape
     rows = np.zeros((count, -(-width // STEP) * STEP), np.int16)
     rows[:, :width] = codes
-    return Packed(_CODES[metric], rows, np.array(factors), np.array(offsets), np.square(codes, dtype=np.int64).sum(axis=1))
+    return Packed(
+        _CODES[metric],
+        metric in ("ip_scaled", "l2_scaled"),
+        rows,
+        np.array(factors),
+        np.array(offsets),
+        np.square(codes, dtype=np.int64).sum(axis=1),
+    )
 
 
 class IntegerScan(NumbaScan):
     def __init__(self, rows: NumbaRows, codes: I8, factors: F32, offsets: F32, k: int, metric: IntegerMetric, allowed: Bool | None) -> None:
-        super().__init__(rows, len(codes), k, allowed, largest=metric == "ip")
+        super().__init__(rows, len(codes), k, allowed, largest=is_largest(metric))
         self._packed = _pack(codes, factors, offsets, metric)
 
     def _visit(self, blocks: I64) -> int:
@@ -259,7 +278,7 @@ def rescore(rows: NumbaRows, codes: I8, factors: F32, offsets: F32, candidates: 
     scores, found = empty_results(len(codes), k)
     keys, numbers = empty_results(1, candidates.shape[1])
     lists = candidate_lists(candidates)
-    packed, sign = _pack(codes, factors, offsets, metric), 1.0 if metric == "ip" else -1.0
+    packed, sign = _pack(codes, factors, offsets, metric), 1.0 if is_largest(metric) else -1.0
     layout = _layout(rows)
     everything, part = allowed_rows(None), _part(layout, most=1)
     _rescore(layout, rows.ids, packed, lists, sign, everything, part, keys[0], numbers[0], scores, found)
@@ -271,5 +290,6 @@ def quantize(queries: F32, scales: F32, codes: I8, steps: F64) -> None:
     folded = np.multiply(queries, scales, dtype=np.float64)
     steps[:] = np.abs(folded).max(axis=1) / 63.0
     # Products of float32 are never so small that their step would round to 0.
-    folded /= np.where(steps > 0, steps, 1.0)[:, None]
-    codes[:] = np.rint(folded, out=folded)
+    with np.errstate(invalid="ignore"):  # of queries that are not finite, whose steps say so
+        folded /= np.where(steps > 0, steps, 1.0)[:, None]
+        codes[:] = np.rint(folded, out=folded)
