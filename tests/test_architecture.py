@@ -24,7 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("backends",),
     ("functional", "flat", "validation", "execution", "margins"),
     ("quantizers", "rotations"),
-    ("identifiers", "rows", "vectors", "representations"),
+    ("identifiers", "rows", "vectors", "representations", "transforms"),
     ("calibration", "cascade", "filters", "fitting", "plan", "searching"),
     ("explaining", "tuning"),
     ("index", "persistence"),

@@ -14,25 +14,32 @@ if TYPE_CHECKING:
     from .index import Index
     from .quantizers import BinaryQuantizer, Int8Quantizer, PackedCodes, ProductQuantizer, RowInt8Quantizer
     from .representations import PQ, Binary, Full, Int8, Prefix
+    from .transforms import PCA, Chain, LearnedRotation, RandomRotation, RelativeProjection, Whitening
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "PCA",
     "PQ",
     "Binary",
     "BinaryQuantizer",
     "Cascade",
+    "Chain",
     "Full",
     "Index",
     "IndexFormatError",
     "Int8",
     "Int8Quantizer",
+    "LearnedRotation",
     "Neighbors",
     "PackedCodes",
     "Prefix",
     "ProductQuantizer",
+    "RandomRotation",
+    "RelativeProjection",
     "RowInt8Quantizer",
     "SearchStats",
+    "Whitening",
     "backend",
     "backends",
     "dot",
@@ -62,6 +69,12 @@ _LATER = {
     "Full": "representations",
     "Int8": "representations",
     "Prefix": "representations",
+    "PCA": "transforms",
+    "Chain": "transforms",
+    "LearnedRotation": "transforms",
+    "RandomRotation": "transforms",
+    "RelativeProjection": "transforms",
+    "Whitening": "transforms",
 }
 
 # Modules above this one, which nothing here needs: imported when somebody asks for them.

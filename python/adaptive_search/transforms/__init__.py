@@ -1,0 +1,11 @@
+"""Maps of embeddings that put more of the truth into fewer dims: fitted once, applied to rows and queries alike."""
+
+from __future__ import annotations
+
+from .base import Chain, Transform
+from .learned import LearnedRotation
+from .principal import PCA, Whitening
+from .random_rotation import RandomRotation
+from .relative import RelativeProjection
+
+__all__ = ["PCA", "Chain", "LearnedRotation", "RandomRotation", "RelativeProjection", "Transform", "Whitening"]

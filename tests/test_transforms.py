@@ -1,0 +1,181 @@
+"""Transforms: what stays as it was, what is learned, the same bits everywhere, and errors that name the argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import oracles
+import pytest
+
+import adaptive_search as asx
+from adaptive_search.transforms import Transform
+from adaptive_search.types import F32
+
+DIMS = (1, 2, 7, 33, 64, 100)
+
+
+def collection(rows: int, dim: int, seed: int = 0) -> F32:
+    random = np.random.default_rng(seed)
+    mixed = random.standard_normal((dim, dim)) / np.sqrt(1 + np.arange(dim))[:, None]
+    return (random.standard_normal((rows, dim)) @ mixed + 0.3).astype(np.float32)
+
+
+def transforms(dim: int) -> list[Transform]:
+    return [
+        asx.PCA(),
+        asx.PCA(max(1, dim // 2), center=True),
+        asx.Whitening(),
+        asx.RandomRotation(seed=5),
+        asx.LearnedRotation(prefixes=[max(1, dim // 3)], steps=8),
+        asx.RelativeProjection(3),
+        asx.RelativeProjection(collection(4, dim, seed=9)),
+        asx.Chain([asx.PCA(), asx.RandomRotation()]),
+    ]
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_orthogonal_transforms_leave_full_scores_as_they_are(dim: int) -> None:
+    rows, queries = collection(300, dim), collection(9, dim, seed=1)
+    exact = oracles.dot(queries, rows)
+    size = np.outer(oracles.norms(queries), oracles.norms(rows))
+    for transform in (asx.PCA(), asx.RandomRotation(), asx.LearnedRotation(prefixes=[max(1, dim // 2)], steps=30)):
+        assert transform.orthogonal
+        transform.fit(rows)
+        turned = oracles.dot(transform.transform(queries), transform.transform(rows))
+        assert (np.abs(turned - exact) <= 1e-5 * size).all()
+
+
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("dim", [1, 33, 100])
+def test_the_same_bits_on_every_backend_and_in_every_batch(dim: int, number: int, backend: Any) -> None:
+    rows, queries = collection(200, dim), collection(40, dim, seed=1)
+    with asx.use_backend(asx.backends()[0]):
+        transform = transforms(dim)[number].fit(rows)
+        expected = transform.transform(queries)
+    found = transform.transform(queries)
+    assert found.shape == (40, transform.dims_out)
+    assert oracles.same_bits(found, expected)
+    assert oracles.same_bits(transform.transform(queries[17]), expected[17])
+    wide = np.zeros((40, 2 * dim), np.float32)
+    wide[:, ::2] = queries
+    assert oracles.same_bits(transform.transform(wide[:, ::2]), expected)
+    assert oracles.same_bits(transform.transform(queries.astype(np.float64)), expected)
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_states_bring_transforms_back(number: int) -> None:
+    rows = collection(200, 33)
+    transform = transforms(33)[number]
+    assert transform.state() == {}
+    transform.fit(rows)
+    again = type(transform).from_state(transform.state())
+    assert oracles.same_bits(again.transform(rows), transform.transform(rows))
+    assert again.fitted
+    with pytest.raises(ValueError, match="state"):
+        type(transform).from_state({})
+
+
+def test_prefixes_of_principal_coordinates_hold_the_most() -> None:
+    rows = collection(500, 40)
+    turned = asx.PCA().fit(rows).transform(rows)
+    for dims in (1, 5, 20):
+        best = np.square(np.linalg.svd(rows.astype(np.float64), compute_uv=False))[:dims].sum()
+        np.testing.assert_allclose(np.square(turned[:, :dims].astype(np.float64)).sum(), best, rtol=1e-4)
+    centered = asx.PCA(center=True).fit(rows)
+    np.testing.assert_allclose(centered.transform(rows).mean(axis=0), 0, atol=1e-4)
+
+
+def test_whitened_dims_vary_alike_and_apart() -> None:
+    rows = collection(4_000, 12)
+    white = asx.Whitening(ridge=0.0).fit(rows).transform(rows)
+    np.testing.assert_allclose(np.cov(white.T), np.eye(12), atol=2e-3)
+    # What does not vary stays small, rather than noise.
+    rows[:, 3] = 0.25
+    white = asx.Whitening().fit(rows).transform(rows)
+    assert np.isfinite(white).all()
+    assert white.std(axis=0).max() < 1.1
+
+
+def test_random_rotations_spread_what_one_dim_says() -> None:
+    for dim in (64, 100, 384):
+        spread = asx.RandomRotation().fit(np.zeros((1, dim))).transform(np.eye(dim, dtype=np.float32))
+        np.testing.assert_allclose(spread @ spread.T, np.eye(dim), atol=1e-5)
+        assert np.abs(spread).max() < 0.75
+        other = asx.RandomRotation(seed=1).fit(np.zeros((1, dim))).transform(np.eye(dim, dtype=np.float32))
+        assert np.abs(spread - other).max() > 0.1
+
+
+def test_a_learned_rotation_finds_more_than_principal_directions() -> None:
+    """Queries look along few directions, of which variance knows nothing."""
+    random = np.random.default_rng(0)
+    basis = np.linalg.qr(random.standard_normal((32, 32)))[0]
+    rows = (random.standard_normal((2_000, 32)) @ basis).astype(np.float32)
+    scale = np.where(np.arange(32) < 8, 1.0, 0.15)
+    queries = ((random.standard_normal((1_200, 32)) * scale) @ basis).astype(np.float32)
+    train, fresh = queries[:1_000], queries[1_000:]
+    true = asx.top_k(fresh, rows, 10, metric="cosine").ids
+    shares = []
+    for transform in (asx.PCA().fit(rows), asx.LearnedRotation(prefixes=[8], steps=400).fit(rows, train)):
+        found = asx.top_k(transform.transform(fresh), transform.transform(rows), 50, metric="cosine", dims=8).ids
+        shares.append((found[:, :, None] == true[:, None, :]).any(axis=1).mean())
+    assert shares[1] > shares[0] + 0.08
+
+
+def test_learning_repeats_itself() -> None:
+    rows = collection(400, 24)
+    one, other = (asx.LearnedRotation(prefixes=[6], steps=20, seed=3).fit(rows).transform(rows) for _ in range(2))
+    assert oracles.same_bits(one, other)
+
+
+def test_anchors_stand_apart() -> None:
+    rows = np.concatenate([np.eye(5, dtype=np.float32) + np.float32(0.01) * collection(5, 5, seed=n) for n in range(20)])
+    projection = asx.RelativeProjection(5).fit(rows)
+    assert (np.abs(projection.anchors).argmax(axis=1)[:, None] == np.arange(5)).any(axis=0).all()
+    assert np.abs(projection.transform(rows * 100) - projection.transform(rows)).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "named"),
+    [
+        (lambda: asx.PCA(0), ValueError, "dims"),
+        (lambda: asx.PCA(center="yes"), TypeError, "center"),  # type: ignore[arg-type]
+        (lambda: asx.Whitening(ridge=-1.0), ValueError, "ridge"),
+        (lambda: asx.Whitening(ridge="x"), TypeError, "ridge"),  # type: ignore[arg-type]
+        (lambda: asx.RandomRotation(-1), ValueError, "seed"),
+        (lambda: asx.LearnedRotation([]), ValueError, "prefixes"),
+        (lambda: asx.LearnedRotation([2.5]), TypeError, "prefixes"),  # type: ignore[list-item]
+        (lambda: asx.RelativeProjection(0), ValueError, "anchors"),
+        (lambda: asx.RelativeProjection([[np.nan, 1.0]]), ValueError, "anchors"),
+        (lambda: asx.Chain([]), ValueError, "transforms"),
+        (lambda: asx.Chain([asx.Full()]), TypeError, "transforms"),  # type: ignore[list-item]
+        (lambda: asx.PCA(9).fit(np.ones((3, 8))), ValueError, "X"),
+        (lambda: asx.PCA().fit(np.empty((0, 8))), ValueError, "X"),
+        (lambda: asx.PCA().fit([[1.0, np.inf]]), ValueError, "row 0"),
+        (lambda: asx.PCA().fit(["a"]), TypeError, "X"),
+        (lambda: asx.RelativeProjection(4).fit(np.ones((3, 8))), ValueError, "X"),
+        (lambda: asx.RelativeProjection(np.ones((2, 7))).fit(np.ones((3, 8))), ValueError, "X"),
+        (lambda: asx.LearnedRotation().fit(np.ones((3, 8)), np.ones((3, 7))), ValueError, "queries"),
+        (lambda: asx.PCA().transform(np.ones((3, 8))), ValueError, "not fitted"),
+        (lambda: asx.PCA().fit(np.ones((3, 8))).transform(np.ones((3, 7))), ValueError, "X"),
+    ],
+)
+def test_errors_name_the_argument(make: Any, error: type[Exception], named: str) -> None:
+    with pytest.raises(error, match=named):
+        make()
+
+
+def test_a_fit_that_fails_changes_nothing() -> None:
+    rows = collection(50, 8)
+    transform = asx.PCA(4).fit(rows)
+    before = transform.transform(rows)
+    with pytest.raises(ValueError, match="X"):
+        transform.fit(rows[:, :3])
+    assert oracles.same_bits(transform.transform(rows), before)
+
+
+def test_transformed_vectors_are_searched_like_others() -> None:
+    rows, queries = collection(600, 33), collection(20, 33, seed=4)
+    rotation = asx.RandomRotation().fit(rows)
+    exact = asx.top_k(queries, rows, 5).ids
+    np.testing.assert_array_equal(asx.top_k(rotation.transform(queries), rotation.transform(rows), 5).ids, exact)
