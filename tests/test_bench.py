@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench import limits, promise, report
+from bench import limits, prefixes, promise, report
 from bench.data import matryoshka_like
 from bench.limits import Floor
 
@@ -260,3 +260,13 @@ def test_the_table_of_promises_says_what_came_of_each_plan() -> None:
     expected = "| vectors | 0.9 | 0.9333 ± 0.0691 | 0.8800 / 0.9200 / 1.0000 | 0.9267 to 0.9533 | 2 of 3, 1 exact |"
     expected += " Int8() → Full() (2); Full() (1) | 220 | 1 / 3 | 3.00 |"
     assert promise.table([one]).splitlines()[2] == expected
+
+
+def test_prefixes_are_compared_with_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = matryoshka_like(1_000, 160, 50)
+    monkeypatch.setattr(prefixes, "real", lambda: drawn)
+    shares = {(name, dims): found for name, dims, found in prefixes.measure()}
+    assert len(shares) == 9
+    assert all(found == sorted(found) for found in shares.values())
+    assert shares["PCA", 128][2] > shares["PCA", 32][2]
+    assert prefixes.found(drawn.queries, drawn.rows, asx.top_k(drawn.queries, drawn.rows, 10, metric="cosine").ids, 160) == [1.0, 1.0, 1.0]
