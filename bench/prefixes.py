@@ -1,4 +1,4 @@
-"""What prefixes keep, raw and after transforms: ``python -m bench.prefixes``. The directory of ``ADAPTIVE_SEARCH_DATA``, or the demo's vectors."""
+"""What prefixes keep, raw and after transforms: ``python -m bench.prefixes``. Vectors from ``ADAPTIVE_SEARCH_DATA``, or the demo's."""
 
 from __future__ import annotations
 
