@@ -126,13 +126,19 @@ PyScan level_scan(const Target&, const PyLevel& level, int64_t k, const py::obje
 }
 
 py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel& judge, int64_t k, int64_t sampled,
-                        const py::object& allowed, bool hard) {
+                        const py::object& allowed, bool hard, const py::object& seeder) {
     const PyCascade made = cascade_of(levels, judge, hard);
     require_ready(*made.cascade, hard);
     const Problem& problem = *judge.level.problem;
     const int64_t queries = problem.queries(), visits = problem.rows().visits(), width = k + 16;
     require(0 <= sampled && sampled <= visits, "sampled: expected a number of visits");
     const Allowed map = allowed_of(allowed, problem);
+    const Level& first = made.cascade->levels.front();
+    const auto looked_for = seeder.is_none() ? first.problem : seeder.cast<const PyLevel&>().level.problem;
+    require(looked_for->queries() == queries && looked_for->rows().size() == problem.rows().size(),
+            "seeds: expected the same queries and rows");
+    require(queries == 0 || !looked_for->groups().empty(), "seeds: expected a level that is ready to scan");
+    const bool keyed = seeder.is_none();
     py::array_t<float> scores({queries, k});
     py::array_t<int64_t> rows({queries, k});
     float* s = scores.mutable_data();
@@ -143,8 +149,7 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
     std::unique_ptr<CascadeScan> scan;
     {
         const py::gil_scoped_release free;
-        const Level& first = made.cascade->levels.front();
-        TopK best(first.problem, width, map);
+        TopK best(looked_for, width, map);
         best.run(0, sampled);
         std::vector<float> raw(static_cast<size_t>(queries * width));
         std::vector<int64_t> found(raw.size());
@@ -155,10 +160,10 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
             float* keys = raw.data() + q * width;
             if (first.problem->smallest_first())
                 for (int64_t i = 0; i < count; ++i) keys[i] = -keys[i];
-            seeds.take(q, from, keys, count);
+            seeds.take(q, from, keyed ? keys : nullptr, count);
             const double least = seeds.least(q);
             const auto i = static_cast<size_t>(q);
-            done[i] = !hard && sampled == visits && (count < width || first.upper(q, keys[count - 1], from[count - 1]) < least);
+            done[i] = keyed && !hard && sampled == visits && (count < width || first.upper(q, keys[count - 1], from[count - 1]) < least);
             floors[i] = done[i] ? std::numeric_limits<double>::infinity() : least;
         }
         scan = std::make_unique<CascadeScan>(made.cascade, k, map, floors.data());
@@ -233,7 +238,7 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
         .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(),
              arg("hard") = false)
         .def("cascade_top_k", &cascade_top_k, arg("levels"), arg("judge"), arg("k"), arg("sampled"), arg("allowed") = py::none(),
-             arg("hard") = false)
+             arg("hard") = false, arg("seeds") = py::none())
         .def("cascade_rescore", &cascade_rescore, arg("levels"), arg("judge"), arg("candidates"), arg("raw"), arg("k"), arg("hard") = false,
              arg("first") = 0);
 }

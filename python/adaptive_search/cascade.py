@@ -216,10 +216,11 @@ class _Run:
         visits: int,
         scored: I64,
         progress: Progress | None,
+        seeds: Level | None = None,
     ) -> tuple[F32, I64]:
         """All rows through the levels: the judge's raw scores of the best k, and their positions. Counts into ``scored`` (stages, Q).
 
-        ``bound``: what the first level's raw scores say of scores; None if no bound can fail.
+        ``bound``: what the first level's raw scores say of scores; None if no bound can fail. Then ``seeds`` finds what looks best.
         """
         if not levels:
             scored[0] += self.counts
@@ -229,12 +230,12 @@ class _Run:
         scored[0] += self.counts * sampled // max(visits, 1)
         if visits * len(self.queries) <= SMALL:
             scored[0] += self.counts
-            scores, best, others = self.backend.cascade_top_k(levels, judge, k, sampled, self.allowed, hard)
+            scores, best, others = self.backend.cascade_top_k(levels, judge, k, sampled, self.allowed, hard, seeds)
             scored += others
             return scores, best
-        raw, positions = self.top(levels[0], min(int(self.counts.max()), k + 16), sampled)
+        raw, positions = self.top(levels[0] if seeds is None else seeds, min(int(self.counts.max()), k + 16), sampled)
         least = np.empty(len(self.queries))
-        scores, best = self._rescore(levels, judge, positions, raw, k, scored, hard, least=least)
+        scores, best = self._rescore(levels, judge, positions, raw if seeds is None else None, k, scored, hard, least=least)
         more = np.ones(len(self.queries), np.bool_)
         if sampled == visits and bound is not None:
             # Beyond its list, nothing can matter to a query whose last listed row does not.
@@ -350,6 +351,7 @@ def run(
 
 def run_exact(
     backend: Backend,
+    seeds: PreparedStage,
     bounds: Sequence[Bounded],
     full: PreparedStage,
     queries: F32,
@@ -365,6 +367,8 @@ def run_exact(
 
     Parameters
     ----------
+    seeds : PreparedStage
+        Finds the rows whose scores are the first thresholds.
     bounds : sequence of Bounded
         At least one, cheap ones first; the search goes on to the next where one leaves too many rows, and to whole rows at last.
     full : PreparedStage
@@ -380,7 +384,8 @@ def run_exact(
         search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads, share)
         levels = [bound.level(backend, part, True) for bound in bounds]
         judge, _ = full.level(backend, part, True)
-        own.scores[...], own.positions[...] = search.scan(levels, judge, None, k, visits, own.scored, shown)
+        first_level, _ = seeds.level(backend, part, True)
+        own.scores[...], own.positions[...] = search.scan(levels, judge, None, k, visits, own.scored, shown, first_level)
         own.survivors[:-1] = own.scored[1:]
         own.survivors[-1] = (own.positions >= 0).sum(axis=1)
 

@@ -754,7 +754,8 @@ class Index:
 
     def _made_way(self, backend: Backend, margins: float) -> searching.Way:
         full = self._prepare_full(backend)
-        share = 1 if self._tuned is None else self._tuned.share
+        # What a plan found best for its margins says nothing of bounds that cannot fail.
+        share = 1 if self._tuned is None or math.isinf(margins) != (self._tuned.recall == 1.0) else self._tuned.share
         if math.isinf(margins):
             bounds = self._prepare_bounds(backend) if self.fitted and len(self) >= LEAST_ROWS else []
             if not bounds:
@@ -762,7 +763,7 @@ class Index:
             sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
             pairs = zip(self._stages, self._all_bounds(backend), strict=True)
             names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
-            return searching.Way(backend, margins, (full,), tuple(bounds), names, sizes, share)
+            return searching.Way(backend, margins, (self._prepare(backend, 0), full), tuple(bounds), names, sizes, share)
         stages = [self._prepare(backend, number) for number in range(len(self._stages))]
         if self._tuned is not None:
             stages = [

@@ -24,7 +24,7 @@ MASK_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Way:
-    """How a search goes: through ``stages``; or exactly by ``bounds``: then ``stages`` are the vectors alone.
+    """How a search goes: through ``stages``; or exactly by ``bounds``: then ``stages`` are what finds first thresholds, and the vectors.
 
     ``names`` and ``row_bytes`` are those of the stages that are reported; ``margins`` those of the stages, infinite for exact search.
     """
@@ -44,8 +44,10 @@ class Way:
         """Search all allowed rows."""
         if not self.bounds:
             return run(self.backend, self.stages, queries, k, allowed, counts, share=self.share, threads=threads, progress=progress)
-        full = self.stages[-1]
-        return run_exact(self.backend, self.bounds, full, queries, k, allowed, counts, share=self.share, threads=threads, progress=progress)
+        seeds, full = self.stages
+        return run_exact(
+            self.backend, seeds, self.bounds, full, queries, k, allowed, counts, share=self.share, threads=threads, progress=progress
+        )
 
     def over_few(self, queries: F32, k: int, candidates: Sequence[I64], threads: int | None) -> Found:
         """Score few allowed rows of each query."""

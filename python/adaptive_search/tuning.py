@@ -464,7 +464,7 @@ def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int
 
     def search(some: F32, share: int) -> None:
         counts, wanted = np.full(len(some), ground.store.live), min(k, ground.store.live)
-        run_exact(ground.backend, useful, ground.full, some, wanted, ground.store.alive, counts, share=share)
+        run_exact(ground.backend, candidate.stages[0], useful, ground.full, some, wanted, ground.store.alive, counts, share=share)
 
     costs = {share: cost(lambda some, share=share: search(some, share), queries.vectors) for share in SHARES}  # type: ignore[misc]
     share = min(costs, key=lambda share: costs[share].together)

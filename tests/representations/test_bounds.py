@@ -28,11 +28,11 @@ def scored(index: asx.Index, queries: F32, backend: Backend) -> tuple[Any, F32, 
 
 def through_bounds(index: asx.Index, queries: F32, k: int, backend: Backend, allowed: Bool | None = None) -> Found:
     """Exact search by the bounds of the index's stages."""
-    full = index._prepare_full(backend)
+    stage, full = index._prepare(backend, 0), index._prepare_full(backend)
     bounds = index._prepare_bounds(backend)
     assert bounds
     counts = np.full(len(queries), len(index)) if allowed is None else np.broadcast_to(allowed.sum(axis=-1), len(queries))
-    return run_exact(backend, bounds, full, queries, k, allowed, counts)
+    return run_exact(backend, stage, bounds, full, queries, k, allowed, counts)
 
 
 def check_exact(index: asx.Index, rows: F32, queries: F32, k: int, backend: Backend, allowed: Bool | None = None) -> Found:

@@ -184,12 +184,19 @@ class NumbaBackend:
         return cascade.CascadeScan(own, last, k, allowed, floors)
 
     def cascade_top_k(
-        self, levels: Sequence[Level], judge: Level, k: int, sampled: int, allowed: Bool | None = None, hard: bool = False
+        self,
+        levels: Sequence[Level],
+        judge: Level,
+        k: int,
+        sampled: int,
+        allowed: Bool | None = None,
+        hard: bool = False,
+        seeds: Level | None = None,
     ) -> tuple[F32, I64, I64]:
-        seeds = self.level_scan(levels[0], k + 16, allowed)
-        seeds.run(0, sampled)
-        raw, rows = seeds.finish()
-        *_, floors, seeded = self.cascade_rescore(levels, judge, rows, raw, k, hard)
+        first = self.level_scan(levels[0] if seeds is None else seeds, k + 16, allowed)
+        first.run(0, sampled)
+        raw, rows = first.finish()
+        *_, floors, seeded = self.cascade_rescore(levels, judge, rows, raw if seeds is None else None, k, hard)
         scan = self.cascade_scan(levels, judge, k, allowed, floors, hard)
         scan.run(0, _own_level(judge).rows.visits)
         return *scan.finish(), scan.scored + seeded

@@ -241,7 +241,7 @@ class Backend(Protocol):
     def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False) -> Level: ...
 
     def level_scan(self, level: Level, k: int, allowed: Bool | None = None) -> Scan:
-        """A top-k by the keys of one level, in its raw scores: what `Bound` says of them is left out."""
+        """A top-k by the keys of one level, in its raw scores: what `Bound` says of them is left out. For levels without margins."""
 
     def cascade_scan(
         self, levels: Sequence[Level], judge: Level, k: int, allowed: Bool | None = None, floors: F64 | None = None, hard: bool = False
@@ -252,11 +252,19 @@ class Backend(Protocol):
         levels may be left out where they do not help; all of them can scan then, else the first one."""
 
     def cascade_top_k(
-        self, levels: Sequence[Level], judge: Level, k: int, sampled: int, allowed: Bool | None = None, hard: bool = False
+        self,
+        levels: Sequence[Level],
+        judge: Level,
+        k: int,
+        sampled: int,
+        allowed: Bool | None = None,
+        hard: bool = False,
+        seeds: Level | None = None,
     ) -> tuple[F32, I64, I64]:
-        """A whole search, for work of no more than some milliseconds: `cascade_scan` with floors from the ``k + 16`` rows of the first
-        ``sampled`` visits that look best to the first level. Scores and row numbers (Q, k); rows scored (stages, Q), without what the
-        first level's scans score."""
+        """A whole search, for work of no more than some milliseconds.
+
+        `cascade_scan` with floors from the ``k + 16`` rows of the first ``sampled`` visits that look best to ``seeds``, or else to the
+        first level. Scores and row numbers (Q, k); rows scored (stages, Q), without what the first level's scans score."""
 
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0
