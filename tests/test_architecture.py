@@ -19,7 +19,7 @@ SOURCES = REPOSITORY / "csrc"
 # Bottom to top. A name stands for the module and everything below it; the longest match decides.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("types",),
-    ("arrays", "layout", "backends.protocol", "storage"),
+    ("arrays", "hadamard", "layout", "backends.protocol", "storage"),
     ("_native", "backends.numba", "backends.numba_ops"),
     ("backends",),
     ("functional", "flat", "validation", "execution", "margins"),

@@ -12,7 +12,7 @@ from .types import IndexFormatError, Neighbors
 if TYPE_CHECKING:
     from .cascade import Cascade, SearchStats
     from .index import Index
-    from .quantizers import BinaryQuantizer, Int8Quantizer, PackedCodes, ProductQuantizer, RowInt8Quantizer
+    from .quantizers import BinaryQuantizer, Int8Quantizer, PackedCodes, ProductQuantizer, RaBitQuantizer, RowInt8Quantizer
     from .representations import PQ, Binary, Full, Int8, Prefix
     from .transforms import PCA, Chain, LearnedRotation, RandomRotation, RelativeProjection, Whitening
 
@@ -35,6 +35,7 @@ __all__ = [
     "PackedCodes",
     "Prefix",
     "ProductQuantizer",
+    "RaBitQuantizer",
     "RandomRotation",
     "RelativeProjection",
     "RowInt8Quantizer",
@@ -63,6 +64,7 @@ _LATER = {
     "Int8Quantizer": "quantizers",
     "PackedCodes": "quantizers",
     "ProductQuantizer": "quantizers",
+    "RaBitQuantizer": "quantizers",
     "RowInt8Quantizer": "quantizers",
     "PQ": "representations",
     "Binary": "representations",

@@ -4,6 +4,16 @@ from .base import Quantizer
 from .binary import BinaryQuantizer
 from .int8 import Int8Quantizer, IntegerQueries
 from .product import PackedCodes, ProductQuantizer
+from .rabit import RaBitQuantizer
 from .row_int8 import RowInt8Quantizer
 
-__all__ = ["BinaryQuantizer", "Int8Quantizer", "IntegerQueries", "PackedCodes", "ProductQuantizer", "Quantizer", "RowInt8Quantizer"]
+__all__ = [
+    "BinaryQuantizer",
+    "Int8Quantizer",
+    "IntegerQueries",
+    "PackedCodes",
+    "ProductQuantizer",
+    "Quantizer",
+    "RaBitQuantizer",
+    "RowInt8Quantizer",
+]

@@ -7,12 +7,10 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ..types import F32, I64, Array
+from ..hadamard import HadamardRotation
+from ..types import F32, Array
 from ..validation import as_int
 from .base import Transform
-
-ROUNDS = 3
-"""Rounds of sign flips, blocks and shuffles: after three, no direction can be told from another."""
 
 
 class RandomRotation(Transform):
@@ -40,8 +38,7 @@ class RandomRotation(Transform):
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.seed = as_int(seed, "seed", 0)
-        self._signs: F32 = np.empty((0, 0), np.float32)
-        self._orders: I64 = np.empty((0, 0), np.int64)
+        self._rotation: HadamardRotation
 
     def __repr__(self) -> str:
         return f"RandomRotation(seed={self.seed})"
@@ -69,35 +66,7 @@ class RandomRotation(Transform):
         self._install(sample.shape[1])
 
     def _install(self, dim: int) -> None:
-        random = np.random.Generator(np.random.PCG64(self.seed))
-        self._signs = random.integers(0, 2, (ROUNDS, dim)).astype(np.float32) * 2 - 1
-        self._orders = np.stack([random.permutation(dim) for _ in range(ROUNDS)])
-        self.dim = dim
+        self._rotation, self.dim = HadamardRotation(dim, self.seed), dim
 
     def _transformed(self, vectors: F32) -> F32:
-        size = 1 << (self.dim.bit_length() - 1)
-        out = vectors
-        for signs, order in zip(self._signs, self._orders, strict=True):
-            out = out * signs
-            _hadamard(out[:, :size])
-            if size < self.dim:
-                _hadamard(out[:, self.dim - size :])
-            out = out[:, order]
-        return np.ascontiguousarray(out)
-
-
-def _hadamard(block: F32) -> None:
-    """The normalised transform of every row, in place; sums of two at a time, so that their order is fixed."""
-    size = block.shape[1]
-    half = 1
-    while half < size:
-        view = np.lib.stride_tricks.as_strided(
-            block,
-            (len(block), size // (2 * half), 2, half),
-            (block.strides[0], 2 * half * block.strides[1], half * block.strides[1], block.strides[1]),
-        )
-        total = view[:, :, 0] + view[:, :, 1]
-        view[:, :, 1] = view[:, :, 0] - view[:, :, 1]
-        view[:, :, 0] = total
-        half *= 2
-    block *= np.float32(1.0 / np.sqrt(size))
+        return self._rotation.forth(vectors)

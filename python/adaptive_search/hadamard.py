@@ -1,0 +1,63 @@
+"""Random rotations of any number of dims by fast Walsh-Hadamard transforms."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .types import F32
+
+ROUNDS = 3
+"""Rounds of sign flips, blocks and shuffles: after three, no direction can be told from another."""
+
+
+class HadamardRotation:
+    """An orthogonal map of D dims in D log D steps, given by a seed; the same bits everywhere.
+
+    Rounds of random sign flips, normalised Walsh-Hadamard transforms of the first and of the last block of the largest power of two that
+    fits, and a random order of dims.
+    """
+
+    def __init__(self, dim: int, seed: int) -> None:
+        random = np.random.Generator(np.random.PCG64(seed))
+        self._dim = dim
+        self._size = 1 << (dim.bit_length() - 1)
+        self._signs = random.integers(0, 2, (ROUNDS, dim)).astype(np.float32) * np.float32(2) - np.float32(1)
+        self._orders = np.stack([random.permutation(dim) for _ in range(ROUNDS)])
+
+    def forth(self, vectors: F32) -> F32:
+        """Vectors (n, D) rotated."""
+        out = vectors
+        for signs, order in zip(self._signs, self._orders, strict=True):
+            out = out * signs
+            _transform(out[:, : self._size])
+            if self._size < self._dim:
+                _transform(out[:, self._dim - self._size :])
+            out = out[:, order]
+        return np.ascontiguousarray(out)
+
+    def back(self, vectors: F32) -> F32:
+        """The inverse of `forth`, up to rounding."""
+        out = vectors
+        for signs, order in zip(self._signs[::-1], self._orders[::-1], strict=True):
+            ordered = np.empty_like(out)
+            ordered[:, order] = out
+            if self._size < self._dim:
+                _transform(ordered[:, self._dim - self._size :])
+            _transform(ordered[:, : self._size])
+            out = ordered * signs
+        return out
+
+
+def _transform(block: F32) -> None:
+    """The normalised transform of every row, in place; sums of two at a time, so that their order is fixed."""
+    size, half = block.shape[1], 1
+    rows, step = block.strides
+    while half < size:
+        pairs = np.lib.stride_tricks.as_strided(
+            block, (len(block), size // (2 * half), 2, half), (rows, 2 * half * step, half * step, step)
+        )
+        total = pairs[:, :, 0] + pairs[:, :, 1]
+        pairs[:, :, 1] = pairs[:, :, 0] - pairs[:, :, 1]
+        pairs[:, :, 0] = total
+        half *= 2
+    block *= np.float32(1.0 / np.sqrt(size))
