@@ -29,7 +29,7 @@ class RelativeProjection(Transform):
     --------
     >>> import numpy as np, adaptive_search as asx
     >>> projection = asx.RelativeProjection(np.float32([[2, 0], [0, 5]])).fit(np.zeros((1, 2), np.float32))
-    >>> projection.transform([3.0, 4.0]).round(4).tolist()
+    >>> [round(cosine, 4) for cosine in projection.transform([3.0, 4.0]).tolist()]
     [0.6, 0.8]
     """
 
