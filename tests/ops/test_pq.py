@@ -78,8 +78,7 @@ def test_subspaces(backend: Backend, subspaces: int, bits: int) -> None:
 def test_many_subspaces_do_not_overflow(backend: Backend, subspaces: int, bits: int) -> None:
     """Every entry near its table's maximum: sums of rounded entries are as large as they can be, and differences small."""
     codes = make(500, subspaces, bits)
-    check_scans(backend, whole(make_tables(5, subspaces, bits), 0, 63), codes, bits, 20, (1, 5))
-    check_scans(backend, np.full((5, subspaces, 2**bits), 63, np.float32), codes, bits, 20, (1, 5))
+    check_scans(backend, np.full((1, subspaces, 2**bits), 63, np.float32), codes, bits, 20, (1,))
     tables = make_tables(5, subspaces, bits)
     tables[1] = 1000 + tables[1]
     tables[2] = np.where(np.arange(2**bits) == 0, np.float32(-1000), 1000 + tables[2] / 100)
