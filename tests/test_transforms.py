@@ -128,6 +128,12 @@ def test_learning_repeats_itself() -> None:
     assert oracles.same_bits(one, other)
 
 
+def test_a_state_that_is_no_rotation() -> None:
+    for matrix in (np.ones((3, 3), np.float32), np.eye(4, dtype=np.float32)[:3], np.full((2, 2), np.nan, np.float32)):
+        with pytest.raises(ValueError, match="state"):
+            asx.LearnedRotation.from_state({"matrix": matrix})
+
+
 def test_anchors_stand_apart() -> None:
     rows = np.concatenate([np.eye(5, dtype=np.float32) + np.float32(0.01) * collection(5, 5, seed=n) for n in range(20)])
     projection = asx.RelativeProjection(5).fit(rows)

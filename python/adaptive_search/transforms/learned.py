@@ -106,6 +106,8 @@ class LearnedRotation(Transform):
         matrix = state_array(state, "matrix", 2)
         if matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"state: expected a square matrix, got {matrix.shape}")
+        if np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() > 1e-3:
+            raise ValueError("state: expected an orthogonal matrix")
         made = cls()
         made.matrix, made.dim = matrix, len(matrix)
         return made
