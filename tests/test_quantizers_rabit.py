@@ -119,6 +119,22 @@ def test_rows_at_the_mean_and_rows_that_do_not_vary() -> None:
         np.testing.assert_allclose(quantizer.decode(codes), rows / (14**0.5 if metric == "cosine" else 1), atol=1e-6)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_numbers_near_the_end_of_float32(metric: Any) -> None:
+    """Codes, or an error that names the row; no warnings."""
+    rows = collection(60, 33)
+    rows[3] = 3e38
+    quantizer = asx.RaBitQuantizer(1, metric).fit(rows)
+    codes = quantizer.encode(rows)
+    if metric == "cosine":
+        assert quantizer.top_k(rows[3], codes, 1).ids.tolist() == [3]
+    else:
+        with pytest.raises(ValueError, match="codes: row"):
+            quantizer.top_k(rows[0], codes, 1)
+        with pytest.raises(ValueError, match=r"queries: .*row 0"):
+            quantizer.top_k(rows[3], codes[:0], 1)
+
+
 def test_states_bring_quantizers_back() -> None:
     rows = collection(100, 33)
     quantizer = asx.RaBitQuantizer(4, "l2", seed=7)

@@ -180,6 +180,26 @@ def test_a_fit_that_fails_changes_nothing() -> None:
     assert oracles.same_bits(transform.transform(rows), before)
 
 
+def test_a_chain_whose_fit_fails_changes_nothing() -> None:
+    rows = collection(50, 8)
+    chain = asx.Chain([asx.PCA(), asx.PCA(4)]).fit(rows)
+    before = chain.transform(rows)
+    with pytest.raises(ValueError, match="X"):
+        chain.fit(rows[:, :3] * 2)
+    assert oracles.same_bits(chain.transform(rows), before)
+
+
+def test_what_keeps_inner_products() -> None:
+    assert asx.Chain([asx.PCA(), asx.RandomRotation()]).orthogonal
+    assert not asx.PCA(center=True).orthogonal
+    assert not asx.Chain([asx.PCA(), asx.Whitening()]).orthogonal
+
+
+def test_sums_beyond_float32_stay_finite() -> None:
+    rows = np.full((2, 33), 3e38, np.float32)
+    assert np.isfinite(asx.RandomRotation().fit(rows).transform(rows)).all()
+
+
 def test_transformed_vectors_are_searched_like_others() -> None:
     rows, queries = collection(600, 33), collection(20, 33, seed=4)
     rotation = asx.RandomRotation().fit(rows)

@@ -10,6 +10,10 @@ ROUNDS = 3
 """Rounds of sign flips, blocks and shuffles: after three, no direction can be told from another."""
 
 
+LARGE, SHRINK = 1e33, 2.0**-40
+"""Numbers that large are made smaller while they are added up: sums of 32,768 of them would leave float32."""
+
+
 class HadamardRotation:
     """An orthogonal map of D dims in D log D steps, given by a seed; the same bits everywhere.
 
@@ -25,7 +29,17 @@ class HadamardRotation:
         self._orders = np.stack([random.permutation(dim) for _ in range(ROUNDS)])
 
     def forth(self, vectors: F32) -> F32:
-        """Vectors (n, D) rotated."""
+        """Vectors (n, D) rotated; what is beyond float32 becomes its largest number."""
+        large = np.abs(vectors).max(axis=1, initial=0.0) > LARGE
+        if large.any():
+            out = np.empty_like(vectors)
+            out[~large] = self._forth(vectors[~large])
+            with np.errstate(over="ignore"):
+                out[large] = np.nan_to_num(self._forth(vectors[large] * np.float32(SHRINK)) / np.float32(SHRINK))
+            return out
+        return self._forth(vectors)
+
+    def _forth(self, vectors: F32) -> F32:
         out = vectors
         for signs, order in zip(self._signs, self._orders, strict=True):
             out = out * signs

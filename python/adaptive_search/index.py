@@ -747,7 +747,8 @@ class Index:
         kept = self._ways.get((backend.name, recall))
         # By identity, which a layout's number keeps while nobody gives it a new one.
         if kept is None or any(mine is not its for mine, its in zip(known, kept[0], strict=True)):
-            if len(self._ways) >= MOST_WAYS:
+            if kept is not None or len(self._ways) >= MOST_WAYS:
+                # Others are out of date as well, and hold on to rows that nobody needs any more.
                 self._ways.clear()
             kept = self._ways[backend.name, recall] = (known, self._made_way(backend, self._margins(recall)))
         return kept[1]

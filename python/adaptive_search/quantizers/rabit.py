@@ -19,7 +19,7 @@ from ..hadamard import HadamardRotation
 from ..types import F32, I8, MAX_DIM, U8, Array, Metric, Neighbors
 from ..validation import as_int, as_k, as_mask, as_ndarray, as_threads
 from .base import Quantizer, taken
-from .int8 import integer_queries
+from .int8 import FLOAT32_MAX, integer_queries
 
 HALF_STEPS = {1: 0.8, 2: 0.498, 4: 0.168}
 """Half the distance of two levels that loses least on normally distributed numbers, in standard deviations (J. Max, 1960)."""
@@ -103,7 +103,7 @@ class RaBitQuantizer(Quantizer):
         little-endian float32."""
 
         def encode(vectors: F32, codes: Array) -> None:
-            turned = self._rotation.forth(vectors - self.mean)
+            turned = self._turned(vectors)
             levels, factors = self._levels(turned)
             codes[:, : self._level_bytes] = _packed((levels + _most(self.bits)) >> 1, self.bits)
             tail = [factors]
@@ -113,6 +113,12 @@ class RaBitQuantizer(Quantizer):
             codes[:, self._level_bytes :] = np.stack(tail, axis=1).astype("<f4").view(np.uint8)
 
         return self._encoded(X, np.uint8, encode, threads, progress)
+
+    def _turned(self, vectors: F32) -> F32:
+        """The rotated difference to the mean."""
+        with np.errstate(over="ignore"):
+            centred = vectors - self.mean
+        return self._rotation.forth(np.clip(centred, -FLOAT32_MAX, FLOAT32_MAX, out=centred))
 
     def _levels(self, turned: F32) -> tuple[I8, F32]:
         """Levels (n, D), odd numbers, of the scale that points most nearly along each row; and the factors (n,)."""
@@ -160,7 +166,7 @@ class RaBitQuantizer(Quantizer):
         metric: IntegerMetric = "ip_scaled"
         if self.metric == "l2":
             metric = "l2_scaled"
-            prepared = integer_queries(self._rotation.forth(batch - self.mean), ones, "l2", np.zeros(len(batch), np.float32))
+            prepared = integer_queries(self._turned(batch), ones, "l2", np.zeros(len(batch), np.float32))
         else:
             added = np.empty((len(batch), 1), np.float32)
             current().dense_map(np.ascontiguousarray(batch), self.mean[np.newaxis], added)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from copy import copy
+from typing import Any, Self
 
 import numpy as np
 
@@ -25,7 +26,9 @@ class Transform(ABC):
         Whether inner products of transformed vectors are those of the vectors, up to rounding, as long as all dims are kept.
     """
 
-    orthogonal: ClassVar[bool] = False
+    @property
+    def orthogonal(self) -> bool:
+        return False
 
     def __init__(self) -> None:
         self.dim = 0
@@ -115,6 +118,10 @@ class Chain(Transform):
             if not isinstance(transform, Transform):
                 raise TypeError(f"transforms: expected transforms, got {transform!r}")
 
+    @property
+    def orthogonal(self) -> bool:
+        return all(transform.orthogonal for transform in self.transforms)
+
     def __repr__(self) -> str:
         return f"Chain({list(self.transforms)!r})"
 
@@ -130,10 +137,12 @@ class Chain(Transform):
         raise TypeError("state: a chain is made of its transforms: give each its own state")
 
     def _fit(self, sample: F32) -> None:
-        for transform in self.transforms:
+        # Copies, so that none has changed if a later one fails.
+        fitted = tuple(copy(transform) for transform in self.transforms)
+        for transform in fitted:
             transform._fit(sample)
             sample = transform._transformed(sample)
-        self.dim = self.transforms[0].dim
+        self.transforms, self.dim = fitted, fitted[0].dim
 
     def _transformed(self, vectors: F32) -> F32:
         for transform in self.transforms:

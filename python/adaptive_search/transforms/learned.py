@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -66,8 +66,6 @@ class LearnedRotation(Transform):
     True
     """
 
-    orthogonal: ClassVar[bool] = True
-
     def __init__(self, prefixes: Sequence[int] | None = None, steps: int = 400, seed: int = 0) -> None:
         super().__init__()
         self.prefixes = None if prefixes is None else tuple(sorted({as_int(dims, "prefixes", 1) for dims in prefixes}))
@@ -75,6 +73,10 @@ class LearnedRotation(Transform):
             raise ValueError("prefixes: expected at least one length, got none")
         self.steps, self.seed = as_int(steps, "steps", 0), as_int(seed, "seed", 0)
         self.matrix: F32 = np.empty((0, 0), np.float32)
+
+    @property
+    def orthogonal(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         return f"LearnedRotation(prefixes={self.prefixes}, steps={self.steps}, seed={self.seed})"

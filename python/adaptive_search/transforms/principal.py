@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -80,10 +80,12 @@ class PCA(_Linear):
     [[1.0, 0.0], [0.0, 1.0]]
     """
 
-    orthogonal: ClassVar[bool] = True
-
     def __init__(self, dims: int | None = None, center: bool = False) -> None:
         super().__init__(dims, center)
+
+    @property
+    def orthogonal(self) -> bool:
+        return not self.center
 
     def __repr__(self) -> str:
         return f"PCA(dims={self.dims}, center={self.center})"
@@ -115,7 +117,7 @@ class Whitening(_Linear):
         self.ridge = _ridge(ridge)
 
     def __repr__(self) -> str:
-        return f"Whitening(dims={self.dims})"
+        return f"Whitening(dims={self.dims}, ridge={self.ridge})"
 
     def _fit(self, sample: F32) -> None:
         directions, mean = self._directions(sample)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Self
+from typing import Self
 
 import numpy as np
 
@@ -33,12 +33,14 @@ class RandomRotation(Transform):
     (1.0, 0.0)
     """
 
-    orthogonal: ClassVar[bool] = True
-
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.seed = as_int(seed, "seed", 0)
         self._rotation: HadamardRotation
+
+    @property
+    def orthogonal(self) -> bool:
+        return True
 
     def __repr__(self) -> str:
         return f"RandomRotation(seed={self.seed})"
