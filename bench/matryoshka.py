@@ -1,19 +1,21 @@
-"""A plan against flat search on long float16 vectors whose first dims tell most: ``python -m bench.report matryoshka``. One thread.
+"""A plan against flat search on long float16 vectors whose first dims tell most: ``python -m bench.report matryoshka [rows]``. One thread.
 
-The vectors are made in blocks and stored twice, in the index with the plan and in one without: 10.5 GB, and 4 GB of codes while the
-plan is chosen. No float32 copy of all is made; faiss searches one of a part of the rows, and its time is scaled to all.
+The vectors are made in blocks, for the index with the plan, and again for one without when the plan is chosen: 5 GB of codes are held while
+cascades are compared, and 5.2 GB for each index. No float32 copy of all is made; faiss searches one of a part of the rows, and its time
+is scaled to all.
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 import adaptive_search as asx
-from adaptive_search.types import F32
+from adaptive_search.types import F32, Array
 
 from .cascades import Times, relative
 from .data import Clusters
@@ -57,24 +59,21 @@ class Measured:
 def measure(sizes: Sizes | None = None, asked: float = 0.99) -> Measured:
     """Make the vectors, tune, measure."""
     of = sizes or Sizes()
-    source = Clusters(of.dim)
-    queries = source.draw(of.given + of.fresh)
+    queries, blocks = made(of)
     fresh, given = queries[: of.fresh], queries[of.fresh :]
-    index, flat = (asx.Index(of.dim, dtype="float16") for _ in range(2))
-    part: list[np.ndarray] = []
-    add = 0.0
-    for block in source.blocks(of.rows):
-        rounded = block.astype(np.float16)
-        start = time.perf_counter()
-        index.add(rounded)
-        add += time.perf_counter() - start
-        flat.add(rounded)
-        if sum(map(len, part)) * PART < of.rows:
-            part.append(rounded)
-    start = time.perf_counter()
-    plan = index.tune(given, k=K, recall=asked)
-    tune = time.perf_counter() - start
+    index = asx.Index(of.dim, dtype="float16")
+    add = sum(timed(lambda block=block: index.add(block)) for block in blocks)  # type: ignore[misc]
+    print(f"{of.rows:,} rows added in {add:,.0f} s", file=sys.stderr, flush=True)
+    tune = timed(lambda: index.tune(given, k=K, recall=asked))
+    plan = index.plan
+    print(f"tuned in {tune:,.0f} s: {plan.stages}", file=sys.stderr, flush=True)
 
+    flat = asx.Index(of.dim, dtype="float16")
+    part: list[np.ndarray] = []
+    for block in made(of)[1]:
+        flat.add(block)
+        if sum(map(len, part)) * PART < of.rows:
+            part.append(block)
     contenders: dict[str, Search] = {
         "plan": lambda some: index.search(some, K, threads=1).ids,
         "recall=1.0": lambda some: index.search(some, K, recall=1.0, threads=1).ids,
@@ -100,6 +99,20 @@ def measure(sizes: Sizes | None = None, asked: float = 0.99) -> Measured:
     )
 
 
+def made(of: Sizes) -> tuple[F32, Iterator[Array]]:
+    """Queries, and the rows in blocks: the same every time."""
+    source = Clusters(of.dim)
+    queries = source.draw(of.given + of.fresh)
+    return queries, (block.astype(np.float16) for block in source.blocks(of.rows))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def faiss_seconds(part: F32, rows: int, *batches: list[F32]) -> tuple[float, float] | None:
     """Seconds per query of flat float32 search, by the faster of its two paths, scaled from some rows to all."""
     try:
@@ -108,20 +121,15 @@ def faiss_seconds(part: F32, rows: int, *batches: list[F32]) -> tuple[float, flo
         return None
     with peers.limited_threads(1):
         found = [
-            min(_best(lambda path=path, some=some: [path(one, K) for one in some]) for path in peers.faiss_flat(part).values())  # type: ignore[misc]
+            min(
+                timed(lambda path=path, some=some: [path(one, K) for one in some])
+                for path in peers.faiss_flat(part).values()
+                for _ in range(2)
+            )  # type: ignore[misc]
             / sum(map(len, some))
             for some in batches
         ]
     return found[0] * rows / len(part), found[1] * rows / len(part)
-
-
-def _best(work: Callable[[], object]) -> float:
-    taken = []
-    for _ in range(2):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return min(taken)
 
 
 def table(one: Measured) -> str:

@@ -4,7 +4,7 @@
 
 ``python -m bench.report promise`` measures the recall that plans deliver against the one asked for, and prints the table;
 ``python -m bench.report cascades`` compares such plans with peers at the same recall, and exact search with a flat one on noise;
-``python -m bench.report matryoshka`` searches 1,281,167 float16 vectors of 2,048 dims by a plan and without (16 GB of memory).
+``python -m bench.report matryoshka [rows]`` searches 1,281,167 float16 vectors of 2,048 dims by a plan and without (12 GB of memory).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from . import cascades, matryoshka, promise
-from .settings import RECALL_TOLERANCE
+from .settings import RECALL_TOLERANCE, SETTINGS
 
 Entry = Mapping[str, Any]
 """One contender: its median in seconds per query and the fields of ``contest.description``."""
@@ -50,19 +50,19 @@ ROWS = {
 }
 """The table of kernels."""
 
-USAGE = "usage: python -m bench.report promise | cascades | matryoshka | [kernels] build/bench.json"
+USAGE = "usage: python -m bench.report promise | cascades | matryoshka [rows] | [kernels] build/bench.json"
 
-COMMANDS: dict[str, Callable[[], Iterator[str]]] = {
+COMMANDS: dict[str, Callable[..., Iterator[str]]] = {
     "promise": lambda: iter([promise.table(list(promise.measure()))]),
     "cascades": lambda: iter([cascades.table(list(cascades.measure())), "", cascades.noise_table(list(cascades.on_noise()))]),
-    "matryoshka": lambda: iter([matryoshka.table(matryoshka.measure())]),
+    "matryoshka": lambda rows=SETTINGS.huge: iter([matryoshka.table(matryoshka.measure(matryoshka.Sizes(int(rows))))]),
 }
 """Those that measure by themselves."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    if len(arguments) == 1 and arguments[0] in COMMANDS:
-        for text in COMMANDS[arguments[0]]():
+    if arguments and arguments[0] in COMMANDS and len(arguments) <= 1 + (arguments[0] == "matryoshka"):
+        for text in COMMANDS[arguments[0]](*arguments[1:]):
             print(text)
         return 0
     kernels = list(arguments[:1]) == ["kernels"]

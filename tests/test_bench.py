@@ -382,6 +382,14 @@ def test_long_vectors_are_searched_by_a_plan_and_without() -> None:
     assert "| our flat search |" in text
 
 
+def test_rows_of_long_vectors_can_be_asked_for(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(matryoshka, "measure", lambda sizes: sizes.rows)
+    monkeypatch.setattr(matryoshka, "table", lambda rows: f"{rows} rows")
+    assert report.main(["matryoshka", "500"]) == 0
+    assert capsys.readouterr().out == "500 rows\n"
+    assert report.main(["promise", "500"]) == 2
+
+
 def test_vectors_made_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.data.BLOCK", 20)
     rows, queries = matryoshka_like(50, 8, 5)
