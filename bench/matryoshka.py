@@ -36,7 +36,7 @@ class Sizes:
     fresh: int = 400
     batch: int = 100
     alone: int = 10
-    rounds: int = 3
+    rounds: int = 5
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def measure(sizes: Sizes | None = None, asked: float = 0.99) -> Measured:
     fresh, given = queries[: of.fresh], queries[of.fresh :]
     index = asx.Index(of.dim, dtype="float16")
     add = sum(timed(lambda block=block: index.add(block)) for block in blocks)  # type: ignore[misc]
-    print(f"{of.rows:,} rows added in {add:,.0f} s", file=sys.stderr, flush=True)
+    print(f"{of.rows:,} rows added in {add:,.1f} s", file=sys.stderr, flush=True)
     tune = timed(lambda: index.tune(given, k=K, recall=asked))
     plan = index.plan
     print(f"tuned in {tune:,.0f} s: {plan.stages}", file=sys.stderr, flush=True)
@@ -146,7 +146,7 @@ def table(one: Measured) -> str:
             f"{of.rows:,} x {of.dim} float16; plan for {one.asked:g}: {one.stages};",
             f"recall@{K} of {of.fresh:,} fresh queries {one.recall:.4f};",
             f"ids of recall=1.0 {'equal' if one.exact else 'DIFFER FROM'} those of the flat search;",
-            f"added in {one.add:,.0f} s, tuned in {one.tune:,.0f} s;",
+            f"added in {one.add:,.1f} s, tuned in {one.tune:,.0f} s;",
             f"{one.bytes_per_row:,} bytes a row.",
             "",
             f"| | batch of {of.batch}: ms a query | times as long as the plan | one query: ms | times as long |",
