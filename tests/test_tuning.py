@@ -67,6 +67,7 @@ def recall_of(index: asx.Index, queries: F32, k: int, **options: Any) -> float:
     return float((found[:, :, None] == true[:, None, :]).any(axis=1).mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stages", CASCADES, ids=str)
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_a_given_cascade_is_calibrated(stages: list[Any], metric: Any) -> None:
@@ -131,6 +132,7 @@ def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) ->
     np.testing.assert_array_equal(index.search(queries).ids, expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stages", [*CASCADES[1:3], [asx.Binary(), asx.Int8()]], ids=str)
 def test_the_promise_over_many_draws(stages: list[Any]) -> None:
     """Mean recall of fresh queries over draws of calibration queries, with the stages' real losses; k is that of the plan or smaller."""
@@ -233,6 +235,7 @@ def test_too_few_queries() -> None:
     assert index.plan == plan
 
 
+@pytest.mark.long
 def test_a_built_index_is_tuned() -> None:
     rng = np.random.default_rng(0)
     scale = 1 / np.sqrt(1 + np.arange(256) / 24)
@@ -335,6 +338,7 @@ def true_ranks(index: asx.Index, query: F32) -> I64:
     return index.search(query, ROWS, recall=1.0).ids
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stages", [CASCADES[2], MIXED[0], MIXED[1], [asx.Full()]], ids=str)
 def test_explain(stages: list[Any]) -> None:
     index = tuned(stages, recall=0.8)
