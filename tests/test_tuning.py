@@ -15,6 +15,8 @@ from test_calibration import simulated
 import adaptive_search as asx
 from adaptive_search import tuning
 from adaptive_search.backends import current
+from adaptive_search.calibration import Calibration
+from adaptive_search.margins import ErrorModel
 from adaptive_search.types import F32, I64
 
 DIM = 48
@@ -111,11 +113,8 @@ def test_searches_in_one_call_are_like_others(stages: list[Any], backend: Any, m
         assert min(stats.stages[-1].scored.min(), counted.stages[-1].scored.min()) >= 10
 
 
-@pytest.mark.parametrize("stages", CASCADES[:4], ids=str)
-def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) -> None:
-    """The k rows of the best (value, score, id), the value being the least of the score and all upper bounds; from all rows' keys."""
-    index = tuned(stages, "cosine", recall=0.8, count=120)
-    queries = clustered()[1][400:420]
+def by_definition(index: asx.Index, queries: F32) -> I64:
+    """The 10 rows of the best (value, score, id), the value being the least of the score and all upper bounds; from all rows' keys."""
     way = index._way(current(), None)
     everything = np.tile(np.arange(ROWS), (len(queries), 1))
     values = np.full((len(queries), ROWS), np.inf)
@@ -127,8 +126,32 @@ def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) ->
         values = np.minimum(values, scores)
     best = np.lexsort((everything, -scores, -values), axis=1)[:, :10]
     order = np.lexsort((best, -np.take_along_axis(scores, best, axis=1)), axis=1)
-    expected = np.take_along_axis(best, order, axis=1)
-    np.testing.assert_array_equal(index.search(queries).ids, expected)
+    return np.take_along_axis(best, order, axis=1)
+
+
+@pytest.mark.parametrize("stages", CASCADES[:4], ids=str)
+def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) -> None:
+    index = tuned(stages, "cosine", recall=0.8, count=120)
+    queries = clustered()[1][400:420]
+    np.testing.assert_array_equal(index.search(queries).ids, by_definition(index, queries))
+
+
+@pytest.mark.parametrize("in_one_call", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 1e-13])
+@pytest.mark.parametrize("stages", [[asx.Int8(3), asx.Full()], [asx.Binary(), asx.PQ(2, bits=4, dims=3), asx.Full()]], ids=str)
+def test_rows_are_not_lost_to_the_rounding_of_bounds(
+    stages: list[Any], scale: float, in_one_call: bool, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounds far below what they are made of, or far above: what keys must reach is then known no better than that."""
+    monkeypatch.setattr("adaptive_search.cascade.SMALL", 32 if in_one_call else 0)
+    rows, queries = clustered()
+    index = asx.Index(DIM, "l2", cascade=asx.Cascade(stages), fit_rows=1)
+    index.add(rows * np.float32(scale))
+    for intercepts in ((-7.0, 9.0), (9.0, -7.0), (1e3, 0.0)):
+        models = (*(ErrorModel(intercept, 1e-6, 1e-7) for intercept in intercepts[: len(stages) - 1]), None)
+        index._tuned = Calibration(0.9, 10, models, 1, (0.0,), (0.0,), 100, True, 1.0)
+        asked = queries[400:404] * np.float32(scale)
+        np.testing.assert_array_equal(index.search(asked).ids, by_definition(index, asked))
 
 
 @pytest.mark.parametrize("stages", [*CASCADES[1:3], [asx.Binary(), asx.Int8()]], ids=str)
