@@ -154,6 +154,16 @@ def test_rows_are_not_lost_to_the_rounding_of_bounds(
         np.testing.assert_array_equal(index.search(asked).ids, by_definition(index, asked))
 
 
+def test_scores_beyond_float32(tmp_path: Path) -> None:
+    """Distances that are infinite say nothing of a stage's errors."""
+    rows, queries = clustered()
+    index = asx.Index(DIM, "l2", cascade=asx.Cascade(CASCADES[1]), fit_rows=1)
+    index.add(np.concatenate([1e-3 * rows[:100], 3e19 * rows]))
+    index.tune(np.concatenate([1e-3 * queries[:30], 3e19 * queries[30:60]]), recall=0.8)
+    index.save(tmp_path / "index")
+    assert_equal(asx.Index.open(tmp_path / "index").search(queries), index.search(queries))
+
+
 @pytest.mark.parametrize("stages", [*CASCADES[1:3], [asx.Binary(), asx.Int8()]], ids=str)
 def test_the_promise_over_many_draws(stages: list[Any]) -> None:
     """Mean recall of fresh queries over draws of calibration queries, with the stages' real losses; k is that of the plan or smaller."""

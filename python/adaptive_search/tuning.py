@@ -220,7 +220,7 @@ def fit_models(ground: Ground, candidate: Candidate, queries: Queries, k: int) -
         x, y = units.compared(keys, scores)
         # What decides lies around the k-th best; rows far below would bend the line.
         least = np.sort(np.where(places >= 0, scores, -np.inf), axis=1)[:, -min(scores.shape[1], max(2 * k, k + 8))]
-        near = (places >= 0) & (scores >= least[:, None])
+        near = (places >= 0) & (scores >= least[:, None]) & np.isfinite(x) & np.isfinite(y)
         if queries.itself is not None:
             near &= places != queries.itself[:, None]
         stages[number] = replace(stages[number], model=ErrorModel.fitted(x[near], y[near]))
