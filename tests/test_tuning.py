@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -320,6 +321,18 @@ def test_stats_count_what_each_stage_did() -> None:
     assert found.ids.shape == (1, 10)
     _, exact = index.search(clustered()[1][:3], recall=1.0, stats=True)
     assert [stage.stage for stage in exact.stages] == ["Full()"]
+
+
+def test_no_stage_hands_on_more_rows_than_there_are() -> None:
+    index = tuned(CASCADES[2])
+    assert index._tuned is not None
+    # Everything survives: what the first threshold was found with is scored once more.
+    index._tuned = replace(index._tuned, margins=(50.0,), losses=(0.0,))
+    allowed = np.arange(ROWS) % 2 == 0
+    for mask, most in ((None, ROWS), (allowed, ROWS // 2)):
+        _, stats = index.search(clustered()[1][:40], filter=mask, stats=True)
+        for stage in stats.stages:
+            assert (stage.survivors <= most).all()
 
 
 def edge_rows(kind: str) -> F32:
