@@ -386,15 +386,29 @@ def test_explain(stages: list[Any]) -> None:
     index = tuned(stages, recall=0.8)
     query = clustered()[1][500]
     order = true_ranks(index, query)
-    found = index.search(query)
-    for place in (0, 3, 9, 12, 200, 2_000):
-        told = index.explain(query, order[place])
-        assert told.found == (order[place] in found.ids)
-        assert told.rank == (place + 1 if place < 1_000 else None)
-        assert told.id == order[place]
-        assert (told.lost_at is None) == told.found
-        assert [trace.kept for trace in told.stages[:-1]] == [True] * (len(told.stages) - 1)
-        assert told.stages[-1].kept == told.found
+    for k in (1, 4, 10, 15):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = index.search(query, k)
+        for place in (*range(20), 200, 2_000):
+            told = index.explain(query, order[place], k)
+            assert told.found == (order[place] in found.ids)
+            assert told.rank == (place + 1 if place < 1_000 else None)
+            assert told.id == order[place]
+            assert (told.lost_at is None) == told.found
+            assert [trace.kept for trace in told.stages[:-1]] == [True] * (len(told.stages) - 1)
+            assert told.stages[-1].kept == told.found
+    assert index.explain(query, order[0]) == index.explain(query, order[0], 10)
     for arguments in ((query, 10**9), (query[:5], 0), (clustered()[1][:2], 0), (query, -1)):
         with pytest.raises(ValueError, match=r"id|quer"):
             index.explain(*arguments)
+
+
+@pytest.mark.parametrize("stages", [[asx.Int8(bounded=True), asx.Full()], None], ids=str)
+def test_explain_exact_searches(stages: list[Any] | None) -> None:
+    index, query = tuned(stages, recall=1.0), clustered()[1][500]
+    order = true_ranks(index, query)
+    for k in (1, 1_000, 1_500, ROWS + 1):
+        for place in (0, 1, 999, 1_000, 1_499, 1_500, ROWS - 1):
+            told = index.explain(query, order[place], k)
+            assert (told.found, told.rank) == (place < k, place + 1 if place < 1_000 else None)

@@ -544,12 +544,10 @@ class Index:
             self._margins(wanted_recall)
         way = self._way(current(), wanted_recall) if len(self) else None
         allowed = filters.resolve(filter, self._store, len(batch))
-        wanted = k
-        if way is not None and way.margins < math.inf and self._tuned is not None:
-            wanted = max(k, self._tuned.k)
-            if k > self._tuned.k and not self._warned:
-                self._warned = True
-                warnings.warn(f"k: the plan is for up to {self._tuned.k} neighbors; the recall of {k} is not certified", stacklevel=2)
+        wanted = k if way is None else self._run_k(way, k)
+        if self._tuned is not None and way is not None and way.margins < math.inf and k > self._tuned.k and not self._warned:
+            self._warned = True
+            warnings.warn(f"k: the plan is for up to {self._tuned.k} neighbors; the recall of {k} is not certified", stacklevel=2)
         if way is None:
             found = Found.empty(len(batch), 0, 1)
         else:
@@ -622,7 +620,8 @@ class Index:
         wanted = as_k(k) if k is not None else self._tuned.k if self._tuned is not None else 10
         way = self._way(current(), None)
         full = self._prepare_full(way.backend)
-        return explaining.explain(way, full, batch, position, integer(id), wanted, self._store.alive, len(self))
+        run_k = self._run_k(way, wanted)
+        return explaining.explain(way, full, batch, position, integer(id), wanted, run_k, self._store.alive, len(self))
 
     # --- files -------------------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -740,6 +739,10 @@ class Index:
                 return math.inf
             raise ValueError(NO_PLAN.format(wanted))
         return 0.0
+
+    def _run_k(self, way: searching.Way, k: int) -> int:
+        """The k that a search for k neighbors runs at: a plan's, at least, whose answers are then cut."""
+        return k if self._tuned is None or math.isinf(way.margins) else max(k, self._tuned.k)
 
     def _way(self, backend: Backend, recall: float | None) -> searching.Way:
         """How a search for a recall goes over the rows as they are now. What the last one was told is kept until anything changes."""
