@@ -267,6 +267,66 @@ def test_too_few_queries() -> None:
     assert index.plan == plan
 
 
+def test_too_few_stored_rows_to_stand_for_queries() -> None:
+    rows, queries = clustered()
+    index = asx.Index(DIM, cascade=asx.Cascade(CASCADES[0]), fit_rows=1)
+    index.add(rows[:300])
+    before = index.tune(queries[:100], recall=0.9)
+    for recall, needed in ((0.999, 999), (0.9999, 9_999)):
+        with pytest.raises(ValueError, match=f"queries: .* at least {needed} calibration queries.*{2 * needed}, there are 300"):
+            index.tune(recall=recall)
+    with pytest.raises(ValueError, match=r"queries: .* at least one"):
+        index.tune(queries[:0], recall=1.0)
+    assert index.plan == before
+    assert index.search(queries).ids.shape == (1_200, 10)
+    index.remove(index.ids[1:])
+    with pytest.raises(ValueError, match=r"at least 19 .*38, there are 1"):
+        index.tune()
+    # Where tune() may choose, it chooses exact search.
+    for count in (1, 37, 300):
+        free = asx.Index(DIM)
+        free.add(rows[:count])
+        plan = free.tune(recall=0.999 if count == 300 else 0.95)
+        assert (plan.stages, plan.recall) == ((asx.Full(),), 1.0)
+
+
+def test_a_recall_that_needs_more_queries_than_are_usual() -> None:
+    index = asx.Index(DIM, cascade=asx.Cascade(CASCADES[0]), fit_rows=1)
+    index.add(clustered()[0][:500])
+    plan = index.tune(np.concatenate([clustered()[0], clustered()[1]]), recall=0.9996)
+    assert (plan.n_queries, plan.certified) == (2_499, True)
+    index.search(clustered()[1])
+
+
+def test_a_plan_of_exact_search_reaches_every_recall() -> None:
+    rows, queries = clustered()
+    index = asx.Index.build(rows[:500])
+    exact = index.search(queries)
+    for recall in (0.5, 0.99, 1.0):
+        assert_equal(index.search(queries, recall=recall), exact)
+    tuned_exactly = tuned(recall=1.0)
+    assert_equal(tuned_exactly.search(queries, recall=0.7), tuned_exactly.search(queries))
+
+
+@pytest.mark.parametrize("stages", [[asx.Int8(keep=100), asx.Int8(keep=20), asx.Full()], [asx.Binary(), asx.PQ(6), asx.Binary()]], ids=str)
+def test_a_stage_may_be_there_twice(stages: list[Any]) -> None:
+    rows, queries = clustered()
+    index = tuned(stages, count=40)
+    assert index.plan.stages == tuple(stages)
+    index.add(rows[:10] + 1)
+    assert index.search(queries).ids.shape == (1_200, 10)
+
+
+def test_losses_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    found, truth = (np.argsort(rng.random((50, 30)), axis=1)[:, :7] for _ in range(2))
+    truth[::5, 4:] = -1
+    expected = [1 - len(set(mine) & set(true) - {-1}) / (true >= 0).sum() for mine, true in zip(found, truth, strict=True)]
+    for pairs in (1, 49 * 7, 1 << 24):
+        monkeypatch.setattr(tuning, "PAIRS", pairs)
+        np.testing.assert_allclose(tuning.losses(found, truth), expected)
+
+
 def test_a_built_index_is_tuned() -> None:
     rng = np.random.default_rng(0)
     scale = 1 / np.sqrt(1 + np.arange(256) / 24)

@@ -26,10 +26,10 @@ def queries_needed(recall: float) -> int:
 
     Examples
     --------
-    >>> queries_needed(0.9), queries_needed(0.95), queries_needed(0.99)
-    (9, 19, 99)
+    >>> queries_needed(0.9), queries_needed(0.95), queries_needed(0.9999)
+    (9, 19, 9999)
     """
-    return max(1, math.ceil(recall / (1.0 - recall) - 1e-9))
+    return max(1, math.ceil((1.0 - 1e-9) / (1.0 - recall)) - 1)
 
 
 def never_rising(losses: F64) -> F64:

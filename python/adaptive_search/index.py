@@ -416,6 +416,11 @@ class Index:
         if not len(self):
             raise ValueError("tune: the index is empty, there are no rows to search")
         own_cascade = None if self._chosen else self._cascade
+        if batch is None and own_cascade is None and not tuning.enough_rows(len(self), wanted):
+            # What could be chosen could not be calibrated; exact search needs no calibration.
+            self._adopt(None, None)
+            self._asked = (wanted, k)
+            return self.plan
         with progress_bar(progress, "tuning", "steps") as bar:
             backend = current()
             ground = tuning.Ground(backend, self._store, self._slabs, self._metric, self._prepare_full(backend))
@@ -735,7 +740,7 @@ class Index:
         if self._tuned is not None and self._tuned.queries:
             return self._tuned.margin(self._tuned.recall if wanted is None else wanted)
         if wanted is not None:
-            if self._searches_exactly and self._tuned is not None:
+            if self._searches_exactly and self._asked is not None:
                 return math.inf
             raise ValueError(NO_PLAN.format(wanted))
         return 0.0
