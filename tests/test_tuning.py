@@ -137,6 +137,20 @@ def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) ->
     np.testing.assert_array_equal(index.search(queries).ids, by_definition(index, queries))
 
 
+@pytest.mark.parametrize("keep", [5, 700])
+def test_queries_so_far_away_that_all_estimates_are_equal(keep: int, backend: Any) -> None:
+    """Fewer bits still decide, as they do without a margin."""
+    rows, queries = clustered()
+    index = asx.Index(DIM, "l2", cascade=asx.Cascade([asx.Binary(), asx.Binary(keep=keep), asx.Full()]), fit_rows=1)
+    index.add(rows)
+    index._tuned = Calibration(0.9, 10, (ErrorModel(0.0, 1.0, 1.0), None, None), 1, (9.0,), (0.0,), 100, True, 1.0)
+    plain = asx.Index(DIM, "l2", cascade=asx.Cascade([asx.Binary(keep=keep), asx.Full()]), fit_rows=1)
+    plain.add(rows)
+    asked = np.float32(1e29) * queries[400:440]
+    assert_equal(index.search(asked), plain.search(asked))
+    assert_equal(index.search(asked[0]), plain.search(asked[0]))
+
+
 @pytest.mark.parametrize("in_one_call", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 1e-13])
 @pytest.mark.parametrize("stages", [[asx.Int8(3), asx.Full()], [asx.Binary(), asx.PQ(2, bits=4, dims=3), asx.Full()]], ids=str)

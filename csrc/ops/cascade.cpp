@@ -223,14 +223,13 @@ void CascadeScan::judge(int64_t query, const Pending* items, size_t count) {
     spent_ += static_cast<double>(count) * last.row_cost();
     scored_[static_cast<size_t>(query) + cascade_->levels.size() * pending_.size()] += static_cast<int64_t>(count);
     for (size_t i = 0; i < count; ++i) {
-        const double score = last.estimate(query, keys_[i]);
-        hold(query, {std::min(score, items[i].upper), score, keys_[i], items[i].row});
+        hold(query, {std::min(last.estimate(query, keys_[i]), items[i].upper), keys_[i], items[i].row});
     }
 }
 
 bool CascadeScan::better(const Held& a, const Held& b) const {
     if (a.value != b.value) return a.value > b.value;
-    if (a.score != b.score) return a.score > b.score;
+    if (a.key != b.key) return a.key > b.key;
     const Rows& rows = cascade_->judge.problem->rows();
     return rows.id(a.row) < rows.id(b.row);
 }

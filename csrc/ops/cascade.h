@@ -61,8 +61,8 @@ private:
         size_t next; // the level that looks at it next
     };
     struct Held {
-        double value, score;
-        float key;
+        double value;
+        float key; // where values are the same: finer than the score that is made of it, which rounds
         int64_t row;
     };
 
