@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracles
@@ -249,3 +250,26 @@ def test_an_interrupted_add_adds_nothing(monkeypatch: pytest.MonkeyPatch, method
     index.add(np.ones((70_000, 4), np.float32), np.arange(70_600, 600, -1))
     np.testing.assert_array_equal(index.search(np.ones(4), 3).ids, [601, 602, 603])
     np.testing.assert_array_equal(index.search(np.eye(4)[1], 3).ids, [1, 5, 9])
+
+
+@pytest.mark.parametrize("stages", [[asx.Int8(8), asx.Full()], [asx.PQ(4, keep=50), asx.Full()]], ids=str)
+def test_what_is_learned_anew_is_installed_as_a_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, stages: list[Any]) -> None:
+    rows = collection(5_000).astype(np.float32)
+    index = filled(rows, "cosine", cascade=asx.Cascade(stages))
+    index.tune(rows[:60] + 1, recall=0.8)
+    before, answer = index.plan, index.search(rows[:50] + 1)
+    exchanged = RowStore.exchanged
+
+    def fail(*arguments: Any) -> None:
+        exchanged(*arguments)
+        raise KeyboardInterrupt
+
+    for change in (lambda: index.tune(rows[:90] + 1, recall=0.9), lambda: index.fit(rows[:50])):
+        monkeypatch.setattr(RowStore, "exchanged", fail)
+        with pytest.raises(KeyboardInterrupt):
+            change()
+        monkeypatch.undo()
+        assert index.plan == before
+        np.testing.assert_array_equal(index.search(rows[:50] + 1).ids, answer.ids)
+    index.add(rows[:70] + 1)
+    assert index.search(rows[:50] + 1).ids.shape == (50, 10)

@@ -376,7 +376,6 @@ class Index:
             raise ValueError("sample: there are no rows to learn from")
         with progress_bar(progress, "encoding") as bar:
             self._learn(learned, (), np.empty(0, np.int64), bar)
-        self._tuned = None
 
     def tune(self, queries: Any = None, *, k: int = 10, recall: float = 0.95, memory: int | None = None, progress: bool = False) -> Plan:
         """Learn the plan that searches for a recall at the least cost, and install it.
@@ -418,8 +417,7 @@ class Index:
         own_cascade = None if self._chosen else self._cascade
         if batch is None and own_cascade is None and not tuning.enough_rows(len(self), wanted):
             # What could be chosen could not be calibrated; exact search needs no calibration.
-            self._adopt(None, None)
-            self._asked = (wanted, k)
+            self._adopt(None, None, (wanted, k))
             return self.plan
         with progress_bar(progress, "tuning", "steps") as bar:
             backend = current()
@@ -437,8 +435,7 @@ class Index:
                 sample=lambda: fitting.sample_rows(self._slabs, self._store),
                 progress=bar,
             )
-        self._adopt(best, calibration)
-        self._asked = (wanted, k)
+        self._adopt(best, calibration, (wanted, k))
         return self.plan
 
     def _plain_bytes(self) -> int:
@@ -446,13 +443,16 @@ class Index:
         stages = sum(column.row_bytes for part in self._parts for column in part.columns if column.name in self._store.columns)
         return self._store.row_bytes() - stages
 
-    def _adopt(self, candidate: tuning.Candidate | None, calibration: Calibration | None) -> None:
+    def _adopt(self, candidate: tuning.Candidate | None, calibration: Calibration | None, asked: tuple[float, int]) -> None:
         """Install what was learned, at once."""
+        store = self._store
         old = [column.name for part in self._parts for column in part.columns]
-        self._store.discard([name for name in old if name in self._store.columns])
-        if candidate is None:
-            self._cascade, self._stages, self._parts = None, (Full(),), (Full().bind(self._slabs, self._metric, "stage.0"),)
-        else:
+        cascade: Cascade | None = None
+        stages: tuple[Stage, ...] = (Full(),)
+        parts: tuple[Representation, ...] = (Full().bind(self._slabs, self._metric, "stage.0"),)
+        arrays: list[dict[str, Array]] = [{} for _ in store.chunks]
+        if candidate is not None:
+            cascade, stages = candidate.cascade, candidate.cascade.stages
             parts = tuple(part.named(f"stage.{number}") for number, part in enumerate(candidate.parts))
             names = {
                 before.name: after.name
@@ -460,11 +460,12 @@ class Index:
                 for before, after in zip(one.columns, other.columns, strict=True)
             }
             arrays = [{names[name]: array for name, array in chunk.items()} for chunk in candidate.arrays]
-            self._store.install([column for part in parts for column in part.columns], arrays)
-            self._cascade, self._stages, self._parts = candidate.cascade, candidate.cascade.stages, parts
-        self._tuned, self._changed, self._warned = calibration, 0, False
-        self._prepared.clear()
-        self._bounds.clear()
+        columns, chunks = store.exchanged([column for part in parts for column in part.columns], arrays, old)
+        # Plain assignments, between which Python delivers no Ctrl-C.
+        store.columns, store.chunks, store.layout = columns, chunks, store.layout + 1
+        self._cascade, self._stages, self._parts = cascade, stages, parts
+        self._tuned, self._asked, self._changed, self._warned = calibration, asked, 0, False
+        self._prepared, self._bounds = {}, {}
 
     # --- searching ---------------------------------------------------------------------------------------------------
     @overload
@@ -717,12 +718,15 @@ class Index:
         return ValueError(f"vectors: row {first + row} {what}")
 
     def _learn(self, sample: F32, spans: Sequence[Span], new_ids: I64, progress: Progress | None) -> None:
-        """Learn all stages and encode all rows, those of ``spans`` included; then let all of it count at once."""
+        """Learn all stages and encode all rows, those of ``spans`` included; then let the rows count, and what was learned."""
         parts = tuple(part.fit(sample) for part in self._parts)
         arrays = fitting.encode_all(self._slabs, parts, self._store.extents(spans), progress)
         self._store.commit(spans, new_ids)
-        self._store.install([column for part in parts for column in part.columns], arrays)
-        self._parts = parts
+        store = self._store
+        columns, chunks = store.exchanged([column for part in parts for column in part.columns], arrays)
+        # Plain assignments, between which Python delivers no Ctrl-C.
+        store.columns, store.chunks, store.layout = columns, chunks, store.layout + 1
+        self._parts, self._tuned = parts, None
 
     @property
     def _searches_exactly(self) -> bool:

@@ -162,7 +162,7 @@ def restore(content: State, description: Description, parts: Sequence[Representa
     if all(part.fitted for part in learned) != description.fitted:
         raise IndexFormatError("the manifest and the files differ about what was learned")
     if description.fitted:
-        store.install([column for part in learned for column in part.columns], [])
+        store.columns |= {column.name: column for part in learned for column in part.columns}
     chunks, ids = [], []
     for segment in content.segments:
         chunk, own = _chunk(segment, store)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -189,24 +190,20 @@ class RowStore:
         self.layout += 1
         latest |= more
 
-    def install(self, columns: Sequence[Column], arrays: Sequence[dict[str, Array]]) -> None:
-        """Put whole columns, one dict a chunk, in the place of what had their names."""
-        for column in columns:
-            self.columns[column.name] = column
+    def exchanged(
+        self, columns: Sequence[Column], arrays: Sequence[dict[str, Array]], dropped: Collection[str] = ()
+    ) -> tuple[dict[str, Column], list[Chunk]]:
+        """`columns` and `chunks` with whole new columns, one dict of arrays a chunk, and without those ``dropped``. Changes nothing here:
+        the caller assigns both, and a new ``layout``."""
+        kept = {name: column for name, column in self.columns.items() if name not in dropped}
+        chunks = []
         for chunk, new in zip(self.chunks, arrays, strict=True):
-            chunk.arrays = chunk.arrays | new
-            chunk.segment = None
-        self.layout += 1
-
-    def discard(self, names: Sequence[str]) -> None:
-        """Forget columns."""
-        for name in names:
-            self.columns.pop(name, None)
-        for chunk in self.chunks:
-            if any(name in chunk.arrays for name in names):
-                chunk.arrays = {name: array for name, array in chunk.arrays.items() if name not in names}
-                chunk.segment = None
-        self.layout += 1
+            made = copy(chunk)
+            made.arrays = {name: array for name, array in chunk.arrays.items() if name not in dropped} | new
+            if made.arrays.keys() != chunk.arrays.keys() or new:
+                made.segment = None
+            chunks.append(made)
+        return kept | {column.name: column for column in columns}, chunks
 
     def restore(self, chunks: Sequence[Chunk], ids: Sequence[I64], dead: I64, largest_id: int) -> None:
         """Fill an empty store with chunks read from files, their ids, and the rising positions that are dead."""
