@@ -591,7 +591,7 @@ class Index:
         truth = self.search(batch, k, recall=1.0, threads=threads, progress=progress).ids
         found = self.search(batch, k, threads=threads, progress=progress).ids
         hits = [len(np.intersect1d(mine, best)) for mine, best in zip(found, truth, strict=True)]
-        return Audit.of(np.array(hits, np.float32) / np.float32(truth.shape[1]))
+        return Audit.of(np.array(hits) / truth.shape[1])
 
     def explain(self, query: Any, id: int, k: int | None = None) -> Explanation:  # noqa: A002
         """Why a search finds a row, or does not: its score and rank, and what each stage made of it.
