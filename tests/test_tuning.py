@@ -397,6 +397,21 @@ def test_stats_count_what_each_stage_did() -> None:
     assert [stage.stage for stage in exact.stages] == ["Full()"]
 
 
+def test_plans_of_more_and_fewer_stages_are_saved_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, queries = clustered()
+    index = asx.Index(DIM)
+    index.add(rows)
+    monkeypatch.setattr(tuning, "seconds", lambda _, stages, *others: tuning.Cost(1.0 / len(stages), 1.0))
+    for stages in ([asx.Full()], CASCADES[2], CASCADES[0], CASCADES[3], [asx.Full()], CASCADES[3]):
+        # The choice depends on times, and is made here.
+        monkeypatch.setattr(tuning, "family", lambda *_, stages=stages: [asx.Cascade(stages)] if len(stages) > 1 else [])
+        assert index.tune(queries[:60], recall=0.8).stages == tuple(stages)
+        index.save(tmp_path / "index")
+        again = asx.Index.open(tmp_path / "index")
+        assert again.plan == index.plan
+        assert_equal(again.search(queries), index.search(queries))
+
+
 def test_no_stage_hands_on_more_rows_than_it_has() -> None:
     queries, allowed = clustered()[1][:40], np.arange(ROWS) % 2 == 0
     index = tuned(CASCADES[2])

@@ -126,7 +126,7 @@ def write(
     aux: dict[str, NewSegment | StoredSegment] = {}
     for number, part in enumerate(parts):
         name = f"stage_{number}"
-        if before is not None and before.parts[number] is part and name in before.content.aux:
+        if before is not None and any(part is own for own in before.parts[number : number + 1]) and name in before.content.aux:
             aux[name] = before.content.aux[name]
         elif state := part.state():
             aux[name] = NewSegment(state)
