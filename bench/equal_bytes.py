@@ -25,6 +25,8 @@ AMONG = (10, 20, 50, 100)
 ROUNDS = 3
 """Codings of all rows, whose median is taken."""
 
+ANISOTROPIC = "anisotropic"
+
 SIZES = (24, 48, 96)
 """Bytes; between them stand codes with a few more for their factors."""
 
@@ -133,7 +135,7 @@ class Measured(NamedTuple):
 
 
 def contenders(dim: int) -> Iterator[list[Contender]]:
-    """In groups that take turns: ours, and the same of a peer."""
+    """In groups that take turns: ours, and the same of a peer, which knows no anisotropic codes."""
     import faiss
 
     from .peers import turbovec
@@ -146,8 +148,12 @@ def contenders(dim: int) -> Iterator[list[Contender]]:
             if transform is not None and bits == 4:
                 # Left alone it learns with codebooks of 8 bits.
                 transform.pq = codes.pq
-            own = asx.ProductQuantizer(subspaces, bits, "cosine", rotation=rotation)  # type: ignore[arg-type]
-            yield [Ours(name, own), Faiss(name, codes, transform)]
+            options: dict[str, Any] = {"metric": "cosine", "rotation": rotation}
+            yield [
+                Ours(name, asx.ProductQuantizer(subspaces, bits, **options)),
+                Faiss(name, codes, transform),
+                Ours(f"{name}, {ANISOTROPIC}", asx.ProductQuantizer(subspaces, bits, **options, anisotropy=4)),
+            ]
     for bits in (1, 2):
         name = f"RaBitQ, {bits} bit{'s' if bits > 1 else ''} a dim"
         codes = faiss.IndexRaBitQ(dim, faiss.METRIC_INNER_PRODUCT, bits)
@@ -185,7 +191,7 @@ def table(results: Sequence[Measured]) -> str:
     peers = {one.name: one for one in results if one.by != "adaptive_search"}
     lines = [HEADER, ("---:", "---", "---", *["---:"] * (len(HEADER) - 3))]
     for one in sorted(results, key=lambda one: (max(size for size in (0, *SIZES) if size <= one.bytes), -one.shares[1])):
-        peer = peers.get(one.name)
+        peer = peers.get(one.name.removesuffix(f", {ANISOTROPIC}"))
         relative = ["", ""]
         if peer is not None and peer is not one:
             relative = [f"{one.fit / peer.fit:.2f}" if peer.fit > 0.01 else "", f"{one.encode / peer.encode:.2f}"]

@@ -420,3 +420,90 @@ def test_use_of_codewords_is_counted(backend: Backend, subspaces: int, bits: int
         assert use.dtype == np.int64
         np.testing.assert_array_equal(use, expected)
     assert not quantizer.codeword_use(codes[:0]).any()
+
+
+# --- errors along rows count more -----------------------------------------------------------------------------------------
+
+
+def losses(quantizer: asx.ProductQuantizer, rows: Any, weight: float) -> Any:
+    """Of every row, by the definition."""
+    left = rows - quantizer.decode(quantizer.encode(rows)).astype(np.float64)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    along = np.divide((left * rows).sum(axis=1), lengths, out=np.zeros(len(rows)), where=lengths > 0)
+    return (left**2).sum(axis=1) + (weight - 1) * along**2
+
+
+@pytest.mark.parametrize("rotation", [None, "opq"])
+@pytest.mark.parametrize(("dim", "subspaces", "bits"), [(16, 4, 4), (11, 5, 4), (10, 8, 4), (12, 6, 8)])
+def test_anisotropic_codes_lower_their_loss(backend: Backend, dim: int, subspaces: int, bits: int, rotation: Any) -> None:
+    rows = mixed(1500, dim)
+    plain = asx.ProductQuantizer(subspaces, bits=bits, rotation=rotation).fit(rows)
+    encoded = asx.ProductQuantizer.from_codebooks(plain.codebooks, dim, plain.rotation_matrix, anisotropy=4)
+    trained = asx.ProductQuantizer(subspaces, bits=bits, rotation=rotation, anisotropy=4).fit(rows)
+    # Other codes with the same codebooks lose less in every row, other codebooks on the whole.
+    assert (losses(encoded, rows, 4) <= losses(plain, rows, 4) * (1 + 1e-4) + 1e-6).all()
+    assert losses(trained, rows, 4).sum() < losses(encoded, rows, 4).sum() < 0.95 * losses(plain, rows, 4).sum()
+    # Nothing is for nothing.
+    assert error_of(trained, rows) > error_of(plain, rows)
+
+
+def test_anisotropic_codes_find_more(backend: Backend) -> None:
+    rng = np.random.default_rng(3)
+    rows = mixed(3000, 24)
+    queries = rows[:200] + 0.3 * rng.standard_normal((200, 24)).astype(np.float32) * rows[:200].std(axis=0)
+    true = asx.top_k(queries, rows, 10, metric="cosine").ids
+    found = []
+    for anisotropy in (1, 4):
+        quantizer = asx.ProductQuantizer(6, bits=4, metric="cosine", rotation="opq", anisotropy=anisotropy).fit(rows)
+        ids = quantizer.top_k(queries, quantizer.encode(rows), 20).ids
+        found.append((ids[:, :, None] == true[:, None, :]).any(axis=1).mean())
+    assert found[1] > found[0] + 0.01
+
+
+@pytest.mark.parametrize(("bits", "n"), [(4, 17), (4, 400), (8, 600), (8, 3000)])
+@pytest.mark.parametrize("rotation", [None, "opq"])
+def test_anisotropic_codes_use_every_codeword(backend: Backend, bits: int, n: int, rotation: Any) -> None:
+    rng = np.random.default_rng(6)
+    clusters = rng.standard_normal((5, 12)) * 100
+    rows = (clusters[rng.integers(5, size=n)] + rng.standard_normal((n, 12))).astype(np.float32)
+    rows = np.concatenate([rows, np.repeat(rows[:1], 500, axis=0)])
+    quantizer = asx.ProductQuantizer(3, bits=bits, rotation=rotation, anisotropy=4).fit(rows)
+    assert quantizer.codeword_use(quantizer.encode(rows)).all()
+
+
+def test_anisotropic_codes_are_the_same_on_every_backend_in_every_batch_and_after_storage() -> None:
+    rows = mixed(700, 13)
+    rows[5], rows[6] = 0, 1e25
+    quantizer = asx.ProductQuantizer(5, bits=4, metric="cosine", anisotropy=3.5, iterations=3).fit(rows)
+    again = asx.ProductQuantizer.from_state(quantizer.state(), "cosine")
+    assert repr(again) == repr(quantizer) == "ProductQuantizer(5, bits=4, metric='cosine', anisotropy=3.5)"
+    codes = quantizer.encode(rows)
+    for name in asx.backends():
+        with asx.use_backend(name):
+            np.testing.assert_array_equal(again.encode(rows, threads=2), codes)
+            np.testing.assert_array_equal(np.concatenate([again.encode(rows[:1]), again.encode(rows[1:])]), codes)
+            trained = asx.ProductQuantizer(5, bits=4, metric="cosine", anisotropy=3.5, iterations=3).fit(rows, threads=2)
+            assert trained.codebooks.tobytes() == quantizer.codebooks.tobytes()
+
+
+@pytest.mark.parametrize("rows", [np.zeros((5, 6)), np.full((40, 6), 1e30), rows_of(40, 6) * 1e-30, rows_of(300, 6) * 1e18])
+def test_awkward_rows_have_anisotropic_codes_all_the_same(backend: Backend, rows: Any) -> None:
+    quantizer = asx.ProductQuantizer(3, bits=4, anisotropy=4.0).fit(rows.astype(np.float32))
+    decoded = quantizer.decode(quantizer.encode(rows))
+    assert np.isfinite(decoded).all()
+    assert (np.linalg.norm(decoded - rows, axis=1) <= np.linalg.norm(rows, axis=1)).all()
+
+
+def test_anisotropy_is_checked() -> None:
+    for value, error in ((0.5, ValueError), (np.nan, ValueError), ("4", TypeError), (True, TypeError)):
+        with pytest.raises(error, match=r"^anisotropy: expected a number"):
+            asx.ProductQuantizer(3, anisotropy=value)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^anisotropy: expected 1 for l2"):
+        asx.ProductQuantizer(3, metric="l2", anisotropy=4)
+    with pytest.raises(ValueError, match="is for inner products and cosines, not for l2"):
+        asx.Index(6, "l2", cascade=asx.Cascade([asx.PQ(3, anisotropy=4, keep=10), asx.Full()]))
+    state = asx.ProductQuantizer(2, bits=4, anisotropy=4).fit(rows_of(50, 4)).state()
+    with pytest.raises(ValueError, match=r"^state: anisotropy: expected a number from 1 up"):
+        asx.ProductQuantizer.from_state(state | {"anisotropy": np.array([np.nan])}, "ip")
+    with pytest.raises(ValueError, match=r"^state: anisotropy: expected 1 for l2"):
+        asx.ProductQuantizer.from_state(state, "l2")

@@ -68,10 +68,16 @@ def improve(points: F32, codebooks: F32, nearest: I32, threads: int | None = Non
     run_ranges(work, len(parts), threads=threads)
 
 
-def decoded(codebooks: F32, nearest: Array, dim: int) -> F32:
+def fill_unused(points: F32, codebooks: F32, nearest: I32) -> bool:
+    """Move codewords that no point has onto those that are farthest from theirs. Returns whether there were any to move."""
+    parts = enumerate(_parts(points, codebooks))
+    moved = [_fill_unused(part, nearest[:, m], codebooks[m]) for m, part in parts if part.shape[1]]
+    return any(moved)
+
+
+def decoded(codebooks: Array, nearest: Array, dim: int) -> Array:
     """The points (n, dim) that codeword numbers (n, M) stand for."""
-    points: F32 = codebooks[np.arange(len(codebooks)), nearest].reshape(len(nearest), -1)[:, :dim]
-    return points
+    return codebooks[np.arange(len(codebooks)), nearest].reshape(len(nearest), -1)[:, :dim]
 
 
 def _parts(points: F32, codebooks: F32) -> list[F32]:

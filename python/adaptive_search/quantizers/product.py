@@ -16,8 +16,8 @@ from ..execution import progress_bar
 from ..functional import squeezed
 from ..rotations import rotated
 from ..types import F32, I64, MAX_DIM, U8, Array, Bool, Metric, Neighbors
-from ..validation import as_codes, as_float32, as_int, as_k, as_mask, as_ndarray, as_threads
-from . import kmeans, opq
+from ..validation import as_codes, as_float, as_float32, as_int, as_k, as_mask, as_ndarray, as_threads
+from . import anisotropic, kmeans, opq
 from .base import Quantizer, taken
 
 BLOCK = 64
@@ -98,6 +98,10 @@ class ProductQuantizer(Quantizer):
         Learn an orthogonal map together with the codebooks and code what it makes of the rows, so that more of them is kept (Ge et al.,
         "Optimized product quantization", 2013). On what it learns from, the error is never larger than without. Queries are turned too,
         decoded rows turned back: scores stay those of the rows.
+    anisotropy : float
+        How many times as much as an error across the row an error along it counts, from 1 up; not for l2 (Guo et al., "Accelerating
+        large-scale inference with anisotropic vector quantization", 2020). Of sentence embeddings 4 finds most. Decoded rows are farther
+        from the rows than with 1, but their inner products with what points in much the same direction are nearer to the truth.
     seed : int
         Which random points the codebooks grow from. The same seed gives the same codebooks everywhere, and with a rotation wherever
         the linear algebra of NumPy is the same.
@@ -131,6 +135,7 @@ class ProductQuantizer(Quantizer):
         metric: Metric = "ip",
         *,
         rotation: Literal["opq"] | None = None,
+        anisotropy: float = 1.0,
         seed: int = 0,
         iterations: int = 20,
     ) -> None:
@@ -142,26 +147,31 @@ class ProductQuantizer(Quantizer):
         if rotation not in ("opq", None):
             raise ValueError(f'rotation: expected "opq" or None, got {rotation!r}')
         self.rotation: Literal["opq"] | None = rotation
+        self.anisotropy = as_float(anisotropy, "anisotropy", 1.0)
+        if self.anisotropy > 1.0 and self.metric == "l2":
+            raise ValueError("anisotropy: expected 1 for l2, where errors count alike in all directions")
         self._seed = as_int(seed, "seed", 0)
         self._iterations = as_int(iterations, "iterations", 1)
         self.codebooks: F32 = np.empty((self.subspaces, 1 << self.bits, 0), np.float32)
         self.rotation_matrix: F32 | None = None
 
     def __repr__(self) -> str:
-        rotation = f", rotation={self.rotation!r}" if self.rotation else ""
-        return f"ProductQuantizer({self.subspaces}, bits={self.bits}, metric={self.metric!r}{rotation})"
+        more = f", rotation={self.rotation!r}" if self.rotation else ""
+        more += f", anisotropy={self.anisotropy!r}" if self.anisotropy > 1.0 else ""
+        return f"ProductQuantizer({self.subspaces}, bits={self.bits}, metric={self.metric!r}{more})"
 
     @property
     def code_bytes(self) -> int:
         return code_bytes(self.subspaces, self.bits)
 
     def fit(self, X: Any, *, threads: int | None = None, progress: bool = False) -> Self:
-        """Learn codebooks from rows (n, D), or from a random 256 per codeword where there are more; a rotation from up to 65,536."""
+        """Learn codebooks from rows (n, D), or from a random 256 per codeword where there are more; a rotation, or with
+        anisotropy, from up to 65,536."""
         matrix = self._sample(X)
         if self.subspaces > matrix.dim:
             raise ValueError(f"X: expected at least one dim for each of {self.subspaces} subspaces, got shape {matrix.array.shape}")
         codewords = 1 << self.bits
-        wanted = POINTS_PER_CODEWORD * (256 if self.rotation else codewords)
+        wanted = POINTS_PER_CODEWORD * (256 if self.rotation or self.anisotropy > 1.0 else codewords)
         most = min(wanted, max(8 * codewords, SAMPLE_BYTES // (4 * matrix.dim)))
         rows = np.arange(len(matrix))
         if len(matrix) > most:
@@ -169,11 +179,12 @@ class ProductQuantizer(Quantizer):
         points = self._vectors(matrix, rows)
         with progress_bar(progress, "Training codebooks", "rounds" if self.rotation else "subspaces") as report:
             asked = (points, self.subspaces, codewords, self._iterations, self._seed, threads, report)
-            if self.rotation:
-                self.rotation_matrix, self.codebooks = opq.train(*asked)
-            else:
-                self.codebooks = kmeans.train(*asked)
-        self.dim = matrix.dim
+            matrix_of, codebooks = opq.train(*asked) if self.rotation else (None, kmeans.train(*asked))
+        if self.anisotropy > 1.0:
+            with progress_bar(progress, "Training codebooks along rows", "rounds") as report:
+                turned = points if matrix_of is None else rotated(current(), points, matrix_of)
+                anisotropic.train(turned, codebooks, self.anisotropy, threads, report)
+        self.rotation_matrix, self.codebooks, self.dim = matrix_of, codebooks, matrix.dim
         return self
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> U8:
@@ -183,7 +194,10 @@ class ProductQuantizer(Quantizer):
 
         def encode(vectors: F32, codes: Array) -> None:
             nearest = np.empty((len(vectors), self.subspaces), np.int32)
-            backend.pq_assign(self._turned(vectors), self.codebooks, nearest)
+            if self.anisotropy > 1.0:
+                anisotropic.assign(self._turned(vectors), self.codebooks, self.anisotropy, nearest)
+            else:
+                backend.pq_assign(self._turned(vectors), self.codebooks, nearest)
             if self.bits == 8:
                 codes[:] = nearest
             else:
@@ -289,7 +303,11 @@ class ProductQuantizer(Quantizer):
         if not self.fitted:
             return {}
         state: dict[str, Array] = {"codebooks": self.codebooks, "dim": np.array([self.dim], np.int64)}
-        return state if self.rotation_matrix is None else state | {"rotation": self.rotation_matrix}
+        if self.rotation_matrix is not None:
+            state["rotation"] = self.rotation_matrix
+        if self.anisotropy > 1.0:
+            state["anisotropy"] = np.array([self.anisotropy])
+        return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, Array], metric: Metric) -> Self:
@@ -298,13 +316,18 @@ class ProductQuantizer(Quantizer):
         if len(dims) != 1:
             raise ValueError(f"state: expected one 'dim', got {len(dims)}")
         rotation = taken(state, "rotation", np.float32, 2) if "rotation" in state else None
+        anisotropy = taken(state, "anisotropy", np.float64, 1) if "anisotropy" in state else np.ones(1)
+        if len(anisotropy) != 1:
+            raise ValueError(f"state: expected one 'anisotropy', got {len(anisotropy)}")
         try:
-            return cls.from_codebooks(codebooks, int(dims[0]), rotation, metric)
+            return cls.from_codebooks(codebooks, int(dims[0]), rotation, metric, float(anisotropy[0]))
         except ValueError as error:
             raise ValueError(f"state: {error}") from None
 
     @classmethod
-    def from_codebooks(cls, codebooks: Any, dim: int | None = None, rotation: Any = None, metric: Metric = "ip") -> Self:
+    def from_codebooks(
+        cls, codebooks: Any, dim: int | None = None, rotation: Any = None, metric: Metric = "ip", anisotropy: float = 1.0
+    ) -> Self:
         """A quantizer that was trained elsewhere. Codes made elsewhere are those of `encode`: a byte for each subspace, or half a byte,
         the low half being the even subspace.
 
@@ -318,6 +341,8 @@ class ProductQuantizer(Quantizer):
             An orthogonal matrix: coordinates that are coded are products with its rows.
         metric : {"ip", "cosine", "l2"}
             As for the constructor. "cosine" needs codebooks of rows of unit length.
+        anisotropy : float
+            As for the constructor: how rows are encoded.
 
         Raises
         ------
@@ -343,7 +368,8 @@ class ProductQuantizer(Quantizer):
         dim = subspaces * width if dim is None else as_int(dim, "dim", 1)
         if not 1 <= subspaces <= dim <= MAX_DIM or width != -(-dim // subspaces):
             raise ValueError(f"codebooks: expected shape (M, 16 or 256, ceil(D / M)) for D = {dim}, got {books.shape}")
-        quantizer = cls(subspaces, 8 if codewords == 256 else 4, metric, rotation=None if rotation is None else "opq")
+        kind: Literal["opq"] | None = None if rotation is None else "opq"
+        quantizer = cls(subspaces, 8 if codewords == 256 else 4, metric, rotation=kind, anisotropy=anisotropy)
         quantizer.codebooks = as_float32(books.reshape(-1, width), "codebooks").reshape(books.shape).copy()
         if quantizer.codebooks.transpose(1, 0, 2).reshape(codewords, -1)[:, dim:].any():
             raise ValueError(f"codebooks: expected 0 beyond dim {dim}")
