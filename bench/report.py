@@ -3,7 +3,8 @@
 ``python -m bench.report kernels [build/bench.json]`` prints the table of kernels: what was asked of each, and what is reached.
 
 ``python -m bench.report promise`` measures the recall that plans deliver against the one asked for, and prints the table;
-``python -m bench.report cascades`` compares such plans with faiss at the same recall.
+``python -m bench.report cascades`` compares such plans with faiss at the same recall;
+``python -m bench.report bytes`` compares codes of as many bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from . import cascades, promise
+from . import cascades, equal_bytes, promise
 from .settings import RECALL_TOLERANCE
 
 Entry = Mapping[str, Any]
@@ -49,7 +50,7 @@ ROWS = {
 }
 """The table of kernels."""
 
-USAGE = "usage: python -m bench.report promise | cascades | [kernels] build/bench.json"
+USAGE = "usage: python -m bench.report promise | cascades | bytes | [kernels] build/bench.json"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -58,6 +59,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     if list(arguments) == ["cascades"]:
         print(cascades.table(list(cascades.measure())))
+        return 0
+    if list(arguments) == ["bytes"]:
+        print(equal_bytes.table(list(equal_bytes.measure())))
         return 0
     kernels = list(arguments[:1]) == ["kernels"]
     sources = (arguments[1:] or ["build/bench.json"]) if kernels else arguments
