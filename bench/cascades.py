@@ -1,114 +1,177 @@
-"""Cascades at a recall against faiss FastScan with refinement: ``python -m bench.report cascades``. One thread; contenders take turns."""
+"""Cascades at a recall against peers at the same recall: ``python -m bench.report cascades``. One thread; contenders take turns.
+
+And exact search by bounds where no bound helps, on noise: what it costs at most.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 import adaptive_search as asx
-from adaptive_search.types import F32, I64
+from adaptive_search.types import F32
 
-from .data import Collection, matryoshka_like, real
-from .promise import shared
+from . import rivals
+from .data import Collection, matryoshka_like, noise, real
+from .rivals import K, Search, Setting, seconds, shared
 from .settings import SETTINGS
 
-K = 10
+FRESH = 1_000
+"""Queries that measure; as many others tune peers, and twice as many tune and calibrate our plan."""
 LONELY = 30
-ROUNDS = 5
-REFINED = (2, 3, 5, 7, 10, 15, 20, 30, 40, 60, 80, 120)
-"""How many times k candidates faiss scores again, at most: the least that reaches the recall is taken."""
+ROUNDS = 7
+NOISE_QUERIES = 100
+NOISE_ROUNDS = 15
 
-Search = Callable[[F32], I64]
+
+class Times(NamedTuple):
+    """Seconds per query, and time relative to the first contender as the median over rounds with their least and largest."""
+
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+
+
+class Line(NamedTuple):
+    """One contender; ``fastest`` says where a peer's setting was the fastest of its library in the trial."""
+
+    name: str
+    recall: float
+    batch: Times
+    alone: Times
+    fastest: str = ""
 
 
 class Compared(NamedTuple):
-    """Recalls of the plan and the peer; times of each contender relative to the plan's, in a batch and one query at a time."""
+    """The plan first, then everybody else."""
 
     collection: str
     asked: float
-    stages: str
-    ours: float
-    peer: float
-    batch: dict[str, float]
-    alone: dict[str, float]
+    lines: list[Line]
+    notes: list[str]
 
 
-def measure() -> Iterator[Compared]:
-    import faiss
+class Case(NamedTuple):
+    """What is searched, at which recall."""
 
-    faiss.omp_set_num_threads(1)
+    name: str
+    collection: Collection
+    asked: float
+
+
+def cases() -> Iterator[Case]:
+    made = matryoshka_like(SETTINGS.rows, 768, 3 * FRESH)
+    yield Case(f"{len(made.rows):,} x 768, clustered", made, 0.99)
+    del made
     sentences = real()
     found = Collection(sentences.rows, np.random.default_rng(0).permutation(sentences.queries))
-    made = matryoshka_like(SETTINGS.rows, 768, 2_600)
-    for name, (rows, queries), asked in (
-        (f"{len(made.rows):,} of 768 dims, clustered", made, 0.99),
-        (sentences.name, found, 0.99),
-        (sentences.name, found, 0.95),
-    ):
-        fresh, others = queries[:1_000], queries[1_000:3_000]
+    for asked in (0.99, 0.95):
+        yield Case(f"{sentences.name} x {found.rows.shape[1]}", found, asked)
+
+
+def measure(of: Iterator[Case] | None = None, settings: Callable[[int], Iterator[Setting]] = rivals.settings) -> Iterator[Compared]:
+    """One entry for every case."""
+    for name, (rows, queries), asked in of or cases():
+        count = min(FRESH, len(queries) // 3)
+        fresh, others = queries[:count], queries[count : 3 * count]
         flat = asx.Index(rows.shape[1])
         flat.add(rows)
-        truth = flat.search(fresh, K).ids
+        truth = flat.search(fresh, K, threads=1).ids
         index = asx.Index.build(rows, recall=asked, queries=others)
-        refined, peer = tuned_peer(faiss, rows, others, flat.search(others, K).ids, asked)
+        best = rivals.best(settings(rows.shape[1]), rows, others[:count], flat.search(others[:count], K, threads=1).ids, asked)
         contenders: dict[str, Search] = {
-            "plan": lambda some, index=index: index.search(some, K, threads=1).ids,
-            "exact": lambda some, index=index: index.search(some, K, recall=1.0, threads=1).ids,
-            "flat": lambda some, flat=flat: flat.search(some, K, threads=1).ids,
-            f"faiss, {refined} k refined": peer,
+            "plan: " + " → ".join(map(repr, index.plan.stages)): lambda some, index=index: index.search(some, K, threads=1).ids,
+            "recall=1.0": lambda some, index=index: index.search(some, K, recall=1.0, threads=1).ids,
+            "our flat search": lambda some, flat=flat: flat.search(some, K, threads=1).ids,
+            **{one.name: one.search for one in best.all()},
         }
-        yield Compared(
-            name,
-            asked,
-            " → ".join(map(repr, index.plan.stages)),
-            float(shared(contenders["plan"](fresh), truth).mean()),
-            float(shared(peer(fresh), truth).mean()),
-            relative(contenders, [fresh]),
-            relative(contenders, [fresh[i : i + 1] for i in range(min(LONELY, len(fresh)))]),
-        )
+        batch = relative(contenders, [fresh])
+        alone = relative(contenders, [fresh[number : number + 1] for number in range(min(LONELY, count))])
+        ways = [("batch", best.batch), ("one query", best.alone)]
+        lines = [
+            Line(
+                each,
+                float(shared(search(fresh), truth).mean()),
+                batch[each],
+                alone[each],
+                ", ".join(way for way, leaders in ways if each in {one.name for one in leaders.values()}),
+            )
+            for each, search in contenders.items()
+        ]
+        yield Compared(name, asked, lines, best.notes)
 
 
-def tuned_peer(faiss: Any, rows: F32, queries: F32, truth: I64, asked: float) -> tuple[int, Search]:
-    base = faiss.IndexPQFastScan(rows.shape[1], 96, 4, faiss.METRIC_INNER_PRODUCT)
-    base.train(rows[:30_000])
-    base.add(rows)
-    refined = faiss.IndexRefineFlat(base, faiss.swig_ptr(rows))
+class Bounds(NamedTuple):
+    """Exact search by bounds relative to a flat search, for an index tuned for some recall."""
 
-    def search(some: F32) -> I64:
-        ids: I64 = refined.search(some, K)[1]
-        return ids
-
-    for factor in REFINED:
-        refined.k_factor = factor
-        # The index must outlive `search`, and so must the rows that it refers to.
-        search.held = (base, refined, rows)  # type: ignore[attr-defined]
-        if shared(search(queries), truth).mean() >= asked:
-            break
-    return factor, search
+    collection: str
+    tuned: float
+    stages: str
+    equal: bool
+    batch: Times
+    alone: Times
 
 
-def relative(contenders: dict[str, Search], batches: list[F32]) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(ROUNDS):
-        for name, search in contenders.items():
-            start = time.perf_counter()
-            for batch in batches:
-                search(batch)
-            times[name].append(time.perf_counter() - start)
-    return {name: median(b / a for a, b in zip(times["plan"], times[name], strict=True)) for name in contenders}
+def on_noise(rows: int = SETTINGS.rows, dim: int = 768, asked: Sequence[float] = (1.0, 0.99)) -> Iterator[Bounds]:
+    """Where every row is about as near as every other."""
+    made = noise(rows, dim, 4 * NOISE_QUERIES)
+    fresh, others = made.queries[:NOISE_QUERIES], made.queries[NOISE_QUERIES:]
+    flat = asx.Index(dim)
+    flat.add(made.rows)
+    for recall in asked:
+        index = asx.Index.build(made.rows, recall=recall, queries=others)
+        contenders: dict[str, Search] = {
+            "flat": lambda some: flat.search(some, K, threads=1).ids,
+            "exact": lambda some, index=index: index.search(some, K, recall=1.0, threads=1).ids,
+        }
+        equal = np.array_equal(contenders["exact"](fresh), contenders["flat"](fresh))
+        batch = relative(contenders, [fresh], NOISE_ROUNDS)["exact"]
+        alone = relative(contenders, [fresh[number : number + 1] for number in range(10)], NOISE_ROUNDS)["exact"]
+        yield Bounds(f"{rows:,} x {dim}, noise", recall, " → ".join(map(repr, index.plan.stages)), equal, batch, alone)
 
 
-def table(results: list[Compared]) -> str:
+def relative(contenders: dict[str, Search], batches: list[F32], rounds: int = ROUNDS) -> dict[str, Times]:
+    """Times of everybody, in turns; ratios are to the first."""
+    names = list(contenders)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        # Nobody always comes after the same neighbour.
+        shift = number % len(names)
+        for name in names[shift:] + names[:shift]:
+            times[name].append(seconds(contenders[name], batches))
+    ratios = {name: [own / first for own, first in zip(times[name], times[names[0]], strict=True)] for name in names}
+    return {name: Times(median(times[name]), median(ratios[name]), min(ratios[name]), max(ratios[name])) for name in names}
+
+
+def table(results: Sequence[Compared]) -> str:
+    """In Markdown; what was left out below."""
+    lines = [
+        "| vectors | recall@10 asked | contender | recall@10 | fastest of its library | batch: µs | plan = 1 | alone: µs | plan = 1 |",
+        "|---|---:|---|---:|---|---:|---:|---:|---:|",
+    ]
+    notes: dict[str, None] = {}
+    for one in results:
+        for number, line in enumerate(one.lines):
+            head = f"| {one.collection} | {one.asked:g} |" if number == 0 else "| | |"
+            times = " | ".join(f"{1e6 * each.seconds:,.0f} | {each.ratio:.2f}" for each in (line.batch, line.alone))
+            lines.append(f"{head} {line.name} | {line.recall:.4f} | {line.fastest} | {times} |")
+        notes |= dict.fromkeys(note if "not installed" in note else f"{one.collection}: {note}" for note in one.notes)
+    if notes:
+        lines += ["", "Left out: " + "; ".join(notes) + "."]
+    return "\n".join(lines)
+
+
+def noise_table(results: Sequence[Bounds]) -> str:
     """In Markdown."""
     lines = [
-        "| vectors | asked | plan | recall | faiss: recall | batch: time of each, plan = 1 | one query |",
-        "|---|---:|---|---:|---:|---|---|",
+        "| vectors | tuned for | stages | ids equal those of a flat search | `recall=1.0`, batch: time, flat = 1 (rounds) | one query |",
+        "|---|---:|---|---|---:|---:|",
     ]
     for one in results:
-        batch, alone = (", ".join(f"{name} {time:.2f}" for name, time in times.items()) for times in (one.batch, one.alone))
-        lines.append(f"| {one.collection} | {one.asked:g} | {one.stages} | {one.ours:.4f} | {one.peer:.4f} | {batch} | {alone} |")
+        batch, alone = (f"{each.ratio:.3f} ({each.low:.2f} to {each.high:.2f})" for each in (one.batch, one.alone))
+        lines.append(f"| {one.collection} | {one.tuned:g} | {one.stages} | {'yes' if one.equal else '**no**'} | {batch} | {alone} |")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -35,26 +36,42 @@ class Embeddings:
     queries: F32
 
 
-def matryoshka_like(rows: int, dim: int, queries: int, *, seed: int = 0) -> Collection:
-    """Clustered unit vectors whose variance decays over the dims; queries are drawn like rows.
+class Clusters:
+    """Clustered unit vectors whose variance decays over the dims, drawn a block at a time.
 
     4,000 clusters with weights 1/sqrt(rank). Centres (times 0.8) and noise (times 0.75) have the standard deviation 1/sqrt(1 + i/24)
     in dim i, so that the first 64, 128 and 256 of 768 dims hold about 37, 53 and 70 % of the energy.
     """
-    random = np.random.default_rng(seed)
-    deviation = np.sqrt(24 / (24 + np.arange(dim))).astype(np.float32)
-    clusters = 4000
-    centres = random.standard_normal((clusters, dim), np.float32) * (np.float32(0.8) * deviation)
-    weights = 1 / np.sqrt(np.arange(1, clusters + 1))
-    weights /= weights.sum()
 
-    vectors = np.empty((rows + queries, dim), np.float32)
-    for first in range(0, len(vectors), BLOCK):
-        block = vectors[first : first + BLOCK]
-        random.standard_normal(out=block, dtype=np.float32)
-        block *= np.float32(0.75) * deviation
-        block += centres[random.choice(clusters, len(block), p=weights)]
+    def __init__(self, dim: int, seed: int = 0) -> None:
+        self._random = np.random.default_rng(seed)
+        self._deviation = np.sqrt(24 / (24 + np.arange(dim))).astype(np.float32)
+        clusters = 4000
+        self._centres = self._random.standard_normal((clusters, dim), np.float32) * (np.float32(0.8) * self._deviation)
+        weights = 1 / np.sqrt(np.arange(1, clusters + 1))
+        self._weights = weights / weights.sum()
+
+    def draw(self, count: int) -> F32:
+        """So many, all in memory: at most `BLOCK` at a time is wise."""
+        block: F32 = self._random.standard_normal((count, len(self._deviation)), np.float32)
+        block *= np.float32(0.75) * self._deviation
+        block += self._centres[self._random.choice(len(self._centres), count, p=self._weights)]
         block /= np.linalg.norm(block, axis=1, keepdims=True)
+        return block
+
+    def blocks(self, count: int) -> Iterator[F32]:
+        """So many, in blocks."""
+        for first in range(0, count, BLOCK):
+            yield self.draw(min(BLOCK, count - first))
+
+
+def matryoshka_like(rows: int, dim: int, queries: int, *, seed: int = 0) -> Collection:
+    """Vectors of `Clusters`; queries are drawn like rows."""
+    vectors = np.empty((rows + queries, dim), np.float32)
+    first = 0
+    for block in Clusters(dim, seed).blocks(len(vectors)):
+        vectors[first : first + len(block)] = block
+        first += len(block)
     return Collection(vectors[:rows], vectors[rows:])
 
 

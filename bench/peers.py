@@ -187,12 +187,20 @@ def _numkong_best(compare: Callable[[Array, Any], Any], pack: Callable[[Array], 
     return np.concatenate([best_of(np.asarray(compare(rows, pack(batch))).T, k) for batch in batches])
 
 
-def scann_search(name: str, rows: F32, configure: Callable[[Any], Any]) -> dict[str, Callable[[Array, int], Array]]:
-    """A searcher of scann on one thread, made by `configure` from its builder."""
+def scann_searcher(rows: F32, configure: Callable[[Any], Any]) -> Any:
+    """A searcher of scann on one thread, made by `configure` from its builder; ImportError where there is no scann."""
     if not scann:
-        return {}
+        raise ImportError(MISSING["scann"])
     searcher = configure(scann.scann_ops_pybind.builder(rows, 10, "dot_product").set_n_training_threads(1)).build()
     searcher.set_num_threads(1)
+    return searcher
+
+
+def scann_search(name: str, rows: F32, configure: Callable[[Any], Any]) -> dict[str, Callable[[Array, int], Array]]:
+    """Its search, if there is scann."""
+    if not scann:
+        return {}
+    searcher = scann_searcher(rows, configure)
 
     def search(queries: Array, k: int) -> Array:
         return np.asarray(searcher.search_batched(queries, k)[0]).astype(np.int64)
@@ -205,15 +213,23 @@ def scann_brute_force(name: str, rows: F32, kind: str) -> dict[str, Callable[[Ar
     return scann_search(name, rows, lambda builder: builder.score_brute_force(getattr(scann.ReorderType, kind)))
 
 
-def turbovec_search(name: str, rows: F32, bits: int) -> dict[str, Callable[[Array, int], Array]]:
-    """So many bits for each of the dims there are."""
+def turbovec_index(rows: F32, bits: int) -> Any:
+    """So many bits for each of the dims there are; ImportError where there is no turbovec."""
     if not turbovec:
-        return {}
-    dims = rows.shape[1]
-    index = turbovec.TurboQuantIndex(dims, bits)
+        raise ImportError(MISSING["turbovec"])
+    index = turbovec.TurboQuantIndex(rows.shape[1], bits)
     index.calibrate(np.ascontiguousarray(rows[:: max(1, len(rows) // 4096)]))
     index.add(rows)
     index.prepare()
+    return index
+
+
+def turbovec_search(name: str, rows: F32, bits: int) -> dict[str, Callable[[Array, int], Array]]:
+    """Its search, if there is turbovec."""
+    if not turbovec:
+        return {}
+    dims = rows.shape[1]
+    index = turbovec_index(rows, bits)
 
     def search(queries: Array, k: int) -> Array:
         return np.asarray(index.search(np.ascontiguousarray(queries[:, :dims]), k)[1])

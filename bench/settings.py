@@ -19,6 +19,9 @@ class Settings:
     rows: int
     many: int
     """Rows of what is measured far beyond the caches."""
+    huge: int
+    wide: int
+    """Rows and dims of the largest collection, as many as ImageNet's images and as a ResNet-50 has outputs."""
     queries: int
     training: int
     """Rows that codebooks of contests are learnt from."""
@@ -34,8 +37,8 @@ class Settings:
     """Before a call on several threads: idle threads of the contender before spin for a while before they sleep."""
 
 
-FULL = Settings("full", 200_000, 1_000_000, 1000, 20_000, 50_000, 3, 15, 0.5, 0.3, 0.03)
-QUICK = Settings("quick", 12_000, 16_000, 200, 10_000, 1000, 2, 3, 0.01, 0.02, 0.005)
+FULL = Settings("full", 200_000, 1_000_000, 1_281_167, 2048, 1000, 20_000, 50_000, 3, 15, 0.5, 0.3, 0.03)
+QUICK = Settings("quick", 12_000, 16_000, 16_000, 256, 200, 10_000, 1000, 2, 3, 0.01, 0.02, 0.005)
 
 
 def chosen() -> Settings:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench import equal_bytes, limits, prefixes, promise, report
-from bench.data import Embeddings, matryoshka_like
+from bench import cascades, equal_bytes, limits, matryoshka, prefixes, promise, report, rivals
+from bench.data import Clusters, Embeddings, matryoshka_like
 from bench.limits import Floor
 
 import adaptive_search as asx
 from adaptive_search.plan import Plan
+from adaptive_search.types import F32, I64
 
 
 def test_made_up_vectors_are_unit_vectors_whose_first_dims_hold_most() -> None:
@@ -309,3 +310,132 @@ def test_the_table_of_bytes_puts_the_best_of_a_size_first() -> None:
     ).splitlines()
     assert [line.split(" | ")[1] for line in lines[2:]] == ["**PQ24x8**", "**PQ48x8, anisotropic**", "RaBitQ", "PQ48x8"]
     assert lines[3] == "| 48 | **PQ48x8, anisotropic** | adaptive_search | 0.800 | 0.950 | 0.990 | 1.000 | 4.0 | 3.00 | 0.50 | 1.50 |"
+
+
+def brute(rows: F32) -> rivals.Refined:
+    """A peer whose first pass knows a quarter of the dims."""
+
+    def search(queries: F32, candidates: int) -> I64:
+        dims = rows.shape[1] // 4
+        ids = asx.top_k(queries[:, :dims], rows[:, :dims], candidates).ids
+        return asx.rescore(queries, rows, ids, rivals.K).ids
+
+    return search
+
+
+def absent(_: F32) -> rivals.Refined:
+    raise ImportError("no such module")
+
+
+def hopeless(rows: F32) -> rivals.Refined:
+    return lambda queries, _: np.zeros((len(queries), rivals.K), np.int64)
+
+
+def refused(_: F32) -> rivals.Refined:
+    raise ValueError("too many dims")
+
+
+SETTINGS = [
+    rivals.Setting("one", "hopeless", hopeless),
+    rivals.Setting("two", "first", absent),
+    rivals.Setting("two", "second", absent),
+    rivals.Setting("one", "quarter", brute),
+    rivals.Setting("one", "refused", refused),
+]
+
+
+def test_a_peer_scores_as_few_candidates_as_reach_the_recall() -> None:
+    rows, queries = matryoshka_like(3_000, 64, 120)
+    truth = asx.top_k(queries, rows, rivals.K).ids
+    best = rivals.best(SETTINGS, rows, queries, truth, 0.95)
+    assert best.batch == best.alone
+    [one] = best.all()
+    place = rivals.CANDIDATES.index(one.candidates)
+    assert rivals.shared(one.search(queries), truth).mean() >= 0.95
+    assert place > 0
+    assert rivals.shared(brute(rows)(queries, rivals.CANDIDATES[place - 1]), truth).mean() < 0.95
+    assert one.name == f"one quarter, {one.candidates} rescored"
+    assert [note.partition(":")[0] for note in best.notes] == [
+        "one hopeless does not reach 0.95 with 1200 candidates",
+        "two is not installed",
+        "one refused",
+    ]
+
+
+def test_of_each_library_the_fastest_settings_remain(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = {"fast together": (1.0, 9.0), "fast alone": (2.0, 3.0), "slow": (4.0, 4.0)}
+
+    def told(setting: rivals.Setting, *_: Any) -> rivals.Tuned:
+        return rivals.Tuned(setting, 10, lambda _: np.zeros((0, 0), np.int64), *times[setting.name])
+
+    monkeypatch.setattr(rivals, "tuned", told)
+    nothing = np.zeros((0, 0), np.float32)
+    best = rivals.best([rivals.Setting("peer", name, absent) for name in times], nothing, nothing, np.zeros((0, 0), np.int64), 0.9)
+    assert [one.setting.name for one in best.all()] == ["fast together", "fast alone"]
+
+
+def test_plans_are_compared_with_peers_at_the_same_recall() -> None:
+    drawn = matryoshka_like(3_000, 64, 600)
+    [one] = cascades.measure(iter([cascades.Case("made up", drawn, 0.9)]), lambda _: iter(SETTINGS))
+    names = [line.name for line in one.lines]
+    assert names[0].startswith("plan: ")
+    assert names[1:3] == ["recall=1.0", "our flat search"]
+    assert [line.recall for line in one.lines[1:3]] == [1.0, 1.0]
+    assert one.lines[3].fastest == "batch, one query"
+    assert one.lines[0].batch.ratio == one.lines[0].alone.ratio == 1
+    text = cascades.table([one])
+    assert f"| made up | 0.9 | {names[0]} |" in text
+    assert "two is not installed" in text
+
+
+def test_on_noise_exact_search_is_compared_with_a_flat_one() -> None:
+    [one] = cascades.on_noise(2_000, 32, asked=(1.0,))
+    assert one.equal
+    assert one.batch.low <= one.batch.ratio <= one.batch.high
+    assert "| 2,000 x 32, noise | 1 |" in cascades.noise_table([one])
+
+
+def test_contenders_that_take_turns_are_compared_with_the_first() -> None:
+    turns: list[str] = []
+
+    def contender(name: str) -> rivals.Search:
+        def search(queries: F32) -> I64:
+            turns.append(name)
+            return np.zeros((len(queries), 1), np.int64)
+
+        return search
+
+    times = cascades.relative({name: contender(name) for name in "abc"}, [np.zeros((1, 1), np.float32)], 3)
+    assert "".join(turns) == "abcbcacab"
+    assert times["a"][1:] == (1, 1, 1)
+
+
+def test_long_vectors_are_searched_by_a_plan_and_without() -> None:
+    sizes = matryoshka.Sizes(3_000, 128, given=200, fresh=50, batch=20, alone=2, rounds=1)
+    one = matryoshka.measure(sizes, 0.9)
+    assert one.recall > 0.8
+    assert one.exact
+    assert one.batch["plan"].ratio == 1
+    text = matryoshka.table(one)
+    assert text.startswith("3,000 x 128 float16; plan for 0.9: ")
+    assert "| our flat search |" in text
+
+
+def test_vectors_made_in_blocks_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.data.BLOCK", 20)
+    rows, queries = matryoshka_like(50, 8, 5)
+    blocks = list(Clusters(8).blocks(55))
+    assert [len(block) for block in blocks] == [20, 20, 15]
+    np.testing.assert_array_equal(np.concatenate(blocks), np.concatenate([rows, queries]))
+
+
+@pytest.mark.parametrize("library", ["faiss", "scann", "turbovec"])
+def test_settings_of_peers_that_are_installed_find_neighbours(library: str) -> None:
+    pytest.importorskip("usearch")
+    pytest.importorskip("threadpoolctl")
+    pytest.importorskip(library)
+    rows, queries = matryoshka_like(2_000, 96, 30)
+    truth = asx.top_k(queries, rows, rivals.K).ids
+    chosen = [one for one in rivals.settings(96) if one.library == library and "OPQ" not in one.name]
+    best = rivals.best(chosen[:1] + chosen[-1:], rows, queries, truth, 0.9)
+    assert list(best.batch) == list(best.alone) == [library]
