@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays import ranges
 from ..backends import current
 from ..execution import Progress, run_ranges
-from ..types import F32, F64, I32, Array
+from ..types import F32, F64, I32
 from . import kmeans
 
 SWEEPS = 2
@@ -92,11 +92,14 @@ def train(points: F32, codebooks: F32, weight: float, threads: int | None = None
 
         run_ranges(work, len(points), threads=threads, grain=GRAIN)
 
-    lengths = np.sqrt(np.square(points, dtype=np.float64).sum(axis=1, keepdims=True))
-    units = np.divide(points, lengths, out=np.zeros(points.shape), where=lengths > 0)
+    lengths = np.sqrt(np.square(points, dtype=np.float64).sum(axis=1))
+    scale = np.divide(1.0, lengths, out=np.zeros(len(points)), where=lengths > 0)
+    units = np.empty(points.shape[::-1], np.float32)
+    for d, column in enumerate(points.T):
+        units[d] = column * scale
     choose()
     for done in range(1, ROUNDS + 1):
-        moved = _solved(points, units, codebooks, nearest, weight - 1.0)
+        moved = _solved(units, lengths, codebooks, nearest, weight - 1.0)
         if not np.isfinite(moved).all():
             break
         codebooks[:] = moved
@@ -109,36 +112,40 @@ def train(points: F32, codebooks: F32, weight: float, threads: int | None = None
         choose()
 
 
-def _solved(points: F32, units: F64, codebooks: F32, nearest: I32, extra: float) -> F32:
-    """Codebooks of the least loss for given codes, nearly."""
+def _solved(units: F32, lengths: F64, codebooks: F32, nearest: I32, extra: float) -> F32:
+    """Codebooks of the least loss for given codes, nearly. Points are columns of ``units`` (D, n) times lengths."""
     _, codewords, width = codebooks.shape
-    dim = points.shape[1]
+    chosen = np.ascontiguousarray(nearest.T, np.intp)
+    counts = np.stack([np.bincount(codes, minlength=codewords) for codes in chosen])[:, :, np.newaxis].astype(np.float64)
 
-    def sums(rows: Array) -> F64:
-        """Of the parts of rows with the same codeword, laid out as codebooks."""
+    def sums(weights: F64) -> F64:
+        """Of the weighted units that have the same codeword, laid out as codebooks."""
         found = np.zeros(codebooks.shape)
-        for d in range(dim):
-            found[d // width, :, d % width] = np.bincount(nearest[:, d // width], rows[:, d], codewords)
+        for d, column in enumerate(units):
+            m, place = divmod(d, width)
+            found[m, :, place] = np.bincount(chosen[m], weights * column, codewords)
         return found
 
-    def weighted(rows: Array) -> F64:
-        """Rows, and what they have along the points so many times more, summed."""
-        along = np.einsum("ij,ij->i", rows, units)
-        return sums(rows + extra * along[:, np.newaxis] * units)
+    def applied(books: F64) -> F64:
+        """The normal matrix times codebooks: they are summed, and what decoded points have along the points so many times more."""
+        along = np.zeros(len(lengths))
+        for d, column in enumerate(units):
+            m, place = divmod(d, width)
+            along += books[m, :, place][chosen[m]] * column
+        return counts * books + extra * sums(along)
 
-    counts = np.maximum(sums(np.broadcast_to(1.0, points.shape)), 1.0)
     found: F64 = codebooks.astype(np.float64)
-    residual = weighted(points) - weighted(kmeans.decoded(found, nearest, dim))
-    direction = residual / counts
+    residual = (1.0 + extra) * sums(lengths) - applied(found)
+    direction = residual / np.maximum(counts, 1.0)
     size = float((residual * direction).sum())
     for _ in range(STEPS):
-        if size <= 0:
+        if not size > 0:
             break
-        applied = weighted(kmeans.decoded(direction, nearest, dim))
-        step = size / float((direction * applied).sum())
+        changed = applied(direction)
+        step = size / float((direction * changed).sum())
         found += step * direction
-        residual -= step * applied
-        scaled = residual / counts
+        residual -= step * changed
+        scaled = residual / np.maximum(counts, 1.0)
         before, size = size, float((residual * scaled).sum())
         direction = scaled + size / before * direction
     return found.astype(np.float32)

@@ -28,16 +28,11 @@ BLOCK_ROWS = 8_192
 
 
 class _Fit(NamedTuple):
-    """A rotation, points in its coordinates, codebooks for these, and the sum of squared errors."""
+    """A rotation, codebooks for its coordinates, and the sum of squared errors."""
 
     rotation: F32
-    turned: F32
     codebooks: F32
     error: float
-
-    @classmethod
-    def of(cls, points: F32, rotation: F32, turned: F32, codebooks: F32) -> _Fit:
-        return cls(rotation, turned, codebooks, _compared(points, turned, codebooks, _nearest(turned, codebooks))[0])
 
 
 def train(
@@ -57,18 +52,19 @@ def train(
     for rotation in (np.eye(points.shape[1], dtype=np.float32), _allocated(points, subspaces)):
         turned = rotated(current(), points, rotation)
         codebooks = kmeans.train(turned, subspaces, codewords, iterations, seed, threads)
-        starts.append(_Fit.of(points, rotation, turned, codebooks))
+        starts.append(_Fit(rotation, codebooks, _error(points, turned, codebooks)))
     # Of equals, the first.
     start = min(starts, key=lambda fit: fit.error)
     rotation, turned, codebooks = _alternated(points, start, threads, progress)
     kmeans.settle(turned, codebooks, iterations, threads)
-    best = min(start, _Fit.of(points, rotation, turned, codebooks), key=lambda fit: fit.error)
+    best = min(start, _Fit(rotation, codebooks, _error(points, turned, codebooks)), key=lambda fit: fit.error)
     return best.rotation, best.codebooks
 
 
 def _alternated(points: F32, start: _Fit, threads: int | None, progress: Progress | None) -> tuple[F32, F32, F32]:
     """Rounds of a rotation and a step of k-means, from a start that stays as it is."""
-    rotation, turned, codebooks = start.rotation, start.turned, start.codebooks.copy()
+    rotation, codebooks = start.rotation, start.codebooks.copy()
+    turned = rotated(current(), points, rotation)
     nearest = _nearest(turned, codebooks)
     error, products = _compared(points, turned, codebooks, nearest)
     for done in range(1, ROUNDS + 1):
@@ -96,6 +92,10 @@ def _compared(points: F32, turned: F32, codebooks: F32, nearest: I32) -> tuple[f
             products += decoded.T @ points[first:last]
             error += float(np.square(turned[first:last] - decoded, dtype=np.float64).sum())
     return error, products
+
+
+def _error(points: F32, turned: F32, codebooks: F32) -> float:
+    return _compared(points, turned, codebooks, _nearest(turned, codebooks))[0]
 
 
 def _nearest(turned: F32, codebooks: F32) -> I32:
