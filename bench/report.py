@@ -4,7 +4,8 @@
 
 ``python -m bench.report promise`` measures the recall that plans deliver against the one asked for, and prints the table;
 ``python -m bench.report cascades`` compares such plans with peers at the same recall, and exact search with a flat one on noise;
-``python -m bench.report matryoshka [rows]`` searches 1,281,167 float16 vectors of 2,048 dims by a plan and without (12 GB of memory).
+``python -m bench.report matryoshka [rows]`` searches 1,281,167 float16 vectors of 2,048 dims by a plan and without (about 14 GB of memory);
+``python -m bench.report bytes`` compares codes of as many bytes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from . import cascades, matryoshka, promise
+from . import cascades, equal_bytes, matryoshka, promise
 from .settings import RECALL_TOLERANCE, SETTINGS
 
 Entry = Mapping[str, Any]
@@ -50,11 +51,12 @@ ROWS = {
 }
 """The table of kernels."""
 
-USAGE = "usage: python -m bench.report promise | cascades | matryoshka [rows] | [kernels] build/bench.json"
+USAGE = "usage: python -m bench.report promise | cascades | matryoshka [rows] | bytes | [kernels] build/bench.json"
 
 COMMANDS: dict[str, Callable[..., Iterator[str]]] = {
     "promise": lambda: iter([promise.table(list(promise.measure()))]),
     "cascades": lambda: iter([cascades.table(list(cascades.measure())), "", cascades.noise_table(list(cascades.on_noise()))]),
+    "bytes": lambda: iter([equal_bytes.table(list(equal_bytes.measure()))]),
     "matryoshka": lambda rows=SETTINGS.huge: iter([matryoshka.table(matryoshka.measure(matryoshka.Sizes(int(rows))))]),
 }
 """Those that measure by themselves."""

@@ -71,6 +71,7 @@ def cascades(keep: int) -> list[asx.Cascade]:
             [asx.PQ(5, bits=4, keep=keep), asx.Binary(bits=9, keep=keep), asx.Prefix(23, keep=keep), asx.Full()],
             [asx.Int8(dims=7, keep=keep, rotation="pca"), asx.PQ(6, keep=keep), asx.Full()],
             [asx.PQ(5, bits=4, keep=keep, dims=11), asx.PQ(6, keep=keep, rotation="pca"), asx.Full()],
+            [asx.PQ(5, bits=4, keep=keep, dims=11, rotation="opq"), asx.Full()],
         )
     ]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench import cascades, limits, matryoshka, prefixes, promise, report, rivals
-from bench.data import Clusters, matryoshka_like
+from bench import cascades, equal_bytes, limits, matryoshka, prefixes, promise, report, rivals
+from bench.data import Clusters, Embeddings, matryoshka_like
 from bench.limits import Floor
 
 import adaptive_search as asx
@@ -271,6 +271,45 @@ def test_prefixes_are_compared_with_the_whole(monkeypatch: pytest.MonkeyPatch) -
     assert all(found == sorted(found) for found in shares.values())
     assert shares["PCA", 128][2] > shares["PCA", 32][2]
     assert prefixes.found(drawn.queries, drawn.rows, asx.top_k(drawn.queries, drawn.rows, 10, metric="cosine").ids, 160) == [1.0, 1.0, 1.0]
+
+
+class Half(equal_bytes.Contender):
+    """Finds every second row."""
+
+    def fit(self, rows: Any) -> None:
+        pass
+
+    def encode(self, rows: Any) -> None:
+        self.rows = rows[::2]
+
+    def search(self, queries: Any, k: int) -> Any:
+        return 2 * asx.top_k(queries, self.rows, k, metric="cosine").ids
+
+    def bytes(self) -> int:
+        return 50
+
+
+def test_codes_are_compared_at_as_many_bytes() -> None:
+    pytest.importorskip("bench.peers", exc_type=ImportError)
+    rows, queries = matryoshka_like(1_000, 32, 50)
+    group: list[equal_bytes.Contender] = [Half("half", "peer"), equal_bytes.Ours("half", asx.ProductQuantizer(8, 4, "cosine"))]
+    found = list(equal_bytes.measure(lambda dim: iter([group]), Embeddings("made up", rows, queries)))
+    assert [one.bytes for one in found] == [50, 4]
+    assert 0.4 < found[0].shares[0] < 0.6
+    assert 0.2 < found[1].shares[0] < found[1].shares[-1] <= 1
+
+
+def test_the_table_of_bytes_puts_the_best_of_a_size_first() -> None:
+    lines = equal_bytes.table(
+        [
+            equal_bytes.Measured("PQ48x8", "faiss", 48, 8.0, 2.0, (0.7, 0.9, 0.99, 1.0)),
+            equal_bytes.Measured("RaBitQ", "faiss", 56, 0.0, 1.0, (0.7, 0.93, 0.99, 1.0)),
+            equal_bytes.Measured("PQ48x8, anisotropic", "adaptive_search", 48, 4.0, 3.0, (0.8, 0.95, 0.99, 1.0)),
+            equal_bytes.Measured("PQ24x8", "adaptive_search", 24, 4.0, 3.0, (0.5, 0.6, 0.7, 0.8)),
+        ]
+    ).splitlines()
+    assert [line.split(" | ")[1] for line in lines[2:]] == ["**PQ24x8**", "**PQ48x8, anisotropic**", "RaBitQ", "PQ48x8"]
+    assert lines[3] == "| 48 | **PQ48x8, anisotropic** | adaptive_search | 0.800 | 0.950 | 0.990 | 1.000 | 4.0 | 3.00 | 0.50 | 1.50 |"
 
 
 def brute(rows: F32) -> rivals.Refined:

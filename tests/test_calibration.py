@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from adaptive_search.calibration import Calibration, chosen_margin, never_rising, queries_needed
+from adaptive_search.calibration import Calibration, chosen_margin, never_rising, queries_needed, wilson
 from adaptive_search.margins import ErrorModel
 from adaptive_search.types import F64
 
@@ -120,3 +120,10 @@ def test_a_line_is_fitted() -> None:
     for keys, scores in ((np.zeros(5), np.ones(5)), (np.arange(5.0), -np.arange(5.0)), (np.empty(0), np.empty(0))):
         assert ErrorModel.fitted(keys, scores).slope > 0
         assert ErrorModel.fitted(keys, scores).deviation > 0
+
+
+@pytest.mark.parametrize("mean", [0.0, 0.3, 1.0])
+def test_an_interval_holds_its_mean(mean: float) -> None:
+    for count in range(1, 3_000):
+        low, high = wilson(mean, count)
+        assert 0.0 <= low <= mean <= high <= 1.0

@@ -135,11 +135,19 @@ def test_a_small_change_writes_only_the_change(tmp_path: Path) -> None:
         assert_alike(asx.Index.open(tmp_path), opened)
 
 
-@pytest.mark.parametrize(
-    "stage", [asx.Int8(keep=20), asx.Int8(9, keep=20, rotation="pca"), asx.PQ(4, keep=20), asx.PQ(4, 4, 20, 9, "pca")], ids=str
-)
-def test_what_is_learned_later_is_saved_too(stage: Any, tmp_path: Path) -> None:
-    index = asx.Index(DIM, "l2", cascade=asx.Cascade([stage, asx.Full()]))
+LEARNED = [
+    asx.Int8(keep=20),
+    asx.Int8(9, keep=20, rotation="pca"),
+    asx.PQ(4, keep=20),
+    asx.PQ(4, 4, 20, 9, "pca"),
+    asx.PQ(4, 4, 20, 9, "opq"),
+]
+STAGES_THAT_LEARN = [(stage, "l2") for stage in LEARNED] + [(asx.PQ(4, 4, 20, anisotropy=3), "ip")]
+
+
+@pytest.mark.parametrize(("stage", "metric"), STAGES_THAT_LEARN, ids=str)
+def test_what_is_learned_later_is_saved_too(stage: Any, metric: Any, tmp_path: Path) -> None:
+    index = asx.Index(DIM, metric, cascade=asx.Cascade([stage, asx.Full()]))
     index.add(collection(200).astype(np.float32))
     index.save(tmp_path)
     for seed in (1, 2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import oracles
@@ -169,7 +170,8 @@ def test_ids_are_found_as_in_a_dict(data: st.DataObject) -> None:
             alive += [True] * len(fresh)
             as_arrays = np.array(ids, np.int64), np.array(alive, bool)
             if fresh:
-                found.add(np.array(fresh, np.int64), first, *as_arrays)
+                found, latest, more = found.adding(np.array(fresh, np.int64), first, *as_arrays)
+                latest |= more
             for position in data.draw(st.lists(st.integers(0, max(len(ids) - 1, 0)), max_size=5)):
                 if position < len(alive):
                     alive[position] = False
@@ -226,3 +228,48 @@ def test_an_interrupted_removal_removes_nothing(monkeypatch: pytest.MonkeyPatch,
     index.remove(np.arange(500))
     np.testing.assert_array_equal(index.ids, np.arange(500, 600))
     np.testing.assert_array_equal(index.search(np.eye(4)[1], 3).ids, [501, 505, 509])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("method", ["rebuild", "adding"])
+def test_an_interrupted_add_adds_nothing(monkeypatch: pytest.MonkeyPatch, method: str, error: type[BaseException]) -> None:
+    index = asx.Index(4)
+    index.add(np.eye(4, dtype=np.float32)[np.arange(600) % 4])
+    before = index.plan
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(identifiers.IdMap, method, fail)
+    with pytest.raises(error):
+        index.add(np.ones((70_000, 4), np.float32), np.arange(70_600, 600, -1))
+    monkeypatch.undo()
+    assert len(index) == len(index.ids) == 600
+    assert 601 not in index
+    assert index.plan == before
+    index.add(np.ones((70_000, 4), np.float32), np.arange(70_600, 600, -1))
+    np.testing.assert_array_equal(index.search(np.ones(4), 3).ids, [601, 602, 603])
+    np.testing.assert_array_equal(index.search(np.eye(4)[1], 3).ids, [1, 5, 9])
+
+
+@pytest.mark.parametrize("stages", [[asx.Int8(8), asx.Full()], [asx.PQ(4, keep=50), asx.Full()]], ids=str)
+def test_what_is_learned_anew_is_installed_as_a_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, stages: list[Any]) -> None:
+    rows = collection(5_000).astype(np.float32)
+    index = filled(rows, "cosine", cascade=asx.Cascade(stages))
+    index.tune(rows[:60] + 1, recall=0.8)
+    before, answer = index.plan, index.search(rows[:50] + 1)
+    exchanged = RowStore.exchanged
+
+    def fail(*arguments: Any) -> None:
+        exchanged(*arguments)
+        raise KeyboardInterrupt
+
+    for change in (lambda: index.tune(rows[:90] + 1, recall=0.9), lambda: index.fit(rows[:50])):
+        monkeypatch.setattr(RowStore, "exchanged", fail)
+        with pytest.raises(KeyboardInterrupt):
+            change()
+        monkeypatch.undo()
+        assert index.plan == before
+        np.testing.assert_array_equal(index.search(rows[:50] + 1).ids, answer.ids)
+    index.add(rows[:70] + 1)
+    assert index.search(rows[:50] + 1).ids.shape == (50, 10)

@@ -44,6 +44,26 @@ def test_exact_search_is_canonical_with_ties_by_id(metric: str, kind: str) -> No
     assert_same(index.search(queries, 30), *expected(metric, rows, ids, queries, 30))
 
 
+@pytest.mark.parametrize("scale", [1e-41, 1e-39, 1e-20, 1e10])
+@pytest.mark.parametrize("metric", METRICS)
+def test_exact_search_of_rows_of_any_length(metric: str, scale: float) -> None:
+    """Subnormal rows with long queries: products are normal numbers, and sums differ by the order of their terms."""
+    random = np.random.default_rng(3)
+    rows, ids = (scale * random.standard_normal((ROWS, 33))).astype(np.float32), shuffled_ids(ROWS)
+    queries = (1e7 * random.standard_normal((40, 33))).astype(np.float32)
+    answer = expected(metric, rows, ids, queries, 10)
+    index = filled(rows, metric, cascade=asx.Cascade([asx.Prefix(9, keep=ROWS), asx.Full()]), ids=ids)
+    for count in (40, 1):
+        assert_same(index.search(queries[:count]), answer[0][:count], answer[1][:count])
+    assert_same(index.search(queries, recall=1.0), *answer)
+    if metric == "ip":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("adaptive_search.index.LEAST_ROWS", 1)
+            patch.setattr("adaptive_search.cascade.SMALL", 0)
+            bounded = filled(rows, metric, cascade=asx.Cascade([asx.Int8(bounded=True), asx.Full()]), ids=ids)
+            assert_same(bounded.search(queries, recall=1.0), *answer)
+
+
 @pytest.mark.parametrize("dim", [1, 7, 33, 200])
 @pytest.mark.parametrize("metric", METRICS)
 def test_awkward_dims_cut_at_awkward_places(metric: str, dim: int) -> None:

@@ -19,6 +19,7 @@ METRICS = ("ip", "cosine", "l2")
 MADE: dict[str, Callable[..., Any]] = {
     "pq8": lambda metric="ip": asx.ProductQuantizer(3, metric=metric, iterations=3),
     "pq4": lambda metric="ip": asx.ProductQuantizer(5, bits=4, metric=metric, iterations=3),
+    "opq": lambda metric="ip": asx.ProductQuantizer(5, bits=4, metric=metric, rotation="opq", iterations=3),
     "binary": lambda metric="ip": asx.BinaryQuantizer(metric=metric),
     "binary-5": lambda metric="ip": asx.BinaryQuantizer(5, metric=metric),
     "int8": lambda metric="ip": asx.Int8Quantizer(metric),

@@ -262,3 +262,248 @@ def test_packed_codes_of_another_shape_are_refused() -> None:
         asx.PackedCodes(packed.data[:, :1], 3, 2, 8)
     with pytest.raises(ValueError, match=r"^data: expected contiguous uint8 of shape \(2, 2, 64\)"):
         asx.PackedCodes(packed.data, 65, 2, 8)
+
+
+# --- rotations ------------------------------------------------------------------------------------------------------------
+
+
+def mixed(n: int, dim: int, seed: int = 0) -> Any:
+    """Rows whose variance decays along directions that no single dim has."""
+    rng = np.random.default_rng(seed)
+    directions = np.linalg.qr(rng.standard_normal((dim, dim)))[0]
+    return (rng.standard_normal((n, dim)) * 0.8 ** np.arange(dim) @ directions).astype(np.float32)
+
+
+def error_of(quantizer: asx.ProductQuantizer, rows: Any) -> float:
+    return float(np.square(quantizer.decode(quantizer.encode(rows)) - rows, dtype=np.float64).sum())
+
+
+@pytest.mark.parametrize(("dim", "subspaces", "bits"), [(16, 4, 4), (10, 4, 4), (10, 8, 4), (7, 1, 4), (12, 6, 8)])
+def test_a_learned_rotation_keeps_more_of_the_rows(backend: Backend, dim: int, subspaces: int, bits: int) -> None:
+    rows = mixed(1500, dim)
+    plain = asx.ProductQuantizer(subspaces, bits=bits).fit(rows)
+    turned = asx.ProductQuantizer(subspaces, bits=bits, rotation="opq").fit(rows)
+    assert turned.rotation_matrix is not None
+    np.testing.assert_allclose(turned.rotation_matrix @ turned.rotation_matrix.T, np.eye(dim), atol=1e-5)
+    assert error_of(turned, rows) <= error_of(plain, rows) * (1 + 1e-5)
+    if 1 < subspaces < dim:
+        assert error_of(turned, rows) < 0.9 * error_of(plain, rows)
+
+
+def test_a_rotation_that_does_not_help_is_none_at_all(backend: Backend) -> None:
+    # Sixteen points in each of three planes: without rotation nothing is lost.
+    rng = np.random.default_rng(5)
+    planes = rng.integers(-50, 50, (3, 16, 2)).astype(np.float32)
+    rows = np.concatenate([plane[rng.integers(16, size=800)] for plane in planes], axis=1)
+    quantizer = asx.ProductQuantizer(3, bits=4, rotation="opq").fit(rows)
+    np.testing.assert_array_equal(quantizer.rotation_matrix, np.eye(6))
+    np.testing.assert_array_equal(quantizer.decode(quantizer.encode(rows)), rows)
+
+
+@pytest.mark.parametrize(
+    "rows", [np.zeros((5, 6)), np.ones((1, 6)), np.full((40, 6), 1e30), rows_of(40, 6) * 1e-30, rows_of(300, 6) * 1e18]
+)
+def test_awkward_rows_make_a_rotation_all_the_same(backend: Backend, rows: Any) -> None:
+    quantizer = asx.ProductQuantizer(3, bits=4, rotation="opq").fit(rows.astype(np.float32))
+    assert quantizer.rotation_matrix is not None
+    np.testing.assert_allclose(quantizer.rotation_matrix @ quantizer.rotation_matrix.T, np.eye(6), atol=1e-5)
+    assert np.isfinite(quantizer.decode(quantizer.encode(rows))).all()
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_scores_are_those_of_rows_that_are_turned_back(backend: Backend, metric: Any, bits: int) -> None:
+    rows, batch = mixed(600, 19), mixed(4, 19, 1)
+    quantizer = asx.ProductQuantizer(6, bits=bits, metric=metric, rotation="opq", iterations=3).fit(rows)
+    codes = quantizer.encode(rows)
+    found = quantizer.top_k(batch, quantizer.pack(codes), 600)
+    target = oracles.canonical_unit(batch) if metric == "cosine" else batch
+    exact = oracles.score("l2" if metric == "l2" else "ip", target, quantizer.decode(codes))
+    np.testing.assert_allclose(found.scores, np.take_along_axis(exact, found.ids, axis=1), atol=1e-4)
+    assert oracles.same_bits(quantizer.tables(batch)[2], quantizer.tables(batch[2]))
+    again = asx.ProductQuantizer.from_state(quantizer.state(), metric)
+    assert repr(again) == repr(quantizer)
+    np.testing.assert_array_equal(again.encode(rows), codes)
+    assert oracles.same_bits(again.top_k(batch, codes, 600).scores, found.scores)
+
+
+def test_the_seed_decides_on_rotations_too() -> None:
+    rows = mixed(1000, 10)
+    trained = []
+    for name in asx.backends():
+        with asx.use_backend(name):
+            for threads in (1, 2):
+                quantizer = asx.ProductQuantizer(3, bits=4, seed=5, rotation="opq").fit(rows, threads=threads)
+                trained.append((quantizer.codebooks.tobytes(), quantizer.state()["rotation"].tobytes()))
+    assert len(set(trained)) == 1
+
+
+def test_a_fit_that_fails_leaves_the_rotation_as_it_was() -> None:
+    quantizer = asx.ProductQuantizer(3, bits=4, rotation="opq", iterations=2).fit(mixed(100, 6))
+    before = quantizer.rotation_matrix
+    with pytest.raises(ValueError, match=r"^X: "):
+        quantizer.fit(np.full((3, 6), np.nan))
+    assert quantizer.rotation_matrix is before
+
+
+# --- codebooks and codes from elsewhere -----------------------------------------------------------------------------------
+
+
+def test_codebooks_with_a_rotation_come_in(backend: Backend) -> None:
+    made = asx.ProductQuantizer(5, bits=4, metric="l2", rotation="opq", iterations=3).fit(mixed(400, 13))
+    taken = asx.ProductQuantizer.from_codebooks(made.codebooks.astype(np.float64), 13, made.rotation_matrix, "l2")
+    rows = mixed(50, 13, 3)
+    np.testing.assert_array_equal(taken.encode(rows), made.encode(rows))
+    assert oracles.same_bits(taken.decode(taken.encode(rows)), made.decode(made.encode(rows)))
+    assert asx.ProductQuantizer.from_codebooks(np.zeros((3, 256, 2))).dim == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((3, 17, 2)),), r"codebooks: expected shape \(M, 16 or 256, ceil\(D / M\)\), got \(3, 17, 2\)"),
+        ((np.zeros((3, 16)),), r"codebooks: expected shape \(M, 16 or 256, ceil\(D / M\)\), got \(3, 16\)"),
+        ((np.zeros((3, 16, 2)), 7), r"codebooks: expected shape .* for D = 7, got \(3, 16, 2\)"),
+        ((np.zeros((3, 16, 0)),), r"codebooks: expected shape .* for D = 0"),
+        ((np.ones((3, 16, 2)), 5), "codebooks: expected 0 beyond dim 5"),
+        ((np.full((3, 16, 2), np.nan),), "codebooks: row 0 holds NaN or infinity"),
+        ((np.zeros((3, 16, 2)), None, np.eye(5)), r"rotation: expected shape \(6, 6\), got \(5, 5\)"),
+        ((np.zeros((3, 16, 2)), None, 2 * np.eye(6)), "rotation: expected an orthogonal matrix"),
+        ((np.zeros((3, 16, 2)), None, np.full((6, 6), 1e30)), "rotation: expected an orthogonal matrix"),
+    ],
+)
+def test_codebooks_that_cannot_be_are_explained(arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        asx.ProductQuantizer.from_codebooks(*arguments)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("subspaces", "bits"), [(8, 8), (8, 4)])
+def test_faiss_codebooks_and_codes_mean_the_same_here(backend: Backend, subspaces: int, bits: int, turned: bool) -> None:
+    faiss = pytest.importorskip("faiss")
+    rows, batch = mixed(2000, 32), mixed(5, 32, 1)
+    index = faiss.IndexPQ(32, subspaces, bits, faiss.METRIC_INNER_PRODUCT)
+    index.pq.cp.niter = 3
+    rotation = None
+    whole = index
+    if turned:
+        matrix = faiss.OPQMatrix(32, subspaces)
+        matrix.niter = 3
+        whole = faiss.IndexPreTransform(matrix, index)
+    whole.train(rows)
+    whole.add(rows)
+    if turned:
+        rotation = faiss.vector_to_array(matrix.A).reshape(32, 32)
+    codebooks = faiss.vector_to_array(index.pq.centroids).reshape(index.pq.M, index.pq.ksub, index.pq.dsub)
+    codes = faiss.vector_to_array(index.codes).reshape(len(rows), -1)
+    quantizer = asx.ProductQuantizer.from_codebooks(codebooks, rotation=rotation)
+    np.testing.assert_allclose(quantizer.decode(codes), whole.reconstruct_n(0, len(rows)), atol=1e-5)
+    # A few codewords are equally near up to rounding.
+    assert (quantizer.encode(rows) == codes).mean() > 0.999
+    scores, ids = whole.search(batch, 10)
+    found = quantizer.top_k(batch, codes, 10)
+    np.testing.assert_allclose(found.scores, scores, atol=1e-4)
+    assert (found.ids == ids).mean() > 0.9
+
+
+# --- use of codewords -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("subspaces", "bits"), [(3, 8), (5, 4)])
+def test_use_of_codewords_is_counted(backend: Backend, subspaces: int, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantizer = with_codebooks(subspaces, bits, subspaces, "ip", 1)
+    codes = quantizer.encode(rows_of(700, subspaces) * 2)
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 300)
+    for given_codes in (codes, quantizer.pack(codes)):
+        use = quantizer.codeword_use(given_codes)
+        expected = [np.bincount(column, minlength=1 << bits) for column in numbers(codes, quantizer).T]
+        assert use.dtype == np.int64
+        np.testing.assert_array_equal(use, expected)
+    assert not quantizer.codeword_use(codes[:0]).any()
+
+
+# --- errors along rows count more -----------------------------------------------------------------------------------------
+
+
+def losses(quantizer: asx.ProductQuantizer, rows: Any, weight: float) -> Any:
+    """Of every row, by the definition."""
+    left = rows - quantizer.decode(quantizer.encode(rows)).astype(np.float64)
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1)
+    along = np.divide((left * rows).sum(axis=1), lengths, out=np.zeros(len(rows)), where=lengths > 0)
+    return (left**2).sum(axis=1) + (weight - 1) * along**2
+
+
+@pytest.mark.parametrize("rotation", [None, "opq"])
+@pytest.mark.parametrize(("dim", "subspaces", "bits"), [(16, 4, 4), (11, 5, 4), (10, 8, 4), (12, 6, 8)])
+def test_anisotropic_codes_lower_their_loss(backend: Backend, dim: int, subspaces: int, bits: int, rotation: Any) -> None:
+    rows = mixed(1500, dim)
+    plain = asx.ProductQuantizer(subspaces, bits=bits, rotation=rotation).fit(rows)
+    encoded = asx.ProductQuantizer.from_codebooks(plain.codebooks, dim, plain.rotation_matrix, anisotropy=4)
+    trained = asx.ProductQuantizer(subspaces, bits=bits, rotation=rotation, anisotropy=4).fit(rows)
+    # Other codes with the same codebooks lose less in every row, other codebooks on the whole.
+    assert (losses(encoded, rows, 4) <= losses(plain, rows, 4) * (1 + 1e-4) + 1e-6).all()
+    assert losses(trained, rows, 4).sum() < losses(encoded, rows, 4).sum() < 0.95 * losses(plain, rows, 4).sum()
+    # Nothing is for nothing.
+    assert error_of(trained, rows) > error_of(plain, rows)
+
+
+def test_anisotropic_codes_find_more(backend: Backend) -> None:
+    rng = np.random.default_rng(3)
+    rows = mixed(3000, 24)
+    queries = rows[:200] + 0.3 * rng.standard_normal((200, 24)).astype(np.float32) * rows[:200].std(axis=0)
+    true = asx.top_k(queries, rows, 10, metric="cosine").ids
+    found = []
+    for anisotropy in (1, 4):
+        quantizer = asx.ProductQuantizer(6, bits=4, metric="cosine", rotation="opq", anisotropy=anisotropy).fit(rows)
+        ids = quantizer.top_k(queries, quantizer.encode(rows), 20).ids
+        found.append((ids[:, :, None] == true[:, None, :]).any(axis=1).mean())
+    assert found[1] > found[0] + 0.01
+
+
+@pytest.mark.parametrize(("bits", "n"), [(4, 17), (4, 400), (8, 600), (8, 3000)])
+@pytest.mark.parametrize("rotation", [None, "opq"])
+def test_anisotropic_codes_use_every_codeword(backend: Backend, bits: int, n: int, rotation: Any) -> None:
+    rng = np.random.default_rng(6)
+    clusters = rng.standard_normal((5, 12)) * 100
+    rows = (clusters[rng.integers(5, size=n)] + rng.standard_normal((n, 12))).astype(np.float32)
+    rows = np.concatenate([rows, np.repeat(rows[:1], 500, axis=0)])
+    quantizer = asx.ProductQuantizer(3, bits=bits, rotation=rotation, anisotropy=4).fit(rows)
+    assert quantizer.codeword_use(quantizer.encode(rows)).all()
+
+
+def test_anisotropic_codes_are_the_same_on_every_backend_in_every_batch_and_after_storage() -> None:
+    rows = mixed(700, 13)
+    rows[5], rows[6] = 0, 1e25
+    quantizer = asx.ProductQuantizer(5, bits=4, metric="cosine", anisotropy=3.5, iterations=3).fit(rows)
+    again = asx.ProductQuantizer.from_state(quantizer.state(), "cosine")
+    assert repr(again) == repr(quantizer) == "ProductQuantizer(5, bits=4, metric='cosine', anisotropy=3.5)"
+    codes = quantizer.encode(rows)
+    for name in asx.backends():
+        with asx.use_backend(name):
+            np.testing.assert_array_equal(again.encode(rows, threads=2), codes)
+            np.testing.assert_array_equal(np.concatenate([again.encode(rows[:1]), again.encode(rows[1:])]), codes)
+            trained = asx.ProductQuantizer(5, bits=4, metric="cosine", anisotropy=3.5, iterations=3).fit(rows, threads=2)
+            assert trained.codebooks.tobytes() == quantizer.codebooks.tobytes()
+
+
+@pytest.mark.parametrize("rows", [np.zeros((5, 6)), np.full((40, 6), 1e30), rows_of(40, 6) * 1e-30, rows_of(300, 6) * 1e18])
+def test_awkward_rows_have_anisotropic_codes_all_the_same(backend: Backend, rows: Any) -> None:
+    quantizer = asx.ProductQuantizer(3, bits=4, anisotropy=4.0).fit(rows.astype(np.float32))
+    decoded = quantizer.decode(quantizer.encode(rows))
+    assert np.isfinite(decoded).all()
+    assert (np.linalg.norm(decoded - rows, axis=1) <= np.linalg.norm(rows, axis=1)).all()
+
+
+def test_anisotropy_is_checked() -> None:
+    for value, error in ((0.5, ValueError), (np.nan, ValueError), ("4", TypeError), (True, TypeError)):
+        with pytest.raises(error, match=r"^anisotropy: expected a number"):
+            asx.ProductQuantizer(3, anisotropy=value)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^anisotropy: expected 1 for l2"):
+        asx.ProductQuantizer(3, metric="l2", anisotropy=4)
+    with pytest.raises(ValueError, match="is for inner products and cosines, not for l2"):
+        asx.Index(6, "l2", cascade=asx.Cascade([asx.PQ(3, anisotropy=4, keep=10), asx.Full()]))
+    state = asx.ProductQuantizer(2, bits=4, anisotropy=4).fit(rows_of(50, 4)).state()
+    with pytest.raises(ValueError, match=r"^state: anisotropy: expected a number from 1 up"):
+        asx.ProductQuantizer.from_state(state | {"anisotropy": np.array([np.nan])}, "ip")
+    with pytest.raises(ValueError, match=r"^state: anisotropy: expected 1 for l2"):
+        asx.ProductQuantizer.from_state(state, "l2")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from test_calibration import simulated
 import adaptive_search as asx
 from adaptive_search import tuning
 from adaptive_search.backends import current
+from adaptive_search.calibration import Calibration
+from adaptive_search.margins import ErrorModel
 from adaptive_search.types import F32, I64
 
 DIM = 48
@@ -67,6 +70,7 @@ def recall_of(index: asx.Index, queries: F32, k: int, **options: Any) -> float:
     return float((found[:, :, None] == true[:, None, :]).any(axis=1).mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stages", CASCADES, ids=str)
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_a_given_cascade_is_calibrated(stages: list[Any], metric: Any) -> None:
@@ -111,11 +115,8 @@ def test_searches_in_one_call_are_like_others(stages: list[Any], backend: Any, m
         assert min(stats.stages[-1].scored.min(), counted.stages[-1].scored.min()) >= 10
 
 
-@pytest.mark.parametrize("stages", CASCADES[:4], ids=str)
-def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) -> None:
-    """The k rows of the best (value, score, id), the value being the least of the score and all upper bounds; from all rows' keys."""
-    index = tuned(stages, "cosine", recall=0.8, count=120)
-    queries = clustered()[1][400:420]
+def by_definition(index: asx.Index, queries: F32) -> I64:
+    """The 10 rows of the best (value, score, id), the value being the least of the score and all upper bounds; from all rows' keys."""
     way = index._way(current(), None)
     everything = np.tile(np.arange(ROWS), (len(queries), 1))
     values = np.full((len(queries), ROWS), np.inf)
@@ -127,10 +128,59 @@ def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) ->
         values = np.minimum(values, scores)
     best = np.lexsort((everything, -scores, -values), axis=1)[:, :10]
     order = np.lexsort((best, -np.take_along_axis(scores, best, axis=1)), axis=1)
-    expected = np.take_along_axis(best, order, axis=1)
-    np.testing.assert_array_equal(index.search(queries).ids, expected)
+    return np.take_along_axis(best, order, axis=1)
 
 
+@pytest.mark.parametrize("stages", CASCADES[:4], ids=str)
+def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) -> None:
+    index = tuned(stages, "cosine", recall=0.8, count=120)
+    queries = clustered()[1][400:420]
+    np.testing.assert_array_equal(index.search(queries).ids, by_definition(index, queries))
+
+
+@pytest.mark.parametrize("keep", [5, 700])
+def test_queries_so_far_away_that_all_estimates_are_equal(keep: int, backend: Any) -> None:
+    """Fewer bits still decide, as they do without a margin."""
+    rows, queries = clustered()
+    index = asx.Index(DIM, "l2", cascade=asx.Cascade([asx.Binary(), asx.Binary(keep=keep), asx.Full()]), fit_rows=1)
+    index.add(rows)
+    index._tuned = Calibration(0.9, 10, (ErrorModel(0.0, 1.0, 1.0), None, None), 1, (9.0,), (0.0,), 100, True, 1.0)
+    plain = asx.Index(DIM, "l2", cascade=asx.Cascade([asx.Binary(keep=keep), asx.Full()]), fit_rows=1)
+    plain.add(rows)
+    asked = np.float32(1e29) * queries[400:440]
+    assert_equal(index.search(asked), plain.search(asked))
+    assert_equal(index.search(asked[0]), plain.search(asked[0]))
+
+
+@pytest.mark.parametrize("in_one_call", [True, False])
+@pytest.mark.parametrize("scale", [1.0, 1e-13])
+@pytest.mark.parametrize("stages", [[asx.Int8(3), asx.Full()], [asx.Binary(), asx.PQ(2, bits=4, dims=3), asx.Full()]], ids=str)
+def test_rows_are_not_lost_to_the_rounding_of_bounds(
+    stages: list[Any], scale: float, in_one_call: bool, backend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounds far below what they are made of, or far above: what keys must reach is then known no better than that."""
+    monkeypatch.setattr("adaptive_search.cascade.SMALL", 32 if in_one_call else 0)
+    rows, queries = clustered()
+    index = asx.Index(DIM, "l2", cascade=asx.Cascade(stages), fit_rows=1)
+    index.add(rows * np.float32(scale))
+    for intercepts in ((-7.0, 9.0), (9.0, -7.0), (1e3, 0.0)):
+        models = (*(ErrorModel(intercept, 1e-6, 1e-7) for intercept in intercepts[: len(stages) - 1]), None)
+        index._tuned = Calibration(0.9, 10, models, 1, (0.0,), (0.0,), 100, True, 1.0)
+        asked = queries[400:404] * np.float32(scale)
+        np.testing.assert_array_equal(index.search(asked).ids, by_definition(index, asked))
+
+
+def test_scores_beyond_float32(tmp_path: Path) -> None:
+    """Distances that are infinite say nothing of a stage's errors."""
+    rows, queries = clustered()
+    index = asx.Index(DIM, "l2", cascade=asx.Cascade(CASCADES[1]), fit_rows=1)
+    index.add(np.concatenate([1e-3 * rows[:100], 3e19 * rows]))
+    index.tune(np.concatenate([1e-3 * queries[:30], 3e19 * queries[30:60]]), recall=0.8)
+    index.save(tmp_path / "index")
+    assert_equal(asx.Index.open(tmp_path / "index").search(queries), index.search(queries))
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("stages", [*CASCADES[1:3], [asx.Binary(), asx.Int8()]], ids=str)
 def test_the_promise_over_many_draws(stages: list[Any]) -> None:
     """Mean recall of fresh queries over draws of calibration queries, with the stages' real losses; k is that of the plan or smaller."""
@@ -233,6 +283,67 @@ def test_too_few_queries() -> None:
     assert index.plan == plan
 
 
+def test_too_few_stored_rows_to_stand_for_queries() -> None:
+    rows, queries = clustered()
+    index = asx.Index(DIM, cascade=asx.Cascade(CASCADES[0]), fit_rows=1)
+    index.add(rows[:300])
+    before = index.tune(queries[:100], recall=0.9)
+    for recall, needed in ((0.999, 999), (0.9999, 9_999)):
+        with pytest.raises(ValueError, match=f"queries: .* at least {needed} calibration queries.*{2 * needed}, there are 300"):
+            index.tune(recall=recall)
+    with pytest.raises(ValueError, match=r"queries: .* at least one"):
+        index.tune(queries[:0], recall=1.0)
+    assert index.plan == before
+    assert index.search(queries).ids.shape == (1_200, 10)
+    index.remove(index.ids[1:])
+    with pytest.raises(ValueError, match=r"at least 19 .*38, there are 1"):
+        index.tune()
+    # Where tune() may choose, it chooses exact search.
+    for count in (1, 37, 300):
+        free = asx.Index(DIM)
+        free.add(rows[:count])
+        plan = free.tune(recall=0.999 if count == 300 else 0.95)
+        assert (plan.stages, plan.recall) == ((asx.Full(),), 1.0)
+
+
+def test_a_recall_that_needs_more_queries_than_are_usual() -> None:
+    index = asx.Index(DIM, cascade=asx.Cascade(CASCADES[0]), fit_rows=1)
+    index.add(clustered()[0][:500])
+    plan = index.tune(np.concatenate([clustered()[0], clustered()[1]]), recall=0.9996)
+    assert (plan.n_queries, plan.certified) == (2_499, True)
+    index.search(clustered()[1])
+
+
+def test_a_plan_of_exact_search_reaches_every_recall() -> None:
+    rows, queries = clustered()
+    index = asx.Index.build(rows[:500])
+    exact = index.search(queries)
+    for recall in (0.5, 0.99, 1.0):
+        assert_equal(index.search(queries, recall=recall), exact)
+    tuned_exactly = tuned(recall=1.0)
+    assert_equal(tuned_exactly.search(queries, recall=0.7), tuned_exactly.search(queries))
+
+
+@pytest.mark.parametrize("stages", [[asx.Int8(keep=100), asx.Int8(keep=20), asx.Full()], [asx.Binary(), asx.PQ(6), asx.Binary()]], ids=str)
+def test_a_stage_may_be_there_twice(stages: list[Any]) -> None:
+    rows, queries = clustered()
+    index = tuned(stages, count=40)
+    assert index.plan.stages == tuple(stages)
+    index.add(rows[:10] + 1)
+    assert index.search(queries).ids.shape == (1_200, 10)
+
+
+def test_losses_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    found, truth = (np.argsort(rng.random((50, 30)), axis=1)[:, :7] for _ in range(2))
+    truth[::5, 4:] = -1
+    expected = [1 - len(set(mine) & set(true) - {-1}) / (true >= 0).sum() for mine, true in zip(found, truth, strict=True)]
+    for pairs in (1, 49 * 7, 1 << 24):
+        monkeypatch.setattr(tuning, "PAIRS", pairs)
+        np.testing.assert_allclose(tuning.losses(found, truth), expected)
+
+
+@pytest.mark.long
 def test_a_built_index_is_tuned() -> None:
     rng = np.random.default_rng(0)
     scale = 1 / np.sqrt(1 + np.arange(256) / 24)
@@ -289,6 +400,35 @@ def test_stats_count_what_each_stage_did() -> None:
     assert [stage.stage for stage in exact.stages] == ["Full()"]
 
 
+def test_plans_of_more_and_fewer_stages_are_saved_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, queries = clustered()
+    index = asx.Index(DIM)
+    index.add(rows)
+    monkeypatch.setattr(tuning, "seconds", lambda _, stages, *others: tuning.Cost(1.0 / len(stages), 1.0))
+    for stages in ([asx.Full()], CASCADES[2], CASCADES[0], CASCADES[3], [asx.Full()], CASCADES[3]):
+        # The choice depends on times, and is made here.
+        monkeypatch.setattr(tuning, "family", lambda *_, stages=stages: [asx.Cascade(stages)] if len(stages) > 1 else [])
+        assert index.tune(queries[:60], recall=0.8).stages == tuple(stages)
+        index.save(tmp_path / "index")
+        again = asx.Index.open(tmp_path / "index")
+        assert again.plan == index.plan
+        assert_equal(again.search(queries), index.search(queries))
+
+
+def test_no_stage_hands_on_more_rows_than_it_has() -> None:
+    queries, allowed = clustered()[1][:40], np.arange(ROWS) % 2 == 0
+    index = tuned(CASCADES[2])
+    known = index._tuned
+    assert known is not None
+    # Where everything survives, what the first threshold was found with is scored once more, and blocks are soon scanned whole.
+    for margin in (1.0, 50.0):
+        index._tuned = replace(known, margins=(margin,), losses=(0.0,))
+        for mask, most in ((None, ROWS), (allowed, ROWS // 2)):
+            _, stats = index.search(queries, filter=mask, stats=True)
+            for stage in stats.stages:
+                assert (stage.survivors <= np.minimum(stage.scored, most)).all()
+
+
 def edge_rows(kind: str) -> F32:
     rows = clustered()[0].copy()
     if kind == "ten":
@@ -335,20 +475,35 @@ def true_ranks(index: asx.Index, query: F32) -> I64:
     return index.search(query, ROWS, recall=1.0).ids
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stages", [CASCADES[2], MIXED[0], MIXED[1], [asx.Full()]], ids=str)
 def test_explain(stages: list[Any]) -> None:
     index = tuned(stages, recall=0.8)
     query = clustered()[1][500]
     order = true_ranks(index, query)
-    found = index.search(query)
-    for place in (0, 3, 9, 12, 200, 2_000):
-        told = index.explain(query, order[place])
-        assert told.found == (order[place] in found.ids)
-        assert told.rank == (place + 1 if place < 1_000 else None)
-        assert told.id == order[place]
-        assert (told.lost_at is None) == told.found
-        assert [trace.kept for trace in told.stages[:-1]] == [True] * (len(told.stages) - 1)
-        assert told.stages[-1].kept == told.found
+    for k in (1, 4, 10, 15):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            found = index.search(query, k)
+        for place in (*range(20), 200, 2_000):
+            told = index.explain(query, order[place], k)
+            assert told.found == (order[place] in found.ids)
+            assert told.rank == (place + 1 if place < 1_000 else None)
+            assert told.id == order[place]
+            assert (told.lost_at is None) == told.found
+            assert [trace.kept for trace in told.stages[:-1]] == [True] * (len(told.stages) - 1)
+            assert told.stages[-1].kept == told.found
+    assert index.explain(query, order[0]) == index.explain(query, order[0], 10)
     for arguments in ((query, 10**9), (query[:5], 0), (clustered()[1][:2], 0), (query, -1)):
         with pytest.raises(ValueError, match=r"id|quer"):
             index.explain(*arguments)
+
+
+@pytest.mark.parametrize("stages", [[asx.Int8(bounded=True), asx.Full()], None], ids=str)
+def test_explain_exact_searches(stages: list[Any] | None) -> None:
+    index, query = tuned(stages, recall=1.0), clustered()[1][500]
+    order = true_ranks(index, query)
+    for k in (1, 1_000, 1_500, ROWS + 1):
+        for place in (0, 1, 999, 1_000, 1_499, 1_500, ROWS - 1):
+            told = index.explain(query, order[place], k)
+            assert (told.found, told.rank) == (place < k, place + 1 if place < 1_000 else None)

@@ -53,8 +53,7 @@ template <Metric metric> ASX_INLINE void terms_from_norms(const Block* block, co
     for (int64_t r = 0; r < block->rows; r += S::lanes) {
         const auto norm = r + S::lanes <= block->rows ? S::load(norms + r) : S::load_part(norms + r, block->rows - r);
         const auto square = S::mul(norm, norm);
-        auto scale = S::set(1.0f), bias = S::zero(),
-             slack = S::choose(S::set(1e-38f), infinite, norm, S::add(norm, S::set(1e-15f)), S::zero());
+        auto scale = S::set(1.0f), bias = S::zero(), slack = S::choose(S::zero(), S::zero(), norm, S::zero(), S::add(norm, S::set(1e-15f)));
         if constexpr (metric == kCosine) {
             scale = S::choose(low, high, square, S::div(S::set(1.0f), norm), S::zero());
             slack = S::choose(low, high, square, S::set(1.0f), S::choose(S::zero(), S::zero(), norm, S::zero(), infinite));

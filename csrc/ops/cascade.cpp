@@ -34,6 +34,13 @@ double Level::upper(int64_t query, float key, int64_t row) const {
     return std::isnan(sum) ? kInfinite : sum;
 }
 
+float Level::least_key(int64_t query, double least) const {
+    const double from = offset[static_cast<size_t>(query)], by = factor[static_cast<size_t>(query)], key = (least - from) / by;
+    // What `estimate` and this may be off by, and what kernels are that add the margin in float32.
+    const double lower = key - std::abs(key) * 0x1p-20 - (std::abs(least) + std::abs(from)) / by * 0x1p-50;
+    return lower > -kInfinite ? below(lower) : -std::numeric_limits<float>::infinity(); // NaN: infinities say nothing
+}
+
 // Measured on Zen 4, and no more than a rule of thumb: rows of 3 KiB at random places take 215-230 ns, less when other queries of the batch
 // have just read them, and 100 ns with what it takes to sort survivors out; a scan reads 25 GB/s, and multiplies 100 G floats or 400 G bytes
 // a second.
@@ -118,12 +125,7 @@ void CascadeScan::forget_block(int64_t first_row, int64_t count) {
 float CascadeScan::threshold(int64_t query) const {
     const double least_value = least(query);
     if (least_value == kInfinite) return std::numeric_limits<float>::max();     // nothing is looked for
-    if (whole_)
-        return below((least_value - cascade_->judge.offset[static_cast<size_t>(query)]) /
-                     cascade_->judge.factor[static_cast<size_t>(query)]);
-    const Level& first = cascade_->levels[filter_];
-    const double key = (least_value - first.offset[static_cast<size_t>(query)]) / first.factor[static_cast<size_t>(query)];
-    return below(key - std::abs(key) * 0x1p-20);        // kernels add the margin in float32
+    return (whole_ ? cascade_->judge : cascade_->levels[filter_]).least_key(query, least_value);
 }
 
 void CascadeScan::drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
@@ -221,14 +223,13 @@ void CascadeScan::judge(int64_t query, const Pending* items, size_t count) {
     spent_ += static_cast<double>(count) * last.row_cost();
     scored_[static_cast<size_t>(query) + cascade_->levels.size() * pending_.size()] += static_cast<int64_t>(count);
     for (size_t i = 0; i < count; ++i) {
-        const double score = last.estimate(query, keys_[i]);
-        hold(query, {std::min(score, items[i].upper), score, keys_[i], items[i].row});
+        hold(query, {std::min(last.estimate(query, keys_[i]), items[i].upper), keys_[i], items[i].row});
     }
 }
 
 bool CascadeScan::better(const Held& a, const Held& b) const {
     if (a.value != b.value) return a.value > b.value;
-    if (a.score != b.score) return a.score > b.score;
+    if (a.key != b.key) return a.key > b.key;
     const Rows& rows = cascade_->judge.problem->rows();
     return rows.id(a.row) < rows.id(b.row);
 }

@@ -25,6 +25,8 @@ struct Level {
         return offset[static_cast<size_t>(query)] + factor[static_cast<size_t>(query)] * static_cast<double>(key);
     }
     double upper(int64_t query, float key, int64_t row) const;
+    // What keys reach whose estimate is not below `least`, before any margin.
+    float least_key(int64_t query, double least) const;
     double row_cost() const; // about how many nanoseconds a row takes whose place is random
     double pair_cost() const; // and a row for one of the batch's queries when all rows are scanned
 };
@@ -59,8 +61,8 @@ private:
         size_t next; // the level that looks at it next
     };
     struct Held {
-        double value, score;
-        float key;
+        double value;
+        float key; // where values are the same: finer than the score that is made of it, which rounds
         int64_t row;
     };
 

@@ -26,10 +26,10 @@ def queries_needed(recall: float) -> int:
 
     Examples
     --------
-    >>> queries_needed(0.9), queries_needed(0.95), queries_needed(0.99)
-    (9, 19, 99)
+    >>> queries_needed(0.9), queries_needed(0.95), queries_needed(0.9999)
+    (9, 19, 9999)
     """
-    return max(1, math.ceil(recall / (1.0 - recall) - 1e-9))
+    return max(1, math.ceil((1.0 - 1e-9) / (1.0 - recall)) - 1)
 
 
 def never_rising(losses: F64) -> F64:
@@ -59,7 +59,8 @@ def wilson(mean: float, count: int) -> tuple[float, float]:
     weight = Z95 * Z95 / count
     centre = (mean + weight / 2) / (1 + weight)
     half = Z95 * math.sqrt(mean * (1 - mean) / count + weight / (4 * count)) / (1 + weight)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At 0 and 1 an end is the mean itself, but for rounding.
+    return max(0.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,9 @@ class StageStats(NamedTuple):
     ----------
     stage : str
     scored : ndarray of int64, shape (Q,)
-        Rows that it scored.
+        Rows that it scored; one that was scored twice, for a first threshold and in the scan, counts twice.
     survivors : ndarray of int64, shape (Q,)
-        Rows that it handed on: to the next stage, or as the answer.
+        Rows that it handed on: to the next stage, or as the answer. Blocks of rows that the last stage scans whole pass the others by.
     bytes : ndarray of int64, shape (Q,)
         Bytes of rows that it read for them.
     """
@@ -340,7 +340,7 @@ def run(
                 raw, positions = search.scan(levels, last_level, bound, segment.width, visits, scored, shown)
             else:
                 raw, positions = search.rescore(levels, judge, positions, segment.width, scored)
-            own.survivors[segment.first : segment.last] = scored[1:]
+            own.survivors[segment.first : segment.last] = _handed_on(scored, search.counts)
             own.survivors[segment.last] = (positions >= 0).sum(axis=1)
         own.positions[...] = positions
         own.scores[...] = stages[-1].representation.estimates(backend, part, raw)
@@ -386,7 +386,7 @@ def run_exact(
         judge, _ = full.level(backend, part, True)
         first_level, _ = seeds.level(backend, part, True)
         own.scores[...], own.positions[...] = search.scan(levels, judge, None, k, visits, own.scored, shown, first_level)
-        own.survivors[:-1] = own.scored[1:]
+        own.survivors[:-1] = _handed_on(own.scored, search.counts)
         own.survivors[-1] = (own.positions >= 0).sum(axis=1)
 
     _run_groups(group, len(queries), k + 16, visits, threads, progress)
@@ -410,6 +410,11 @@ def run_on_candidates(
         mine.positions[...] = positions
         mine.scores[...] = stages[-1].representation.estimates(backend, part, raw)
     return found
+
+
+def _handed_on(scored: I64, counts: I64) -> I64:
+    """Of rows scored by each stage (stages, Q), some twice or without the stage before: what all but the last handed on."""
+    return np.minimum(np.minimum(scored[1:], scored[:-1]), counts)
 
 
 def _part_of(allowed: Bool | None, first: int, last: int) -> Bool | None:

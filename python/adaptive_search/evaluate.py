@@ -20,7 +20,7 @@ __all__ = ["AMONG", "Comparison", "Measurement", "compare", "default_representat
 AMONG = (20, 50, 100, 200)
 
 MOST_ROTATED = 2_048
-"""Principal directions of more dims take minutes to learn: they are compared only if asked for."""
+"""Rotations of more dims take minutes to learn: they are compared only if asked for."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ def compare(
 
 
 def default_representations(dim: int) -> list[Stage | Quantizer]:
-    """What `compare` looks at by default: sign bits, codes of dim / 8 and dim / 4 bytes, bytes, prefixes, and the vectors.
+    """What `compare` looks at by default: sign bits, codes of dim / 8 and dim / 4 bytes, with and without rotation, bytes, prefixes, and
+    the vectors.
 
     Examples
     --------
@@ -203,6 +204,7 @@ def default_representations(dim: int) -> list[Stage | Quantizer]:
     found: list[Stage | Quantizer] = [Binary(), PQ(eighth), PQ(quarter, bits=4), PQ(quarter)]
     found += [Int8(dims) for dims in prefixes]
     if dim <= MOST_ROTATED:
+        found += [PQ(eighth, rotation="opq"), PQ(quarter, bits=4, rotation="opq")]
         found += [Int8(dims, rotation="pca") for dims in prefixes]
     return [*found, Int8(), *(Prefix(dims) for dims in prefixes), Full()]
 

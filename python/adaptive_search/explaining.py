@@ -62,27 +62,30 @@ class Explanation(NamedTuple):
 RANKS = 1_000
 
 
-def explain(way: Way, full: PreparedStage, query: F32, position: int, id_: int, k: int, alive: Bool | None, living: int) -> Explanation:
-    """Follow the row at a position through a search for the k best of one query (1, D)."""
+def explain(
+    way: Way, full: PreparedStage, query: F32, position: int, id_: int, k: int, run_k: int, alive: Bool | None, living: int
+) -> Explanation:
+    """Follow the row at a position through a search for the k best of one query (1, D), which are the first of ``run_k``."""
     counts = np.array([living])
     row = np.array([[position]])
     score = float(full.representation.rescore(way.backend, full.rows, query, row, 1)[0][0, 0])
-    best = run(way.backend, [full], query, min(living, RANKS), alive, counts).positions[0]
-    places = np.flatnonzero(best == position)
-    rank = int(places[0]) + 1 if len(places) else None
+    best = run(way.backend, [full], query, min(living, max(RANKS, k)), alive, counts).positions[0]
+    place = int(np.append(np.flatnonzero(best == position), living)[0])
+    rank = place + 1 if place < RANKS else None
     if way.bounds:
-        found = rank is not None and rank <= k
+        found = place < k
         trace = StageTrace("Full()", score, _score_at(way, full, query, best[min(k, living) - 1]), found)
         return Explanation(id_, found, score, rank, None if found else "Full()", (trace,))
     traces: list[StageTrace] = []
     listed: I64 | None = None
     kept = True
-    for segment in segments_of(way.stages, min(k, living), living):
+    segments = segments_of(way.stages, min(run_k, living), living)
+    for segment in segments:
         stages = way.stages[: segment.last + 1]
         # What the segment hands on: the search cut off after it.
         ends = (*stages[:-1], replace(stages[-1], shortlist=None))
         listed = run(way.backend, ends, query, segment.width, alive, counts).positions
-        for trace in _traces(way, segment, query, row, listed):
+        for trace in _traces(way, segment, query, row, listed, k if segment is segments[-1] else segment.width):
             traces.append(trace)
             kept = trace.kept
             if not kept:
@@ -96,8 +99,8 @@ def _score_at(way: Way, stage: PreparedStage, query: F32, position: int) -> floa
     return float(stage.representation.rescore(way.backend, stage.rows, query, np.array([[position]]), 1)[0][0, 0])
 
 
-def _traces(way: Way, segment: Segment, query: F32, row: I64, listed: I64) -> list[StageTrace]:
-    """The stages of a segment, whose answer is ``listed``."""
+def _traces(way: Way, segment: Segment, query: F32, row: I64, listed: I64, k: int) -> list[StageTrace]:
+    """The stages of a segment, whose answer is ``listed``, of which the first ``k`` go on."""
     *adaptive, judge = way.stages[segment.first : segment.last + 1]
     names = way.names[segment.first : segment.last + 1]
     found = []
@@ -109,6 +112,7 @@ def _traces(way: Way, segment: Segment, query: F32, row: I64, listed: I64) -> li
             upper = float(bound.of(np.array([[key]]))[0, 0])
             found.append(StageTrace(name, upper, least, not upper < least))
     raw = judge.representation.rescore(way.backend, judge.rows, query, row, 1)[0]
+    listed = listed[:, :k]
     last = listed[0][listed[0] >= 0][-1]
     needed = judge.representation.rescore(way.backend, judge.rows, query, np.array([[last]]), 1)[0]
     estimate, least_raw = (float(judge.representation.estimates(way.backend, query, value)[0, 0]) for value in (raw, needed))

@@ -42,20 +42,22 @@ class IdMap:
             found = np.maximum(found, latest)
         return found
 
-    def add(self, new: I64, first: int, ids: I64, alive: Bool) -> None:
-        """``new`` ids were given to the positions from ``first`` on; ``ids`` and ``alive`` already hold them."""
+    def adding(self, new: I64, first: int, ids: I64, alive: Bool) -> tuple[IdMap, dict[int, int], dict[int, int]]:
+        """``new`` ids will have the positions from ``first`` on; ``ids`` and ``alive`` already hold them.
+
+        The map that then finds them, once the second dict has been put into the first, which is its own. Nothing changes here.
+        """
         if self._state is None:
             rising = (first == 0 or new[0] > ids[first - 1]) and bool((new[1:] > new[:-1]).all())
-            if not rising:
-                self.rebuild(ids, alive)
-            return
-        if len(new) > TAIL_LIMIT:
-            self.rebuild(ids, alive)
-            return
-        tail = self._state[2]
-        tail.update(zip(new.tolist(), range(first, first + len(new)), strict=True))
-        if len(tail) > TAIL_LIMIT:
-            self._merge()
+            if rising:
+                return self, {}, {}
+        elif len(new) <= TAIL_LIMIT:
+            if len(self._state[2]) > TAIL_LIMIT:
+                self._merge()
+            return self, self._state[2], dict(zip(new.tolist(), range(first, first + len(new)), strict=True))
+        made = IdMap()
+        made.rebuild(ids, alive)
+        return made, {}, {}
 
     def rebuild(self, ids: I64, alive: Bool) -> None:
         """Start anew from all ids."""

@@ -376,7 +376,6 @@ class Index:
             raise ValueError("sample: there are no rows to learn from")
         with progress_bar(progress, "encoding") as bar:
             self._learn(learned, (), np.empty(0, np.int64), bar)
-        self._tuned = None
 
     def tune(self, queries: Any = None, *, k: int = 10, recall: float = 0.95, memory: int | None = None, progress: bool = False) -> Plan:
         """Learn the plan that searches for a recall at the least cost, and install it.
@@ -416,6 +415,10 @@ class Index:
         if not len(self):
             raise ValueError("tune: the index is empty, there are no rows to search")
         own_cascade = None if self._chosen else self._cascade
+        if batch is None and own_cascade is None and not tuning.enough_rows(len(self), wanted):
+            # What could be chosen could not be calibrated; exact search needs no calibration.
+            self._adopt(None, None, (wanted, k))
+            return self.plan
         with progress_bar(progress, "tuning", "steps") as bar:
             backend = current()
             ground = tuning.Ground(backend, self._store, self._slabs, self._metric, self._prepare_full(backend))
@@ -432,8 +435,7 @@ class Index:
                 sample=lambda: fitting.sample_rows(self._slabs, self._store),
                 progress=bar,
             )
-        self._adopt(best, calibration)
-        self._asked = (wanted, k)
+        self._adopt(best, calibration, (wanted, k))
         return self.plan
 
     def _plain_bytes(self) -> int:
@@ -441,13 +443,16 @@ class Index:
         stages = sum(column.row_bytes for part in self._parts for column in part.columns if column.name in self._store.columns)
         return self._store.row_bytes() - stages
 
-    def _adopt(self, candidate: tuning.Candidate | None, calibration: Calibration | None) -> None:
+    def _adopt(self, candidate: tuning.Candidate | None, calibration: Calibration | None, asked: tuple[float, int]) -> None:
         """Install what was learned, at once."""
+        store = self._store
         old = [column.name for part in self._parts for column in part.columns]
-        self._store.discard([name for name in old if name in self._store.columns])
-        if candidate is None:
-            self._cascade, self._stages, self._parts = None, (Full(),), (Full().bind(self._slabs, self._metric, "stage.0"),)
-        else:
+        cascade: Cascade | None = None
+        stages: tuple[Stage, ...] = (Full(),)
+        parts: tuple[Representation, ...] = (Full().bind(self._slabs, self._metric, "stage.0"),)
+        arrays: list[dict[str, Array]] = [{} for _ in store.chunks]
+        if candidate is not None:
+            cascade, stages = candidate.cascade, candidate.cascade.stages
             parts = tuple(part.named(f"stage.{number}") for number, part in enumerate(candidate.parts))
             names = {
                 before.name: after.name
@@ -455,11 +460,12 @@ class Index:
                 for before, after in zip(one.columns, other.columns, strict=True)
             }
             arrays = [{names[name]: array for name, array in chunk.items()} for chunk in candidate.arrays]
-            self._store.install([column for part in parts for column in part.columns], arrays)
-            self._cascade, self._stages, self._parts = candidate.cascade, candidate.cascade.stages, parts
-        self._tuned, self._changed, self._warned = calibration, 0, False
-        self._prepared.clear()
-        self._bounds.clear()
+        columns, chunks = store.exchanged([column for part in parts for column in part.columns], arrays, old)
+        # Plain assignments, between which Python delivers no Ctrl-C.
+        store.columns, store.chunks, store.layout = columns, chunks, store.layout + 1
+        self._cascade, self._stages, self._parts = cascade, stages, parts
+        self._tuned, self._asked, self._changed, self._warned = calibration, asked, 0, False
+        self._prepared, self._bounds = {}, {}
 
     # --- searching ---------------------------------------------------------------------------------------------------
     @overload
@@ -544,12 +550,10 @@ class Index:
             self._margins(wanted_recall)
         way = self._way(current(), wanted_recall) if len(self) else None
         allowed = filters.resolve(filter, self._store, len(batch))
-        wanted = k
-        if way is not None and way.margins < math.inf and self._tuned is not None:
-            wanted = max(k, self._tuned.k)
-            if k > self._tuned.k and not self._warned:
-                self._warned = True
-                warnings.warn(f"k: the plan is for up to {self._tuned.k} neighbors; the recall of {k} is not certified", stacklevel=2)
+        wanted = k if way is None else self._run_k(way, k)
+        if self._tuned is not None and way is not None and way.margins < math.inf and k > self._tuned.k and not self._warned:
+            self._warned = True
+            warnings.warn(f"k: the plan is for up to {self._tuned.k} neighbors; the recall of {k} is not certified", stacklevel=2)
         if way is None:
             found = Found.empty(len(batch), 0, 1)
         else:
@@ -587,7 +591,7 @@ class Index:
         truth = self.search(batch, k, recall=1.0, threads=threads, progress=progress).ids
         found = self.search(batch, k, threads=threads, progress=progress).ids
         hits = [len(np.intersect1d(mine, best)) for mine, best in zip(found, truth, strict=True)]
-        return Audit.of(np.array(hits, np.float32) / np.float32(truth.shape[1]))
+        return Audit.of(np.array(hits) / truth.shape[1])
 
     def explain(self, query: Any, id: int, k: int | None = None) -> Explanation:  # noqa: A002
         """Why a search finds a row, or does not: its score and rank, and what each stage made of it.
@@ -622,7 +626,8 @@ class Index:
         wanted = as_k(k) if k is not None else self._tuned.k if self._tuned is not None else 10
         way = self._way(current(), None)
         full = self._prepare_full(way.backend)
-        return explaining.explain(way, full, batch, position, integer(id), wanted, self._store.alive, len(self))
+        run_k = self._run_k(way, wanted)
+        return explaining.explain(way, full, batch, position, integer(id), wanted, run_k, self._store.alive, len(self))
 
     # --- files -------------------------------------------------------------------------------------------------------
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -713,12 +718,15 @@ class Index:
         return ValueError(f"vectors: row {first + row} {what}")
 
     def _learn(self, sample: F32, spans: Sequence[Span], new_ids: I64, progress: Progress | None) -> None:
-        """Learn all stages and encode all rows, those of ``spans`` included; then let all of it count at once."""
+        """Learn all stages and encode all rows, those of ``spans`` included; then let the rows count, and what was learned."""
         parts = tuple(part.fit(sample) for part in self._parts)
         arrays = fitting.encode_all(self._slabs, parts, self._store.extents(spans), progress)
         self._store.commit(spans, new_ids)
-        self._store.install([column for part in parts for column in part.columns], arrays)
-        self._parts = parts
+        store = self._store
+        columns, chunks = store.exchanged([column for part in parts for column in part.columns], arrays)
+        # Plain assignments, between which Python delivers no Ctrl-C.
+        store.columns, store.chunks, store.layout = columns, chunks, store.layout + 1
+        self._parts, self._tuned = parts, None
 
     @property
     def _searches_exactly(self) -> bool:
@@ -736,10 +744,14 @@ class Index:
         if self._tuned is not None and self._tuned.queries:
             return self._tuned.margin(self._tuned.recall if wanted is None else wanted)
         if wanted is not None:
-            if self._searches_exactly and self._tuned is not None:
+            if self._searches_exactly and self._asked is not None:
                 return math.inf
             raise ValueError(NO_PLAN.format(wanted))
         return 0.0
+
+    def _run_k(self, way: searching.Way, k: int) -> int:
+        """The k that a search for k neighbors runs at: a plan's, at least, whose answers are then cut."""
+        return k if self._tuned is None or math.isinf(way.margins) else max(k, self._tuned.k)
 
     def _way(self, backend: Backend, recall: float | None) -> searching.Way:
         """How a search for a recall goes over the rows as they are now. What the last one was told is kept until anything changes."""

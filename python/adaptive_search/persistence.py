@@ -126,7 +126,7 @@ def write(
     aux: dict[str, NewSegment | StoredSegment] = {}
     for number, part in enumerate(parts):
         name = f"stage_{number}"
-        if before is not None and before.parts[number] is part and name in before.content.aux:
+        if before is not None and any(part is own for own in before.parts[number : number + 1]) and name in before.content.aux:
             aux[name] = before.content.aux[name]
         elif state := part.state():
             aux[name] = NewSegment(state)
@@ -162,7 +162,7 @@ def restore(content: State, description: Description, parts: Sequence[Representa
     if all(part.fitted for part in learned) != description.fitted:
         raise IndexFormatError("the manifest and the files differ about what was learned")
     if description.fitted:
-        store.install([column for part in learned for column in part.columns], [])
+        store.columns |= {column.name: column for part in learned for column in part.columns}
     chunks, ids = [], []
     for segment in content.segments:
         chunk, own = _chunk(segment, store)

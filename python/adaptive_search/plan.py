@@ -10,7 +10,7 @@ import numpy as np
 
 from .calibration import wilson
 from .representations import Stage
-from .types import F32
+from .types import F64
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,16 @@ class Audit(NamedTuple):
     n: int
 
     @classmethod
-    def of(cls, recalls: F32) -> Audit:
+    def of(cls, recalls: F64) -> Audit:
         """From the recall of every query, of which there is at least one.
 
         Examples
         --------
-        >>> audit = Audit.of(np.ones(100, np.float32))
+        >>> audit = Audit.of(np.ones(100))
         >>> audit.recall, round(audit.low, 4), audit.high, audit.n
         (1.0, 0.963, 1.0, 100)
         """
-        mean = float(recalls.mean(dtype=np.float64))
+        mean = float(recalls.mean())
         return cls(mean, *wilson(mean, len(recalls)), len(recalls))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,42 +164,46 @@ class RowStore:
             yield chunk, np.arange(first, last)
 
     def commit(self, spans: Sequence[Span], ids: I64) -> None:
-        """Let the staged rows count. ``ids`` are valid and new."""
+        """Let the staged rows count. ``ids`` are valid and new.
+
+        Everything that takes time, or memory, comes before the first change."""
         if not spans:
             return
-        first = self._total
-        self._make_room(first + len(ids))
-        self._ids[first : first + len(ids)] = ids
-        self._alive[first : first + len(ids)] = True
+        first, total = self._total, self._total + len(ids)
+        self._make_room(total)
+        self._ids[first:total] = ids
+        self._alive[first:total] = True
+        ids_map, latest, more = self._map.adding(ids, first, self._ids[:total], self._alive)
+        chunks, starts = self.chunks.copy(), self._starts.copy()
         for chunk, start, last in spans:
             if start == 0:
-                self._starts.append(self._total)
-                self.chunks.append(chunk)
-            chunk.rows = last
-            self._total += last - start
+                chunk.rows = last
+                chunks.append(chunk)
+                starts.append(first)
+            first += last - start
+        grown, _, rows = spans[0]
+        largest_id = max(self.largest_id, int(ids.max()))
+        # Plain assignments, between which Python delivers no Ctrl-C.
+        grown.rows = rows
+        self.chunks, self._starts, self._total, self._map, self.largest_id = chunks, starts, total, ids_map, largest_id
         self._live += len(ids)
-        self.largest_id = max(self.largest_id, int(ids.max()))
-        self._map.add(ids, first, self.ids, self._alive)
         self.layout += 1
+        latest |= more
 
-    def install(self, columns: Sequence[Column], arrays: Sequence[dict[str, Array]]) -> None:
-        """Put whole columns, one dict a chunk, in the place of what had their names."""
-        for column in columns:
-            self.columns[column.name] = column
+    def exchanged(
+        self, columns: Sequence[Column], arrays: Sequence[dict[str, Array]], dropped: Collection[str] = ()
+    ) -> tuple[dict[str, Column], list[Chunk]]:
+        """`columns` and `chunks` with whole new columns, one dict of arrays a chunk, and without those ``dropped``. Changes nothing here:
+        the caller assigns both, and a new ``layout``."""
+        kept = {name: column for name, column in self.columns.items() if name not in dropped}
+        chunks = []
         for chunk, new in zip(self.chunks, arrays, strict=True):
-            chunk.arrays = chunk.arrays | new
-            chunk.segment = None
-        self.layout += 1
-
-    def discard(self, names: Sequence[str]) -> None:
-        """Forget columns."""
-        for name in names:
-            self.columns.pop(name, None)
-        for chunk in self.chunks:
-            if any(name in chunk.arrays for name in names):
-                chunk.arrays = {name: array for name, array in chunk.arrays.items() if name not in names}
-                chunk.segment = None
-        self.layout += 1
+            made = copy(chunk)
+            made.arrays = {name: array for name, array in chunk.arrays.items() if name not in dropped} | new
+            if made.arrays.keys() != chunk.arrays.keys() or new:
+                made.segment = None
+            chunks.append(made)
+        return kept | {column.name: column for column in columns}, chunks
 
     def restore(self, chunks: Sequence[Chunk], ids: Sequence[I64], dead: I64, largest_id: int) -> None:
         """Fill an empty store with chunks read from files, their ids, and the rising positions that are dead."""
@@ -296,11 +301,9 @@ class RowStore:
     def _make_room(self, total: int) -> None:
         if total > len(self._ids):
             capacity = max(total, len(self._ids) * 3 // 2, GROUP)
-            for name in ("_ids", "_alive"):
-                old = getattr(self, name)
-                new = np.zeros(capacity, old.dtype)
-                new[: self._total] = old[: self._total]
-                setattr(self, name, new)
+            ids, alive = np.zeros(capacity, np.int64), np.zeros(capacity, np.bool_)
+            ids[: self._total], alive[: self._total] = self._ids[: self._total], self._alive[: self._total]
+            self._ids, self._alive = ids, alive
 
     def _rewritten(self, runs: Sequence[Sequence[int]], alive: Bool) -> _Layout:
         """What `rewrite` would make, were ``alive`` the rows that are."""

@@ -16,7 +16,7 @@ from .rows import RowStore
 from .types import F32, I64, Bool
 
 DIRECT_ROWS = 1_024
-"""A query with at most so many allowed rows is answered from their vectors: that takes less time than a look at every row's codes."""
+"""A query with at most so many allowed rows is answered by the last stage alone: that takes less time than a look at every row's codes."""
 
 MASK_BYTES = 64 << 20
 """Most memory for the allowed maps of queries with filters of their own."""

@@ -15,6 +15,7 @@ from typing import Literal, cast
 import numpy as np
 
 from . import fitting
+from .arrays import ranges
 from .backends.protocol import Backend
 from .calibration import Calibration, never_rising, queries_needed
 from .cascade import SHARES, Cascade, PreparedStage, run, run_exact
@@ -34,7 +35,10 @@ TUNING_QUERIES = 256
 """Queries that models are fitted to and cascades are compared with, at most."""
 
 CALIBRATION_QUERIES = 2_000
-"""Queries that recall is measured with, at most: the interval of the mean is then below a percent wide."""
+"""Queries that recall is measured with, at most, if it needs no more: the interval of the mean is then below a percent wide."""
+
+PAIRS = 1 << 24
+"""Most pairs of a found and a true row that are compared at a time, a byte each."""
 
 OWN_QUERIES = 512
 """Stored rows that stand for queries when there are none."""
@@ -149,9 +153,12 @@ def without(positions: I64, itself: I64) -> I64:
 
 def losses(found: I64, truth: I64) -> F64:
     """1 - recall of every query, by row."""
-    hits = (found[:, :, None] == truth[:, None, :]).any(axis=1) & (truth >= 0)
+    hits = np.empty(len(truth), np.int64)
+    for first, last in ranges(len(truth), max(1, PAIRS // max(found.shape[1] * truth.shape[1], 1))):
+        some, true = found[first:last], truth[first:last]
+        hits[first:last] = ((some[:, :, None] == true[:, None, :]).any(axis=1) & (true >= 0)).sum(axis=1)
     real = np.maximum((truth >= 0).sum(axis=1), 1)
-    lost: F64 = 1.0 - hits.sum(axis=1) / real
+    lost: F64 = 1.0 - hits / real
     return lost
 
 
@@ -161,15 +168,17 @@ class Bench:
     def __init__(self, ground: Ground, sample: Callable[[], F32]) -> None:
         self.ground = ground
         self._sample = sample
-        self._learned: dict[str, tuple[Representation, list[dict[str, Array]]]] = {}
+        self._learned: dict[tuple[str, int], tuple[Representation, list[dict[str, Array]]]] = {}
 
     def prepare(self, cascade: Cascade, progress: Progress | None = None) -> Candidate:
         """Learn the stages, encode all rows, and fit nothing yet."""
         ground = self.ground
         parts, stages, stores = [], [], []
         merged: list[dict[str, Array]] = [{} for _ in ground.store.chunks]
+        keys = [self._key(stage) for stage in cascade.stages]
         for number, stage in enumerate(cascade.stages):
-            key = self._key(stage)
+            # A stage that is there twice has columns of its own each time.
+            key = keys[number], keys[:number].count(keys[number])
             if key not in self._learned:
                 part = stage.bind(ground.slabs, ground.metric, f"tuning.{len(self._learned)}")
                 if not part.fitted:
@@ -220,7 +229,7 @@ def fit_models(ground: Ground, candidate: Candidate, queries: Queries, k: int) -
         x, y = units.compared(keys, scores)
         # What decides lies around the k-th best; rows far below would bend the line.
         least = np.sort(np.where(places >= 0, scores, -np.inf), axis=1)[:, -min(scores.shape[1], max(2 * k, k + 8))]
-        near = (places >= 0) & (scores >= least[:, None])
+        near = (places >= 0) & (scores >= least[:, None]) & np.isfinite(x) & np.isfinite(y)
         if queries.itself is not None:
             near &= places != queries.itself[:, None]
         stages[number] = replace(stages[number], model=ErrorModel.fitted(x[near], y[near]))
@@ -375,22 +384,42 @@ def split(count: int, recall: float) -> tuple[int, int]:
         raise ValueError(f"queries: recall={recall} needs at least {needed} calibration queries, got {count}")
     # A third tunes; if that leaves too few, or too few of them, stored rows tune instead.
     tuning = min(TUNING_QUERIES, count // 3, count - needed)
-    return (tuning if tuning >= 16 else 0), min(CALIBRATION_QUERIES, count - (tuning if tuning >= 16 else 0))
+    tuning = tuning if tuning >= 16 else 0
+    return tuning, min(max(CALIBRATION_QUERIES, needed), count - tuning)
 
 
 def queries_for(ground: Ground, given: F32 | None, k: int, recall: float) -> tuple[Queries, Queries]:
-    """Queries that tune, and those that calibrate: a user's at random, or stored rows."""
+    """Queries that tune, and those that calibrate: a user's at random, or stored rows.
+
+    Raises
+    ------
+    ValueError
+        If there are too few.
+    """
     if given is None:
+        if not enough_rows(ground.store.live, recall):
+            needed = queries_needed(recall)
+            raise ValueError(
+                f"queries: recall={recall} needs at least {needed} calibration queries; "
+                f"for stored rows to stand for them there must be {2 * needed}, there are {ground.store.live}"
+            )
         own = own_queries(ground, k, recall)
         half = len(own.truth) // 2 if recall < 1.0 else 0
         return own.part(slice(half, None)), own.part(slice(0, half))
     if recall == 1.0:
+        if not len(given):
+            raise ValueError("queries: expected at least one, got none")
         some = ground.queries(given[:TUNING_QUERIES], k, None)
         return some, some.part(slice(0, 0))
     tuning, judging = split(len(given), recall)
     order = np.random.default_rng(0).permutation(len(given))
     judges = ground.queries(given[order[tuning : tuning + judging]], k, None)
     return (ground.queries(given[order[:tuning]], k, None) if tuning else own_queries(ground, k, recall)), judges
+
+
+def enough_rows(rows: int, recall: float) -> bool:
+    """Whether stored rows can stand for the queries that a recall needs: half of them tune."""
+    return recall == 1.0 or rows >= 2 * queries_needed(recall)
 
 
 def own_queries(ground: Ground, k: int, recall: float) -> Queries:

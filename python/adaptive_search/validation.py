@@ -96,6 +96,15 @@ def as_batch(value: Any, name: str = "queries") -> tuple[Array, bool]:
     return array, single
 
 
+def as_float(value: Any, name: str, low: float) -> float:
+    """A finite number from ``low`` up."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+        raise TypeError(f"{name}: expected a number, got {value!r}")
+    if not low <= float(value) < float("inf"):
+        raise ValueError(f"{name}: expected a number from {low:g} up, got {value!r}")
+    return float(value)
+
+
 def as_float32(array: Array, name: str = "queries", row_name: str = "row") -> F32:
     """Contiguous float32 copy (or the array itself) of floats or int8, all of it finite."""
     out = arrays.float32(array)

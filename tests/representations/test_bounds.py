@@ -127,6 +127,21 @@ def test_norms_beyond_what_bounds_are_good_for() -> None:
         assert filled(rows, "ip", cascade=asx.Cascade([stage, asx.Full()]))._prepare_bounds(current()) == []
 
 
+@pytest.mark.parametrize("stage", [asx.Int8(bounded=True, keep=9), asx.Prefix(7, keep=9)], ids=str)
+def test_cosines_of_rows_whose_norms_are_hardly_known(stage: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subnormal norm has few bits, so that the canonical cosine may be off by percents: bounds know nothing of it."""
+    monkeypatch.setattr("adaptive_search.index.LEAST_ROWS", 1)
+    random = np.random.default_rng(0)
+    rows = (random.standard_normal((6_000, 17)) * 10 ** random.uniform(-44, -30, (6_000, 1))).astype(np.float32)
+    queries = random.standard_normal((20, 17), dtype=np.float32)
+    index = filled(rows, "cosine", cascade=asx.Cascade([stage, asx.Full()]))
+    top, places = oracles.best(oracles.canonical_score("cosine", queries, rows), 10)
+    for query, scores, ids in zip(queries, top, places, strict=True):
+        found = index.search(query, recall=1.0)
+        np.testing.assert_array_equal(found.ids, ids)
+        assert oracles.same_bits(found.scores, scores)
+
+
 def test_int8_has_no_bounds_for_l2() -> None:
     with pytest.raises(ValueError, match="bounded"):
         asx.Index(8, "l2", cascade=asx.Cascade([asx.Int8(bounded=True), asx.Full()]))

@@ -32,25 +32,58 @@ def train(
     a codeword, and the last one is repeated.
     """
     rng = np.random.default_rng(seed)
-    width = -(-points.shape[1] // subspaces)
-    codebooks = np.zeros((subspaces, codewords, width), np.float32)
-    parts = [points[:, m * width : (m + 1) * width] for m in range(subspaces)]
-    moving = []
-    for m, part in enumerate(parts):
+    codebooks = np.zeros((subspaces, codewords, -(-points.shape[1] // subspaces)), np.float32)
+    for codebook, part in zip(codebooks, _parts(points, codebooks), strict=True):
         start = _distinct(part, codewords, rng)
-        codebooks[m, : len(start), : part.shape[1]] = start
-        if len(start) == codewords:
-            moving.append(m)
-        else:
-            codebooks[m, len(start) :] = codebooks[m, len(start) - 1]
-    backend = current()
+        codebook[: len(start), : part.shape[1]] = start
+        codebook[len(start) :] = codebook[len(start) - 1]
+    settle(points, codebooks, iterations, threads, progress)
+    return codebooks
+
+
+def settle(points: F32, codebooks: F32, iterations: int, threads: int | None = None, progress: Progress | None = None) -> None:
+    """Move the codewords of all subspaces in place, for at most so many rounds, until none moves and every one is used."""
+    backend, parts = current(), _parts(points, codebooks)
 
     def work(first: int, last: int) -> None:
-        for m in moving[first:last]:
-            _settle(backend, np.ascontiguousarray(parts[m]), codebooks[m], iterations)
+        for part, codebook in zip(parts[first:last], codebooks[first:last], strict=True):
+            if part.shape[1]:
+                _settle(backend, np.ascontiguousarray(part), codebook, iterations)
 
-    run_ranges(work, len(moving), threads=threads, progress=progress)
-    return codebooks
+    run_ranges(work, len(parts), threads=threads, progress=progress)
+
+
+def improve(points: F32, codebooks: F32, nearest: I32, threads: int | None = None) -> None:
+    """One round in place: codewords become the means of their points, whose codewords in ``nearest`` (n, M) then are chosen anew."""
+    backend, parts = current(), _parts(points, codebooks)
+
+    def work(first: int, last: int) -> None:
+        for m in range(first, last):
+            if parts[m].shape[1]:
+                part, chosen = np.ascontiguousarray(parts[m]), np.empty((len(points), 1), np.int32)
+                _move(part, np.ascontiguousarray(part.T, np.float64), nearest[:, m].astype(np.intp), codebooks[m])
+                backend.pq_assign(part, codebooks[m : m + 1], chosen)
+                nearest[:, m] = chosen[:, 0]
+
+    run_ranges(work, len(parts), threads=threads)
+
+
+def fill_unused(points: F32, codebooks: F32, nearest: I32) -> bool:
+    """Move codewords that no point has onto those that are farthest from theirs. Returns whether there were any to move."""
+    parts = enumerate(_parts(points, codebooks))
+    moved = [_fill_unused(part, nearest[:, m], codebooks[m]) for m, part in parts if part.shape[1]]
+    return any(moved)
+
+
+def decoded(codebooks: Array, nearest: Array, dim: int) -> Array:
+    """The points (n, dim) that codeword numbers (n, M) stand for."""
+    return codebooks[np.arange(len(codebooks)), nearest].reshape(len(nearest), -1)[:, :dim]
+
+
+def _parts(points: F32, codebooks: F32) -> list[F32]:
+    """Views of the points in every subspace."""
+    subspaces, _, width = codebooks.shape
+    return [points[:, m * width : (m + 1) * width] for m in range(subspaces)]
 
 
 def _settle(backend: Backend, part: F32, codebook: F32, iterations: int) -> None:

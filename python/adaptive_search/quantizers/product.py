@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -14,9 +14,10 @@ from ..backends import current
 from ..backends.protocol import Backend, Rows, Scan
 from ..execution import progress_bar
 from ..functional import squeezed
+from ..rotations import rotated
 from ..types import F32, I64, MAX_DIM, U8, Array, Bool, Metric, Neighbors
-from ..validation import as_codes, as_int, as_k, as_mask, as_threads
-from . import kmeans
+from ..validation import as_codes, as_float, as_float32, as_int, as_k, as_mask, as_ndarray, as_threads
+from . import anisotropic, kmeans, opq
 from .base import Quantizer, taken
 
 BLOCK = 64
@@ -93,8 +94,17 @@ class ProductQuantizer(Quantizer):
         256 or 16 codewords per subspace.
     metric : {"ip", "cosine", "l2"}
         What scores estimate. With "cosine" rows and queries are scaled to unit length first.
+    rotation : {"opq"} or None
+        Learn an orthogonal map together with the codebooks and code what it makes of the rows, so that more of them is kept (Ge et al.,
+        "Optimized product quantization", 2013). On what it learns from, the error is never larger than without. Queries are turned too,
+        decoded rows turned back: scores stay those of the rows.
+    anisotropy : float
+        How many times as much as an error across the row an error along it counts, from 1 up; not for l2 (Guo et al., "Accelerating
+        large-scale inference with anisotropic vector quantization", 2020). Of sentence embeddings 4 finds most. Decoded rows are farther
+        from the rows than with 1, but their inner products with what points in much the same direction are nearer to the truth.
     seed : int
-        Which random points the codebooks grow from. The same seed gives the same codebooks everywhere.
+        Which random points the codebooks grow from. The same seed gives the same codebooks everywhere, and with a rotation wherever
+        the linear algebra of NumPy is the same.
     iterations : int
         Most rounds of k-means.
 
@@ -102,6 +112,8 @@ class ProductQuantizer(Quantizer):
     ----------
     codebooks : ndarray of float32, shape (M, 2**bits, ceil(D / M))
         The codewords; where the last subspaces end beyond D, the rest is 0.
+    rotation_matrix : ndarray of float32, shape (D, D), or None
+        Coordinates that are coded are products with its rows.
 
     Examples
     --------
@@ -116,37 +128,63 @@ class ProductQuantizer(Quantizer):
     True
     """
 
-    def __init__(self, subspaces: int, bits: int = 8, metric: Metric = "ip", *, seed: int = 0, iterations: int = 20) -> None:
+    def __init__(
+        self,
+        subspaces: int,
+        bits: int = 8,
+        metric: Metric = "ip",
+        *,
+        rotation: Literal["opq"] | None = None,
+        anisotropy: float = 1.0,
+        seed: int = 0,
+        iterations: int = 20,
+    ) -> None:
         super().__init__(metric)
         self.subspaces = as_int(subspaces, "subspaces", 1, MAX_DIM)
         self.bits = as_int(bits, "bits", 1)
         if self.bits not in (4, 8):
             raise ValueError(f"bits: expected 4 or 8, got {bits}")
+        if rotation not in ("opq", None):
+            raise ValueError(f'rotation: expected "opq" or None, got {rotation!r}')
+        self.rotation: Literal["opq"] | None = rotation
+        self.anisotropy = as_float(anisotropy, "anisotropy", 1.0)
+        if self.anisotropy > 1.0 and self.metric == "l2":
+            raise ValueError("anisotropy: expected 1 for l2, where errors count alike in all directions")
         self._seed = as_int(seed, "seed", 0)
         self._iterations = as_int(iterations, "iterations", 1)
         self.codebooks: F32 = np.empty((self.subspaces, 1 << self.bits, 0), np.float32)
+        self.rotation_matrix: F32 | None = None
 
     def __repr__(self) -> str:
-        return f"ProductQuantizer({self.subspaces}, bits={self.bits}, metric={self.metric!r})"
+        more = f", rotation={self.rotation!r}" if self.rotation else ""
+        more += f", anisotropy={self.anisotropy!r}" if self.anisotropy > 1.0 else ""
+        return f"ProductQuantizer({self.subspaces}, bits={self.bits}, metric={self.metric!r}{more})"
 
     @property
     def code_bytes(self) -> int:
         return code_bytes(self.subspaces, self.bits)
 
     def fit(self, X: Any, *, threads: int | None = None, progress: bool = False) -> Self:
-        """Learn codebooks from rows (n, D), or from a random 256 per codeword where there are more."""
+        """Learn codebooks from rows (n, D), or from a random 256 per codeword where there are more; a rotation, or with
+        anisotropy, from up to 65,536."""
         matrix = self._sample(X)
         if self.subspaces > matrix.dim:
             raise ValueError(f"X: expected at least one dim for each of {self.subspaces} subspaces, got shape {matrix.array.shape}")
         codewords = 1 << self.bits
-        most = min(POINTS_PER_CODEWORD * codewords, max(8 * codewords, SAMPLE_BYTES // (4 * matrix.dim)))
+        wanted = POINTS_PER_CODEWORD * (256 if self.rotation or self.anisotropy > 1.0 else codewords)
+        most = min(wanted, max(8 * codewords, SAMPLE_BYTES // (4 * matrix.dim)))
         rows = np.arange(len(matrix))
         if len(matrix) > most:
             rows = np.sort(np.random.default_rng(self._seed).choice(len(matrix), most, replace=False))
         points = self._vectors(matrix, rows)
-        with progress_bar(progress, "Training codebooks", "subspaces") as report:
-            self.codebooks = kmeans.train(points, self.subspaces, codewords, self._iterations, self._seed, threads, report)
-        self.dim = matrix.dim
+        with progress_bar(progress, "Training codebooks", "rounds" if self.rotation else "subspaces") as report:
+            asked = (points, self.subspaces, codewords, self._iterations, self._seed, threads, report)
+            matrix_of, codebooks = opq.train(*asked) if self.rotation else (None, kmeans.train(*asked))
+        if self.anisotropy > 1.0:
+            with progress_bar(progress, "Training codebooks along rows", "rounds") as report:
+                turned = points if matrix_of is None else rotated(current(), points, matrix_of)
+                anisotropic.train(turned, codebooks, self.anisotropy, threads, report)
+        self.rotation_matrix, self.codebooks, self.dim = matrix_of, codebooks, matrix.dim
         return self
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> U8:
@@ -156,7 +194,10 @@ class ProductQuantizer(Quantizer):
 
         def encode(vectors: F32, codes: Array) -> None:
             nearest = np.empty((len(vectors), self.subspaces), np.int32)
-            backend.pq_assign(vectors, self.codebooks, nearest)
+            if self.anisotropy > 1.0:
+                anisotropic.assign(self._turned(vectors), self.codebooks, self.anisotropy, nearest)
+            else:
+                backend.pq_assign(self._turned(vectors), self.codebooks, nearest)
             if self.bits == 8:
                 codes[:] = nearest
             else:
@@ -171,13 +212,47 @@ class ProductQuantizer(Quantizer):
         array = self._codes(codes)
         array = array.unpack() if isinstance(array, PackedCodes) else array
         out = np.empty((len(array), self.dim), np.float32)
-        numbers = np.arange(self.subspaces)
+        back = None if self.rotation_matrix is None else np.ascontiguousarray(self.rotation_matrix.T)
         for first, last in ranges(len(array), block_rows(4 * self.codebooks.shape[2] * self.subspaces)):
-            part = array[first:last]
-            if self.bits == 4:
-                part = np.stack([part & 15, part >> 4], axis=2).reshape(len(part), -1)[:, : self.subspaces]
-            out[first:last] = self.codebooks[numbers, part].reshape(last - first, -1)[:, : self.dim]
+            part = kmeans.decoded(self.codebooks, self._numbers(array[first:last]), self.dim)
+            out[first:last] = part if back is None else rotated(current(), part, back)
         return out
+
+    def codeword_use(self, codes: Any) -> I64:
+        """How many codes (row-major or packed) name each codeword: (M, 2**bits).
+
+        Examples
+        --------
+        The perplexity of a subspace is the number of codewords that would tell as much if all were used alike.
+
+        >>> import numpy as np, adaptive_search as asx
+        >>> rows = np.random.default_rng(0).standard_normal((500, 8), dtype=np.float32)
+        >>> quantizer = asx.ProductQuantizer(2, bits=4).fit(rows)
+        >>> use = quantizer.codeword_use(quantizer.encode(rows))
+        >>> use.shape, use.sum(axis=1).tolist(), bool(use.all())
+        ((2, 16), [500, 500], True)
+        >>> shares = np.maximum(use / use.sum(axis=1, keepdims=True), 1e-12)
+        >>> bool((np.exp(-(shares * np.log(shares)).sum(axis=1)) > 14).all())
+        True
+        """
+        self._check_fitted()
+        array = self._codes(codes)
+        array = array.unpack() if isinstance(array, PackedCodes) else array
+        counts = np.zeros((self.subspaces, 1 << self.bits), np.int64)
+        for first, last in ranges(len(array), block_rows(self.subspaces)):
+            for count, named in zip(counts, self._numbers(array[first:last]).T, strict=True):
+                count += np.bincount(named, minlength=len(count))
+        return counts
+
+    def _numbers(self, codes: U8) -> U8:
+        """Codeword numbers (n, M) of row-major codes."""
+        if self.bits == 8:
+            return codes
+        return np.stack([codes & 15, codes >> 4], axis=2).reshape(len(codes), -1)[:, : self.subspaces]
+
+    def _turned(self, vectors: F32) -> F32:
+        """The coordinates (n, D) that are coded."""
+        return vectors if self.rotation_matrix is None else rotated(current(), vectors, self.rotation_matrix)
 
     def pack(self, codes: Any) -> PackedCodes:
         """Row-major codes in the layout that scans fastest."""
@@ -193,7 +268,7 @@ class ProductQuantizer(Quantizer):
     def query_tables(self, queries: F32) -> F32:
         """`tables` of checked float32 queries (Q, D), of unit length for cosine."""
         tables = np.empty((len(queries), *self.codebooks.shape[:2]), np.float32)
-        current().pq_tables(queries, self.codebooks, self.metric == "l2", tables)
+        current().pq_tables(self._turned(queries), self.codebooks, self.metric == "l2", tables)
         if not np.isfinite(tables).all():
             finite = np.isfinite(tables).all(axis=(1, 2))
             raise ValueError(f"queries: scores of row {int((~finite).argmax())} are too large for float32")
@@ -225,31 +300,95 @@ class ProductQuantizer(Quantizer):
         return codes
 
     def state(self) -> dict[str, Array]:
-        return {"codebooks": self.codebooks, "dim": np.array([self.dim], np.int64)} if self.fitted else {}
+        if not self.fitted:
+            return {}
+        state: dict[str, Array] = {"codebooks": self.codebooks, "dim": np.array([self.dim], np.int64)}
+        if self.rotation_matrix is not None:
+            state["rotation"] = self.rotation_matrix
+        if self.anisotropy > 1.0:
+            state["anisotropy"] = np.array([self.anisotropy])
+        return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, Array], metric: Metric) -> Self:
-        """A quantizer with given codebooks, also with ones that were trained elsewhere.
+        codebooks = taken(state, "codebooks", np.float32, 3)
+        dims = taken(state, "dim", np.int64, 1)
+        if len(dims) != 1:
+            raise ValueError(f"state: expected one 'dim', got {len(dims)}")
+        rotation = taken(state, "rotation", np.float32, 2) if "rotation" in state else None
+        anisotropy = taken(state, "anisotropy", np.float64, 1) if "anisotropy" in state else np.ones(1)
+        if len(anisotropy) != 1:
+            raise ValueError(f"state: expected one 'anisotropy', got {len(anisotropy)}")
+        try:
+            return cls.from_codebooks(codebooks, int(dims[0]), rotation, metric, float(anisotropy[0]))
+        except ValueError as error:
+            raise ValueError(f"state: {error}") from None
+
+    @classmethod
+    def from_codebooks(
+        cls, codebooks: Any, dim: int | None = None, rotation: Any = None, metric: Metric = "ip", anisotropy: float = 1.0
+    ) -> Self:
+        """A quantizer that was trained elsewhere. Codes made elsewhere are those of `encode`: a byte for each subspace, or half a byte,
+        the low half being the even subspace.
 
         Parameters
         ----------
-        state : mapping
-            ``codebooks``: float32 (M, 16 or 256, ceil(D / M)), and ``dim``: int64 of one element, D.
-        metric : str
-            As for the constructor.
+        codebooks : array_like of floats, shape (M, 16 or 256, ceil(D / M))
+            The codewords, the number in a code being the second index.
+        dim : int, optional
+            D; by default the dims of all subspaces together. What the last subspaces have beyond it has to be 0.
+        rotation : array_like of floats, shape (D, D), optional
+            An orthogonal matrix: coordinates that are coded are products with its rows.
+        metric : {"ip", "cosine", "l2"}
+            As for the constructor. "cosine" needs codebooks of rows of unit length.
+        anisotropy : float
+            As for the constructor: how rows are encoded.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Naming the argument: another shape, NaN or infinity, a matrix that is not orthogonal.
+
+        Examples
+        --------
+        Of faiss, after ``pq = faiss.ProductQuantizer(384, 48, 8)`` and its training, these would be
+        ``faiss.vector_to_array(pq.centroids).reshape(pq.M, pq.ksub, pq.dsub)``, and the rotation of an ``opq = faiss.OPQMatrix(384, 48)``
+        ``faiss.vector_to_array(opq.A).reshape(384, 384)``.
+
+        >>> import numpy as np, adaptive_search as asx
+        >>> codebooks = np.arange(32, dtype=np.float32).reshape(2, 16, 1)
+        >>> quantizer = asx.ProductQuantizer.from_codebooks(codebooks, rotation=[[0, 1], [1, 0]])
+        >>> quantizer.encode([[19.0, 3.2]]).tolist(), quantizer.decode(np.uint8([[0x33]])).tolist()
+        ([[51]], [[19.0, 3.0]])
         """
-        codebooks = taken(state, "codebooks", np.float32, 3)
-        dims = taken(state, "dim", np.int64, 1)
-        dim = int(dims[0]) if len(dims) == 1 else 0
-        subspaces, codewords, width = codebooks.shape
-        if not 1 <= subspaces <= dim <= MAX_DIM or codewords not in (16, 256) or width != -(-dim // subspaces):
-            raise ValueError(f"state: expected 'codebooks' (M, 16 or 256, ceil(D / M)) for D = {dims[:1].tolist()}, got {codebooks.shape}")
-        if not np.isfinite(codebooks).all():
-            raise ValueError("state: 'codebooks' hold NaN or infinity")
-        quantizer = cls(subspaces, 8 if codewords == 256 else 4, metric)
-        quantizer.codebooks = np.ascontiguousarray(codebooks)
+        books = as_ndarray(codebooks, "codebooks")
+        if books.ndim != 3 or books.shape[1] not in (16, 256):
+            raise ValueError(f"codebooks: expected shape (M, 16 or 256, ceil(D / M)), got {books.shape}")
+        subspaces, codewords, width = books.shape
+        dim = subspaces * width if dim is None else as_int(dim, "dim", 1)
+        if not 1 <= subspaces <= dim <= MAX_DIM or width != -(-dim // subspaces):
+            raise ValueError(f"codebooks: expected shape (M, 16 or 256, ceil(D / M)) for D = {dim}, got {books.shape}")
+        kind: Literal["opq"] | None = None if rotation is None else "opq"
+        quantizer = cls(subspaces, 8 if codewords == 256 else 4, metric, rotation=kind, anisotropy=anisotropy)
+        quantizer.codebooks = as_float32(books.reshape(-1, width), "codebooks").reshape(books.shape).copy()
+        if quantizer.codebooks.transpose(1, 0, 2).reshape(codewords, -1)[:, dim:].any():
+            raise ValueError(f"codebooks: expected 0 beyond dim {dim}")
+        if rotation is not None:
+            quantizer.rotation_matrix = _orthogonal(rotation, dim)
         quantizer.dim = dim
         return quantizer
+
+
+def _orthogonal(rotation: Any, dim: int) -> F32:
+    matrix = as_ndarray(rotation, "rotation")
+    if matrix.shape != (dim, dim):
+        raise ValueError(f"rotation: expected shape ({dim}, {dim}), got {matrix.shape}")
+    matrix = np.array(as_float32(matrix, "rotation"), order="C")
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = matrix @ matrix.T
+    if not np.abs(products - np.eye(dim)).max() <= 1e-3:
+        raise ValueError("rotation: expected an orthogonal matrix")
+    return matrix
 
 
 @dataclass(frozen=True)

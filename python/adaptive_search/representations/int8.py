@@ -18,7 +18,7 @@ from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
 from .base import Bounding, Representation, Stage, query_norms, rounding, score_units, unit_queries
 from .coordinates import Coordinates, Rotation, as_rotation
-from .prefix import LARGEST_NORM
+from .prefix import largest_norm
 
 
 @dataclass(frozen=True, repr=False)
@@ -174,10 +174,10 @@ class BoundedInt8Rows(Int8Rows):
         return backend.dense_rows("int8", [DenseChunk((own,), None, far) for own, far in zip(codes, weights, strict=True)], store.ids)
 
     def bounded(self, backend: Backend, store: RowStore) -> Int8Bounds | None:
-        largest = max((float(norm.max(initial=0.0)) for norm in store.used("norm")), default=0.0)
-        farthest = max((float(weights.max(initial=0.0)) for weights in store.used(self.columns[1].name)), default=0.0)
-        if not self.fitted or largest > LARGEST_NORM:
+        largest = largest_norm(store.used("norm"), self._metric)
+        if largest is None or not self.fitted:
             return None
+        farthest = max((float(weights.max(initial=0.0)) for weights in store.used(self.columns[1].name)), default=0.0)
         return Int8Bounds(self.rows(backend, store), self, 1.0 if self._metric == "cosine" else largest, farthest)
 
     def _prepare(self, backend: Backend, queries: F32) -> IntegerQueries:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +53,14 @@ class Prefix(Stage):
 
 
 LARGEST_NORM, SMALLEST_NORM = 1e15, 1e-15
-"""Beyond, products of norms come near the limits of float32, and bounds say nothing."""
+"""Beyond, products of norms come near the limits of float32, and bounds say nothing; small ones are divided by for cosine only."""
+
+
+def largest_norm(norms: Sequence[F32], metric: Metric) -> float | None:
+    """Of all rows; None if some norm is such that bounds say nothing."""
+    largest = max((float(norm.max(initial=0.0)) for norm in norms), default=0.0)
+    smallest = min((float(norm.min(where=norm > 0, initial=1.0)) for norm in norms), default=1.0)
+    return None if largest > LARGEST_NORM or (metric == "cosine" and smallest < SMALLEST_NORM) else largest
 
 
 @dataclass(frozen=True)
@@ -125,9 +133,8 @@ class PrefixRows(Representation):
         if self._dims == self._slabs.dim:
             return None
         norms, rests = store.used("norm"), store.used(f"norm.rest.{self._dims}")
-        largest = max((float(norm.max(initial=0.0)) for norm in norms), default=0.0)
-        smallest = min((float(norm.min(where=norm > 0, initial=1.0)) for norm in norms), default=1.0)
-        if largest > LARGEST_NORM or (self._metric == "cosine" and smallest < SMALLEST_NORM):
+        largest = largest_norm(norms, self._metric)
+        if largest is None:
             return None
         if self._metric == "cosine":
             shares = (np.divide(rest, norm, out=np.zeros_like(rest), where=norm > 0) for rest, norm in zip(rests, norms, strict=True))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
 from ..backends import current
 from ..rotations import principal_directions, rotated
 from ..types import F32, Array
-from ..validation import as_int
+from ..validation import as_float, as_int
 from .base import Transform, state_array
 
 
@@ -114,7 +114,7 @@ class Whitening(_Linear):
 
     def __init__(self, dims: int | None = None, ridge: float = 1e-3) -> None:
         super().__init__(dims, True)
-        self.ridge = _ridge(ridge)
+        self.ridge = as_float(ridge, "ridge", 0.0)
 
     def __repr__(self) -> str:
         return f"Whitening(dims={self.dims}, ridge={self.ridge})"
@@ -125,11 +125,3 @@ class Whitening(_Linear):
         total = np.square(sample - mean, dtype=np.float64).mean()
         floor = max(self.ridge * float(total), 1e-30)
         self._install((directions / np.sqrt(variances + floor)[:, None]).astype(np.float32), mean)
-
-
-def _ridge(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f"ridge: expected a number, got {value!r}")
-    if not 0.0 <= float(value) < float("inf"):
-        raise ValueError(f"ridge: expected a number from 0 up, got {value!r}")
-    return float(value)

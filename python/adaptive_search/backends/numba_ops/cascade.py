@@ -59,6 +59,16 @@ class NumbaLevel:
         upper = self.bound.of(keys)
         return np.where(np.isnan(upper), np.inf, upper)
 
+    def least_keys(self, part: slice, least: F64) -> F32:
+        """What keys of some queries reach whose upper bounds are not below their ``least``."""
+        offset, factor = self.offset[part], self.factor[part]
+        with np.errstate(invalid="ignore", over="ignore"):
+            keys = (least - offset) / factor
+            # What the bounds and this may be off by.
+            keys -= np.abs(keys) * 2.0**-20 + (np.abs(least) + np.abs(offset)) / factor * 2.0**-50
+            rounded = np.where(np.isnan(keys), -np.inf, keys).astype(np.float32)  # NaN: infinities say nothing
+        return np.nextafter(rounded, np.float32(-np.inf))
+
     def keys(self, lists: I64) -> F64:
         """Keys of lists that rise, -1 first, each row once."""
         own = slice(self.first, self.first + self.queries)
@@ -176,10 +186,7 @@ class CascadeScan:
         """Raw scores and numbers of the rows of a visit that may matter."""
         allowed = self._allowed if self._allowed is None or self._allowed.ndim == 1 else self._allowed[part]
         scan = head.scan(part, BLOCK, allowed)
-        with np.errstate(invalid="ignore"):
-            cut = (least - head.offset[part]) / head.factor[part]
-        cut -= np.where(np.isinf(cut), 0.0, np.abs(cut)) * 2.0**-20
-        scan.cut(cut.astype(np.float32))
+        scan.cut(head.least_keys(part, least))
         scan.run(visit, visit + 1)
         scores, rows = scan.finish()
         width = int((rows >= 0).sum(axis=1).max(initial=0))

@@ -130,7 +130,7 @@ class Packed(NamedTuple):
 @inner
 def _limit(cut: Real) -> Int:
     """The largest distance whose float32 may equal that of the cut; distances above 2**24 are rounded."""
-    return np.int64(-np.float64(cut) * (1 + 2.0**-22)) if cut > -np.inf else np.int64(2**62)
+    return np.int64(-np.float64(cut) * (1 + 2.0**-22)) if cut > -1e18 else np.int64(2**62)
 
 
 @inner

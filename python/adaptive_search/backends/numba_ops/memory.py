@@ -12,8 +12,6 @@ from .jit import inner
 FLOAT32, FLOAT16, BFLOAT16, INT8 = range(4)
 """Element kinds as kernels know them: positions in ``types.KINDS``."""
 
-ITEM_BYTES = (4, 2, 2, 1)
-
 
 @emitted("i64", "i64")
 def load_i64(b: ir.IRBuilder, address: Value) -> Value:
