@@ -6,34 +6,22 @@ And exact search by bounds where no bound helps, on noise: what it costs at most
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from statistics import median
 from typing import NamedTuple
 
 import numpy as np
 
 import adaptive_search as asx
-from adaptive_search.types import F32
 
 from . import rivals
 from .data import Collection, matryoshka_like, noise, real
-from .rivals import K, Search, Setting, seconds, shared
+from .rivals import LONELY, K, Search, Setting, recall
 from .settings import SETTINGS
+from .timing import Times, relative
 
 FRESH = 1_000
 """Queries that measure; as many others tune peers, and twice as many tune and calibrate our plan."""
-LONELY = 30
-ROUNDS = 7
 NOISE_QUERIES = 100
 NOISE_ROUNDS = 15
-
-
-class Times(NamedTuple):
-    """Seconds per query, and time relative to the first contender as the median over rounds with their least and largest."""
-
-    seconds: float
-    ratio: float
-    low: float
-    high: float
 
 
 class Line(NamedTuple):
@@ -95,7 +83,7 @@ def measure(of: Iterator[Case] | None = None, settings: Callable[[int], Iterator
         lines = [
             Line(
                 each,
-                float(shared(search(fresh), truth).mean()),
+                float(recall(search(fresh), truth).mean()),
                 batch[each],
                 alone[each],
                 ", ".join(way for way, leaders in ways if each in {one.name for one in leaders.values()}),
@@ -122,8 +110,8 @@ def on_noise(rows: int = SETTINGS.rows, dim: int = 768, asked: Sequence[float] =
     fresh, others = made.queries[:NOISE_QUERIES], made.queries[NOISE_QUERIES:]
     flat = asx.Index(dim)
     flat.add(made.rows)
-    for recall in asked:
-        index = asx.Index.build(made.rows, recall=recall, queries=others)
+    for tuned in asked:
+        index = asx.Index.build(made.rows, recall=tuned, queries=others)
         contenders: dict[str, Search] = {
             "flat": lambda some: flat.search(some, K, threads=1).ids,
             "exact": lambda some, index=index: index.search(some, K, recall=1.0, threads=1).ids,
@@ -131,20 +119,7 @@ def on_noise(rows: int = SETTINGS.rows, dim: int = 768, asked: Sequence[float] =
         equal = np.array_equal(contenders["exact"](fresh), contenders["flat"](fresh))
         batch = relative(contenders, [fresh], NOISE_ROUNDS)["exact"]
         alone = relative(contenders, [fresh[number : number + 1] for number in range(10)], NOISE_ROUNDS)["exact"]
-        yield Bounds(f"{rows:,} x {dim}, noise", recall, " → ".join(map(repr, index.plan.stages)), equal, batch, alone)
-
-
-def relative(contenders: dict[str, Search], batches: list[F32], rounds: int = ROUNDS) -> dict[str, Times]:
-    """Times of everybody, in turns; ratios are to the first."""
-    names = list(contenders)
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        # Nobody always comes after the same neighbour.
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
-            times[name].append(seconds(contenders[name], batches))
-    ratios = {name: [own / first for own, first in zip(times[name], times[names[0]], strict=True)] for name in names}
-    return {name: Times(median(times[name]), median(ratios[name]), min(ratios[name]), max(ratios[name])) for name in names}
+        yield Bounds(f"{rows:,} x {dim}, noise", tuned, " → ".join(map(repr, index.plan.stages)), equal, batch, alone)
 
 
 def table(results: Sequence[Compared]) -> str:

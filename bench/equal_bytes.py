@@ -6,9 +6,9 @@ memory, factors and norms included.
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from adaptive_search.measuring import found_shares
 from adaptive_search.types import F32, I64, Array
 
 from .data import Embeddings, real
+from .timing import timed
 
 K = 10
 AMONG = (10, 20, 50, 100)
@@ -169,18 +170,12 @@ def measure(groups: Callable[[int], Iterator[list[Contender]]] = contenders, col
     with limited_threads(1):
         true = asx.top_k(queries, rows, K, metric="cosine").ids
         for group in groups(rows.shape[1]):
-            fits = [seconds(contender.fit, rows) for contender in group]
-            codings = [[seconds(contender.encode, rows) for contender in group] for _ in range(ROUNDS)]
+            fits = [timed(partial(contender.fit, rows)) for contender in group]
+            codings = [[timed(partial(contender.encode, rows)) for contender in group] for _ in range(ROUNDS)]
             for contender, fit, times in zip(group, fits, zip(*codings, strict=True), strict=True):
                 ids = contender.search(queries, AMONG[-1])
                 shares = found_shares(ids, true, AMONG).mean(axis=0).tolist()
                 yield Measured(contender.name, contender.by, contender.bytes(), fit, median(times), shares)
-
-
-def seconds(work: Callable[[F32], None], rows: F32) -> float:
-    start = time.perf_counter()
-    work(rows)
-    return time.perf_counter() - start
 
 
 HEADER = ("bytes", "codes", "by", *(f"in {count}" for count in AMONG), "fit s", "encode s", "fit, peer's = 1", "encode, peer's = 1")

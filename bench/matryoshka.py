@@ -8,8 +8,7 @@ is scaled to all.
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,10 +16,10 @@ import numpy as np
 import adaptive_search as asx
 from adaptive_search.types import F32, Array
 
-from .cascades import Times, relative
 from .data import Clusters
-from .rivals import K, Search, shared
+from .rivals import K, Search, recall
 from .settings import SETTINGS
+from .timing import Times, relative, timed
 
 PART = 8
 """faiss searches one of so many rows."""
@@ -80,7 +79,7 @@ def measure(sizes: Sizes | None = None, asked: float = 0.99) -> Measured:
         "our flat search": lambda some: flat.search(some, K, threads=1).ids,
     }
     truth = contenders["our flat search"](fresh)
-    recall = float(shared(contenders["plan"](fresh), truth).mean())
+    found = float(recall(contenders["plan"](fresh), truth).mean())
     exact = np.array_equal(contenders["recall=1.0"](fresh), truth)
     together = [fresh[: of.batch]]
     one_by_one = [fresh[number : number + 1] for number in range(of.alone)]
@@ -88,7 +87,7 @@ def measure(sizes: Sizes | None = None, asked: float = 0.99) -> Measured:
         of,
         " → ".join(map(repr, plan.stages)),
         asked,
-        recall,
+        found,
         exact,
         add,
         tune,
@@ -104,13 +103,6 @@ def made(of: Sizes) -> tuple[F32, Iterator[Array]]:
     source = Clusters(of.dim)
     queries = source.draw(of.given + of.fresh)
     return queries, (block.astype(np.float16) for block in source.blocks(of.rows))
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def faiss_seconds(part: F32, rows: int, *batches: list[F32]) -> tuple[float, float] | None:

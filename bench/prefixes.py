@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 import adaptive_search as asx
+from adaptive_search.measuring import found_shares
 from adaptive_search.types import F32, I64
 
 from .data import real
@@ -20,7 +21,8 @@ QUESTIONS = 1_500
 def found(queries: F32, rows: F32, true: I64, dims: int) -> list[float]:
     """Share of the true neighbours among the first so many by the cosine of a prefix."""
     ids = asx.top_k(queries, rows, AMONG[-1], metric="cosine", dims=dims).ids
-    return [float((ids[:, :count, None] == true[:, None, :]).any(axis=1).mean()) for count in AMONG]
+    shares: list[float] = found_shares(ids, true, AMONG).mean(axis=0).tolist()
+    return shares
 
 
 def measure() -> Iterator[tuple[str, int, list[float]]]:

@@ -19,11 +19,12 @@ import numpy as np
 
 import adaptive_search as asx
 from adaptive_search.plan import Plan
-from adaptive_search.types import F32, F64
+from adaptive_search.types import F64
 
 from .data import Collection, matryoshka_like, noise, real
-from .rivals import K, Search, seconds, shared
+from .rivals import K, Search, recall
 from .settings import SETTINGS
+from .timing import seconds
 
 ROUNDS = 3
 Z95 = 1.96
@@ -53,7 +54,7 @@ class Drawn(NamedTuple):
     """One plan and what it did: recall of every fresh query, rows of the last stage scored for each, and times per query in a batch."""
 
     plan: Plan
-    recalls: F32
+    recalls: F64
     last: float
     seconds: float
     flat: float
@@ -70,12 +71,12 @@ class Delivered:
     @property
     def recalls(self) -> list[float]:
         """Of each plan."""
-        return [float(one.recalls.mean(dtype=np.float64)) for one in self.plans]
+        return [float(one.recalls.mean()) for one in self.plans]
 
     @property
     def half(self) -> float:
         """Half the 95% interval of the mean recall: over fresh queries, which all plans share, and over draws of plans."""
-        table: F64 = np.array([one.recalls for one in self.plans], np.float64)
+        table: F64 = np.array([one.recalls for one in self.plans])
         queries = table.mean(axis=0).std(ddof=1) ** 2 / table.shape[1]
         draws = table.mean(axis=1).std(ddof=1) ** 2 / len(table) if len(table) > 1 else 0.0
         return float(Z95 * np.sqrt(queries + draws))
@@ -91,7 +92,7 @@ class Delivered:
         return [
             f"{self.asked:g}",
             f"{fmean(self.recalls):.4f} ± {self.half:.4f}",
-            " / ".join(f"{recall:.4f}" for recall in self.recalls),
+            " / ".join(f"{each:.4f}" for each in self.recalls),
             f"{low:.4f} to {high:.4f}",
             certified,
             "; ".join(f"{name} ({count})" if len(stages) > 1 else name for name, count in stages.most_common()),
@@ -135,7 +136,7 @@ def measure(of: Sizes | None = None) -> Iterator[Delivered]:
                 found, stats = index.search(fresh, K, threads=1, stats=True)
                 pairs = [tuple(seconds(each, [fresh[: of.timed]]) for each in (searching(index), searching(flat))) for _ in range(ROUNDS)]
                 own, exact = min(pairs, key=lambda pair: abs(pair[1] / pair[0] - median(b / a for a, b in pairs)))
-                plans.append(Drawn(plan, shared(found.ids, truth), float(stats.stages[-1].scored.mean()), own, exact))
+                plans.append(Drawn(plan, recall(found.ids, truth), float(stats.stages[-1].scored.mean()), own, exact))
                 if draw == 0:
                     # With a cascade of its own, an index keeps its stages when it is tuned.
                     index = asx.Index(rows.shape[1], cascade=asx.Cascade(plan.stages))

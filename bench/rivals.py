@@ -7,9 +7,8 @@ and timed on queries that measure nothing later.
 from __future__ import annotations
 
 import sys
-import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -17,7 +16,10 @@ from typing import Any
 import numpy as np
 
 import adaptive_search as asx
-from adaptive_search.types import F32, I64
+from adaptive_search.measuring import found_shares
+from adaptive_search.types import F32, F64, I64
+
+from .timing import seconds
 
 K = 10
 TRAINING = 30_000
@@ -103,7 +105,7 @@ def tuned(setting: Setting, rows: F32, queries: F32, truth: I64, asked: float) -
     choices = [count for count in CANDIDATES if count <= len(rows)]
 
     def reaches(candidates: int) -> bool:
-        return bool(shared(refined(queries, candidates), truth).mean() >= asked)
+        return bool(recall(refined(queries, candidates), truth).mean() >= asked)
 
     place = bisect_left(choices, True, key=reaches)
     if place == len(choices):
@@ -116,18 +118,9 @@ def tuned(setting: Setting, rows: F32, queries: F32, truth: I64, asked: float) -
     return Tuned(setting, choices[place], search, *(min(seconds(search, some) for _ in range(3)) for some in ([queries], lonely)))
 
 
-def seconds(search: Search, batches: Sequence[F32]) -> float:
-    """Per query."""
-    start = time.perf_counter()
-    for batch in batches:
-        search(batch)
-    return (time.perf_counter() - start) / sum(map(len, batches))
-
-
-def shared(found: I64, truth: I64) -> F32:
-    """Recall of every query."""
-    hits: F32 = (found[:, :, None] == truth[:, None, :]).any(axis=1).mean(axis=1, dtype=np.float32)
-    return hits
+def recall(found: I64, truth: I64) -> F64:
+    """Of every query."""
+    return found_shares(found, truth, (found.shape[1],))[:, 0]
 
 
 def settings(dim: int) -> Iterator[Setting]:

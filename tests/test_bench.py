@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench import cascades, equal_bytes, limits, matryoshka, prefixes, promise, report, rivals
+from bench import cascades, equal_bytes, limits, matryoshka, prefixes, promise, report, rivals, timing
 from bench.data import Clusters, Embeddings, matryoshka_like
 from bench.limits import Floor
 
@@ -351,9 +351,9 @@ def test_a_peer_scores_as_few_candidates_as_reach_the_recall() -> None:
     assert best.batch == best.alone
     [one] = best.all()
     place = rivals.CANDIDATES.index(one.candidates)
-    assert rivals.shared(one.search(queries), truth).mean() >= 0.95
+    assert rivals.recall(one.search(queries), truth).mean() >= 0.95
     assert place > 0
-    assert rivals.shared(brute(rows)(queries, rivals.CANDIDATES[place - 1]), truth).mean() < 0.95
+    assert rivals.recall(brute(rows)(queries, rivals.CANDIDATES[place - 1]), truth).mean() < 0.95
     assert one.name == f"one quarter, {one.candidates} rescored"
     assert [note.partition(":")[0] for note in best.notes] == [
         "one hopeless does not reach 0.95 with 1200 candidates",
@@ -405,7 +405,7 @@ def test_contenders_that_take_turns_are_compared_with_the_first() -> None:
 
         return search
 
-    times = cascades.relative({name: contender(name) for name in "abc"}, [np.zeros((1, 1), np.float32)], 3)
+    times = timing.relative({name: contender(name) for name in "abc"}, [np.zeros((1, 1), np.float32)], 3)
     assert "".join(turns) == "abcbcacab"
     assert times["a"][1:] == (1, 1, 1)
 

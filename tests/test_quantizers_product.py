@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -377,6 +378,7 @@ def test_codebooks_that_cannot_be_are_explained(arguments: Any, message: str) ->
         asx.ProductQuantizer.from_codebooks(*arguments)
 
 
+@pytest.mark.skipif("ADAPTIVE_SEARCH_EMULATED" in os.environ, reason="whether faiss runs on the emulated CPU is not the question")
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(("subspaces", "bits"), [(8, 8), (8, 4)])
 def test_faiss_codebooks_and_codes_mean_the_same_here(backend: Backend, subspaces: int, bits: int, turned: bool) -> None:

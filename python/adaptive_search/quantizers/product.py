@@ -100,7 +100,7 @@ class ProductQuantizer(Quantizer):
         decoded rows turned back: scores stay those of the rows.
     anisotropy : float
         How many times as much as an error across the row an error along it counts, from 1 up; not for l2 (Guo et al., "Accelerating
-        large-scale inference with anisotropic vector quantization", 2020). Of sentence embeddings 4 finds most. Decoded rows are farther
+        large-scale inference with anisotropic vector quantization", 2020). For sentence embeddings 4 does well. Decoded rows are farther
         from the rows than with 1, but their inner products with what points in much the same direction are nearer to the truth.
     seed : int
         Which random points the codebooks grow from. The same seed gives the same codebooks everywhere, and with a rotation wherever
@@ -179,12 +179,12 @@ class ProductQuantizer(Quantizer):
         points = self._vectors(matrix, rows)
         with progress_bar(progress, "Training codebooks", "rounds" if self.rotation else "subspaces") as report:
             asked = (points, self.subspaces, codewords, self._iterations, self._seed, threads, report)
-            matrix_of, codebooks = opq.train(*asked) if self.rotation else (None, kmeans.train(*asked))
+            rotation, codebooks = opq.train(*asked) if self.rotation else (None, kmeans.train(*asked))
         if self.anisotropy > 1.0:
             with progress_bar(progress, "Training codebooks along rows", "rounds") as report:
-                turned = points if matrix_of is None else rotated(current(), points, matrix_of)
+                turned = points if rotation is None else rotated(current(), points, rotation)
                 anisotropic.train(turned, codebooks, self.anisotropy, threads, report)
-        self.rotation_matrix, self.codebooks, self.dim = matrix_of, codebooks, matrix.dim
+        self.rotation_matrix, self.codebooks, self.dim = rotation, codebooks, matrix.dim
         return self
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> U8:
