@@ -29,6 +29,18 @@ def principal_directions(sample: F32, dims: int) -> F32:
     return np.ascontiguousarray(directions * np.where(largest < 0, -1.0, 1.0), dtype=np.float32)
 
 
+def is_orthogonal(matrix: F32) -> bool:
+    """Whether a square matrix keeps inner products, up to much less than codes lose.
+
+    Examples
+    --------
+    >>> is_orthogonal(np.eye(3, dtype=np.float32)), is_orthogonal(np.ones((2, 2), np.float32))
+    (True, False)
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() <= 1e-3)
+
+
 def rotated(backend: Backend, vectors: F32, directions: F32) -> F32:
     """Coordinates (n, dims) of vectors (n, D), the same bits on every backend; finite, also where their sums are not."""
     out = np.empty((len(vectors), len(directions)), np.float32)

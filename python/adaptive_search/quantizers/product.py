@@ -14,7 +14,7 @@ from ..backends import current
 from ..backends.protocol import Backend, Rows, Scan
 from ..execution import progress_bar
 from ..functional import squeezed
-from ..rotations import rotated
+from ..rotations import is_orthogonal, rotated
 from ..types import F32, I64, MAX_DIM, U8, Array, Bool, Metric, Neighbors
 from ..validation import as_codes, as_float, as_float32, as_int, as_k, as_mask, as_ndarray, as_threads
 from . import anisotropic, kmeans, opq
@@ -384,9 +384,7 @@ def _orthogonal(rotation: Any, dim: int) -> F32:
     if matrix.shape != (dim, dim):
         raise ValueError(f"rotation: expected shape ({dim}, {dim}), got {matrix.shape}")
     matrix = np.array(as_float32(matrix, "rotation"), order="C")
-    with np.errstate(over="ignore", invalid="ignore"):
-        products = matrix @ matrix.T
-    if not np.abs(products - np.eye(dim)).max() <= 1e-3:
+    if not is_orthogonal(matrix):
         raise ValueError("rotation: expected an orthogonal matrix")
     return matrix
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backends import current
 from ..functional import top_k
-from ..rotations import principal_directions, rotated
+from ..rotations import is_orthogonal, principal_directions, rotated
 from ..types import F32, F64, I64, Array
 from ..validation import as_int
 from .base import Transform, sample_of, state_array
@@ -108,7 +108,7 @@ class LearnedRotation(Transform):
         matrix = state_array(state, "matrix", 2)
         if matrix.shape[0] != matrix.shape[1]:
             raise ValueError(f"state: expected a square matrix, got {matrix.shape}")
-        if np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() > 1e-3:
+        if not is_orthogonal(matrix):
             raise ValueError("state: expected an orthogonal matrix")
         made = cls()
         made.matrix, made.dim = matrix, len(matrix)
