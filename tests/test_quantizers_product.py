@@ -378,6 +378,17 @@ def test_codebooks_that_cannot_be_are_explained(arguments: Any, message: str) ->
         asx.ProductQuantizer.from_codebooks(*arguments)
 
 
+@pytest.mark.parametrize("dtype", [complex, object, str, int, bool])
+def test_codebooks_and_rotations_are_floats(dtype: Any) -> None:
+    with pytest.raises(TypeError, match=r"^codebooks: expected floats"):
+        asx.ProductQuantizer.from_codebooks(np.zeros((2, 16, 1)).astype(dtype))
+    with pytest.raises(TypeError, match=r"^rotation: expected floats"):
+        asx.ProductQuantizer.from_codebooks(np.zeros((2, 16, 1)), rotation=np.eye(2).astype(dtype))
+    if dtype is complex:
+        with pytest.raises(TypeError, match=r"^anisotropy: expected a number"):
+            asx.ProductQuantizer(2, anisotropy=np.complex64(4))  # type: ignore[arg-type]
+
+
 @pytest.mark.skipif("ADAPTIVE_SEARCH_EMULATED" in os.environ, reason="whether faiss runs on the emulated CPU is not the question")
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize(("subspaces", "bits"), [(8, 8), (8, 4)])

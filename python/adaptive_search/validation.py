@@ -98,7 +98,7 @@ def as_batch(value: Any, name: str = "queries") -> tuple[Array, bool]:
 
 def as_float(value: Any, name: str, low: float) -> float:
     """A finite number from ``low`` up."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name}: expected a number, got {value!r}")
     if not low <= float(value) < float("inf"):
         raise ValueError(f"{name}: expected a number from {low:g} up, got {value!r}")

@@ -16,7 +16,7 @@ from ..execution import progress_bar
 from ..functional import squeezed
 from ..rotations import is_orthogonal, rotated
 from ..types import F32, I64, MAX_DIM, U8, Array, Bool, Metric, Neighbors
-from ..validation import as_codes, as_float, as_float32, as_int, as_k, as_mask, as_ndarray, as_threads
+from ..validation import as_codes, as_float, as_float32, as_int, as_k, as_mask, as_matrix, as_ndarray, as_threads, check_elements
 from . import anisotropic, kmeans, opq
 from .base import Quantizer, taken
 
@@ -357,11 +357,12 @@ class ProductQuantizer(Quantizer):
 
         >>> import numpy as np, adaptive_search as asx
         >>> codebooks = np.arange(32, dtype=np.float32).reshape(2, 16, 1)
-        >>> quantizer = asx.ProductQuantizer.from_codebooks(codebooks, rotation=[[0, 1], [1, 0]])
+        >>> quantizer = asx.ProductQuantizer.from_codebooks(codebooks, rotation=[[0.0, 1.0], [1.0, 0.0]])
         >>> quantizer.encode([[19.0, 3.2]]).tolist(), quantizer.decode(np.uint8([[0x33]])).tolist()
         ([[51]], [[19.0, 3.0]])
         """
         books = as_ndarray(codebooks, "codebooks")
+        check_elements(books, "codebooks")
         if books.ndim != 3 or books.shape[1] not in (16, 256):
             raise ValueError(f"codebooks: expected shape (M, 16 or 256, ceil(D / M)), got {books.shape}")
         subspaces, codewords, width = books.shape
@@ -380,7 +381,7 @@ class ProductQuantizer(Quantizer):
 
 
 def _orthogonal(rotation: Any, dim: int) -> F32:
-    matrix = as_ndarray(rotation, "rotation")
+    matrix = as_matrix(rotation, "rotation", f"({dim}, {dim})")
     if matrix.shape != (dim, dim):
         raise ValueError(f"rotation: expected shape ({dim}, {dim}), got {matrix.shape}")
     matrix = np.array(as_float32(matrix, "rotation"), order="C")
