@@ -13,7 +13,7 @@ SAMPLED = (
 )
 
 STRIDE = 53
-"""Of every test and backend, each fifty-third case, beginning with the first: prime, so that it falls into step with no grid of parameters."""
+"""Of every test and backend, the first and each fifty-third after it: prime, so that it falls into step with no grid of parameters."""
 
 
 @pytest.hookimpl(tryfirst=True)
