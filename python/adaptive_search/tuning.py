@@ -293,10 +293,14 @@ class Measured:
     cost: Cost
 
 
-def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, recall: float) -> Measured | None:
-    """Time per query at a margin that reaches the recall on the tuning queries; None if only exact search does."""
+def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, recall: float, limit: float = math.inf) -> Measured | None:
+    """Time per query at a margin that reaches the recall on the tuning queries; None if only exact search does, or if its first stage
+    alone takes as long as the ``limit``."""
     if not candidate.adaptive:
         return Measured(candidate, None, seconds(ground, candidate.stages, queries.vectors, k))
+    alone = replace(candidate.stages[0], shortlist=None, model=None)
+    if seconds(ground, [alone], queries.vectors, k).together >= limit:
+        return None
     fitted = fit_models(ground, candidate, queries, k)
     found = curve(ground, fitted, queries, k, SAFETY * (1.0 - recall) / 4.0)
     margin = found.at(SAFETY * (1.0 - recall))
@@ -476,7 +480,8 @@ def best_plan(
         candidate = bench.prepare(cascade)
         held = sum(column.row_bytes for part in candidate.parts for column in part.columns)
         if own is not None or memory is None or held <= memory:
-            one = measure_exact(ground, candidate, tuners, k) if recall == 1.0 else measure(ground, candidate, tuners, k, recall)
+            limit = math.inf if best is None else best.cost.together
+            one = measure_exact(ground, candidate, tuners, k) if recall == 1.0 else measure(ground, candidate, tuners, k, recall, limit)
             if one is not None and (best is None or one.cost.together < best.cost.together):
                 best = one
         if progress is not None:
