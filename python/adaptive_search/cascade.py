@@ -176,6 +176,13 @@ class Found(NamedTuple):
         scores, positions = np.full((queries, k), np.nan, np.float32), np.full((queries, k), -1, np.int64)
         return cls(scores, positions, np.zeros((stages, queries), np.int64), np.zeros((stages, queries), np.int64))
 
+    @classmethod
+    def joined(cls, parts: Sequence[Found]) -> Found:
+        """Answers of several groups of queries, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate(arrays, axis=axis) for arrays, axis in zip(zip(*parts, strict=True), (0, 0, 1, 1), strict=True)))
+
     def put(self, queries: I64, other: Found) -> None:
         """Take over the answers of some queries."""
         width = other.positions.shape[1]
@@ -251,14 +258,17 @@ class _Run:
             return self.top(judge, k, visits, progress)
         # The values of a few rows that look best, among all or in a sample, are the first thresholds.
         share, spare = self.opening
-        width, hard = min(int(self.counts.max()), k + spare), bound is None
+        width, hard = k + spare, bound is None
         guess = GUESS if share == 1 and spare > OPENINGS[0].spare and not hard else 0
-        scored[0] += self.counts // share
+        scored[0] += self.counts // share if share > 1 else self.counts
         if visits * len(self.queries) <= SMALL:
             scores, best, others, more = self.backend.cascade_top_k(levels, judge, k, width, share, guess, self.allowed, hard, seeds)
             scored += others
-            scored[0] += np.where(more, self.counts, 0) + (self.counts // guess if guess else 0)
+            scored[0] += self.counts * more
+            if guess:
+                scored[0] += self.counts // guess
             return scores, best
+        width = min(int(self.counts.max()), width)
         floors = self._guess(made, k, width, visits, scored) if guess else None
         raw, positions = self.top(levels[0] if seeds is None else seeds, width, visits, progress if share == 1 else None, floors, share)
         least = np.empty(len(self.queries))
@@ -373,30 +383,28 @@ def run(
     opening : Opening
         It changes times, not answers.
     """
-    found = Found.empty(len(queries), k, len(stages))
     segments = segments_of(stages, k, int(counts.max()))
     visits = stages[0].rows.visits
 
-    def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
-        own, part = found.part(first, last), queries[first:last]
+    def group(first: int, last: int, threads: int | None, shown: Progress | None) -> Found:
+        part = queries[first:last]
         search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads, opening)
+        looked_at, survivors = np.zeros((len(stages), len(part)), np.int64), np.empty((len(stages), len(part)), np.int64)
         for segment in segments:
-            scored = own.scored[segment.first : segment.last + 1]
+            scored = looked_at[segment.first : segment.last + 1]
             if segment.first == 0:
                 raw, positions = search.scan(partial(_scanned, backend, stages[: segment.last + 1]), segment.width, visits, scored, shown)
             else:
                 *adaptive, judge = stages[segment.first : segment.last + 1]
                 levels = [stage.level(backend, part)[0] for stage in adaptive]
                 raw, positions = search.rescore(levels, judge, positions, segment.width, scored)
-            own.survivors[segment.first : segment.last] = _handed_on(scored, search.counts)
-            own.survivors[segment.last] = (positions >= 0).sum(axis=1)
-        own.positions[...] = positions
-        own.scores[...] = stages[-1].representation.estimates(backend, part, raw)
+            survivors[segment.first : segment.last] = _handed_on(scored, search.counts)
+            survivors[segment.last] = (positions >= 0).sum(axis=1)
+        return Found(stages[-1].representation.estimates(backend, part, raw), positions, looked_at, survivors)
 
     listed = segments[0].width + opening.spare if segments[0].last else 0
     widest = max(listed, *(segment.width for segment in segments))
-    _run_groups(group, len(queries), widest, visits, threads, progress)
-    return found
+    return _run_groups(group, len(queries), widest, visits, threads, progress)
 
 
 def run_exact(
@@ -426,23 +434,23 @@ def run_exact(
     opening : Opening
         As for `run`.
     """
-    found = Found.empty(len(queries), k, len(bounds) + 1)
     visits = full.rows.visits
 
-    def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
-        own, part = found.part(first, last), queries[first:last]
+    def group(first: int, last: int, threads: int | None, shown: Progress | None) -> Found:
+        part = queries[first:last]
         search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads, opening)
 
         def prepare(some: F32) -> _Levels:
             levels = [bound.level(backend, some, True) for bound in bounds]
             return _Levels(levels, full.level(backend, some, True)[0], None, seeds.level(backend, some, True)[0])
 
-        own.scores[...], own.positions[...] = search.scan(prepare, k, visits, own.scored, shown)
-        own.survivors[:-1] = _handed_on(own.scored, search.counts)
-        own.survivors[-1] = (own.positions >= 0).sum(axis=1)
+        scored, survivors = np.zeros((len(bounds) + 1, len(part)), np.int64), np.empty((len(bounds) + 1, len(part)), np.int64)
+        scores, positions = search.scan(prepare, k, visits, scored, shown)
+        survivors[:-1] = _handed_on(scored, search.counts)
+        survivors[-1] = (positions >= 0).sum(axis=1)
+        return Found(scores, positions, scored, survivors)
 
-    _run_groups(group, len(queries), k + opening.spare, visits, threads, progress)
-    return found
+    return _run_groups(group, len(queries), k + opening.spare, visits, threads, progress)
 
 
 def run_on_candidates(
@@ -490,28 +498,33 @@ def _group_size(width: int) -> int:
 
 
 def _run_groups(
-    group: Callable[[int, int, int | None, Progress | None], None],
+    group: Callable[[int, int, int | None, Progress | None], Found],
     queries: int,
     width: int,
     visits: int,
     threads: int | None,
     progress: Progress | None,
-) -> None:
+) -> Found:
     """Call ``group(first, last, threads, progress)`` for groups of queries, each with all threads; or, where there are too few rows to
     share out, on all threads with a group each. ``width``: candidates of a query, at most."""
     size, workers = _group_size(width), get_threads() if threads is None else threads
     if workers == 1 or visits >= 4 * workers or queries < 2 * workers:
-        for first, last in ranges(queries, size):
-            group(first, last, threads, None if progress is None else _share(progress, first, last, queries))
-        return
+        return Found.joined(
+            [
+                group(first, last, threads, None if progress is None else _share(progress, first, last, queries))
+                for first, last in ranges(queries, size)
+            ]
+        )
     cuts = list(ranges(queries, min(size, -(-queries // (2 * workers)))))
+    parts: dict[int, Found] = {}
 
     def work(first: int, last: int) -> None:
-        for cut in cuts[first:last]:
-            group(*cut, 1, None)
+        for number in range(first, last):
+            parts[number] = group(*cuts[number], 1, None)
 
     shown = None if progress is None else _share(progress, 0, queries, queries)
     run_ranges(work, len(cuts), threads=workers, progress=shown)
+    return Found.joined([parts[number] for number in range(len(cuts))])
 
 
 def _share(progress: Progress, first: int, last: int, queries: int) -> Progress:

@@ -6,8 +6,9 @@ import math
 import os
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from operator import index as integer
+from operator import index as integer, is_not
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
@@ -557,12 +558,12 @@ class Index:
         if way is None:
             found = Found.empty(len(batch), 0, 1)
         else:
-            with progress_bar(progress, "searching", "queries") as bar:
+            # Without a bar, nobody is made to wait for one.
+            with progress_bar(progress, "searching", "queries") if progress else nullcontext() as bar:
                 found = searching.answer(way, self._store, batch, wanted, allowed, threads, bar)
-        best, scores = found.positions[:, :k], found.scores[:, :k]
-        if best.size:
-            # As wide as k allows: more than the fullest query has are not there.
-            best, scores = np.ascontiguousarray(best), np.ascontiguousarray(scores)
+        best, scores = found.positions, found.scores
+        if wanted > k:
+            best, scores = np.ascontiguousarray(best[:, :k]), np.ascontiguousarray(scores[:, :k])
         ids = np.where(best >= 0, self._store.ids[best], -1) if best.size else best
         neighbors = Neighbors(ids[0], scores[0]) if single else Neighbors(ids, scores)
         if not stats:
@@ -758,7 +759,7 @@ class Index:
         known = (self._store.layout, self._tuned, self._parts, len(self) >= LEAST_ROWS)
         kept = self._ways.get((backend.name, recall))
         # By identity, which a layout's number keeps while nobody gives it a new one.
-        if kept is None or any(mine is not its for mine, its in zip(known, kept[0], strict=True)):
+        if kept is None or any(map(is_not, known, kept[0])):
             if kept is not None or len(self._ways) >= MOST_WAYS:
                 # Others are out of date as well, and hold on to rows that nobody needs any more.
                 self._ways.clear()

@@ -109,7 +109,8 @@ def get(name: str) -> Backend:
 
 def current() -> Backend:
     """The backend in use. Ask once per call, and keep what it prepares with it."""
-    return get(_current)
+    target = _targets.get(_current)
+    return get(_current) if target is None else target
 
 
 def backend() -> str:
