@@ -48,7 +48,9 @@ class RelativeProjection(Transform):
         return f"RelativeProjection({self._count or self.anchors.shape})"
 
     def width(self, dim: int) -> int:
-        return self._count or len(self.anchors)
+        if self._count is None and dim != self.dim:
+            raise ValueError(f"{self!r} needs {self.dim} dims, there are {dim}")
+        return len(self.anchors) if self._count is None else self._count
 
     def spec(self) -> dict[str, Any]:
         # Anchors that were given are in the state.
@@ -66,7 +68,7 @@ class RelativeProjection(Transform):
 
     def restore(self, state: Mapping[str, Array]) -> None:
         only(state, "anchors")
-        self._install(state_array(state, "anchors", (self.width(0), None)))
+        self._install(state_array(state, "anchors", (len(self.anchors) if self._count is None else self._count, None)))
 
     def learn(self, sample: F32, name: str) -> None:
         if self._count is None:
