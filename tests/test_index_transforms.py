@@ -151,8 +151,10 @@ def test_chains_go_from_the_first_to_the_last() -> None:
         lambda array: np.repeat(array, 2, axis=1)[:, ::2],
         lambda array: array[:, ::-1].copy()[:, ::-1],
         lambda array: np.frombuffer(array.tobytes(), np.float32).reshape(array.shape),
+        lambda array: np.frombuffer(b"x" + array.tobytes(), np.float32, offset=1).reshape(array.shape),
+        lambda array: array.astype(">f4"),
     ],
-    ids=["float64", "list", "fortran", "row strides", "dim strides", "backwards", "read-only"],
+    ids=["float64", "list", "fortran", "row strides", "dim strides", "backwards", "read-only", "unaligned", "big-endian"],
 )
 def test_vectors_of_any_form(form: Callable[[F32], Any]) -> None:
     transform = asx.Whitening(12).fit(ROWS)

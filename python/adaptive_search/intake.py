@@ -69,7 +69,7 @@ class Intake:
             return as_vectors(block, "int8")
         if self.transform is None:
             return rounded(block, self.kind)
-        vectors = np.ascontiguousarray(float32(block))
+        vectors = np.require(float32(block), requirements=("C", "A"))
         bad = ~finite_rows(vectors)
         if bad.any():
             vectors = np.where(bad[:, None], np.float32(0), vectors)
