@@ -100,21 +100,21 @@ class Intake:
 
     def sample(self, value: Any) -> tuple[Self, F32]:
         """A sample (n, dim) as stages learn from it (n, width), and the way in: its transform is fitted to the sample if it was not."""
+        intake = self
         if self.transform is None:
             stored = as_vectors(value, self.kind, self.dim, "sample")
-            return self, widened(stored) if self.kind == "bfloat16" else float32(stored)
-        vectors = as_vectors(value, "float32", self.dim, "sample")
-        intake = self
-        if not self.ready:
-            if not len(vectors):
-                raise ValueError("sample: there are no rows to learn from")
-            transform = deepcopy(self.transform)
-            transform.learn(vectors, "sample")
-            intake = replace(self, transform=transform)
-        stored = intake.rows(vectors)
-        bad = ~finite_rows(stored)
-        if bad.any():
-            raise self.bad_row(vectors, stored, int(bad.argmax()), "sample")
+        else:
+            vectors = as_vectors(value, "float32", self.dim, "sample")
+            if not self.transform.fitted:
+                if not len(vectors):
+                    raise ValueError("sample: there are no rows to learn from")
+                transform = deepcopy(self.transform)
+                transform.learn(vectors, "sample")
+                intake = replace(self, transform=transform)
+            stored = intake.rows(vectors)
+            bad = ~finite_rows(stored)
+            if bad.any():
+                raise self.bad_row(vectors, stored, int(bad.argmax()), "sample")
         return intake, widened(stored) if self.kind == "bfloat16" else float32(stored)
 
 
