@@ -34,7 +34,7 @@ class Int8(Stage):
     rotation : {"pca", "learned", "random"} or None
         Take ``dims`` directions, learned from the rows, instead of the first dims. "pca": the principal ones, of which few tell much of
         any embedding; learning takes the product of dims cubed and the time to multiply all rows with ``dims`` directions. "learned":
-        those of a `LearnedRotation` for prefixes of ``dims``, by the cosine whatever the metric; of 64 and fewer they find more, and
+        those of a `LearnedRotation` for prefixes of ``dims``, by the cosine whatever the metric; 64 of them and fewer find more, and
         learning takes up to a minute for 384 dims. "random": for vectors whose dims vary very differently, all of them kept.
     bounded : bool
         Hold 4 more bytes a row that say how far its code is from the vector, so that exact searches (``recall=1.0``) can leave out rows
