@@ -9,9 +9,8 @@ import numpy as np
 
 from ..backends import current
 from ..backends.protocol import Backend
-from ..hadamard import HadamardRotation
 from ..rotations import principal_directions, rotated
-from ..transforms import LearnedRotation
+from ..transforms import LearnedRotation, RandomRotation
 from ..types import F32, Array, Metric
 from .base import unit_queries
 
@@ -48,7 +47,7 @@ class Coordinates(NamedTuple):
         elif self.rotation == "learned":
             directions = LearnedRotation([self.dims] if self.dims < self.dim else None).fit(units).matrix
         else:
-            directions = HadamardRotation(self.dim, 0).forth(np.eye(self.dim, dtype=np.float32)).T
+            directions = RandomRotation().fit(units).transform(np.eye(self.dim, dtype=np.float32)).T
         return self._replace(directions=np.ascontiguousarray(directions[: self.dims]))
 
     def of(self, backend: Backend, vectors: F32) -> F32:
