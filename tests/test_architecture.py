@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("functional", "flat", "validation", "execution", "margins"),
     ("quantizers", "rotations"),
     ("identifiers", "rows", "vectors", "representations", "transforms"),
-    ("calibration", "cascade", "filters", "fitting", "plan", "searching"),
+    ("calibration", "cascade", "filters", "fitting", "intake", "plan", "searching"),
     ("explaining", "tuning"),
     ("index", "persistence"),
     ("",),

@@ -190,6 +190,15 @@ def test_info_tells_what_is_there(built: Path, capsys: pytest.CaptureFixture[str
     shown = capsys.readouterr().out
     for part in ("1,500", "40", "cosine", "all bytes verified"):
         assert part in shown
+    assert "transform" not in shown
+
+
+def test_info_tells_of_a_transform(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asx.Index(40, transform=asx.PCA(8)).save(tmp_path)
+    assert main(["info", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "PCA(dims=8, center=False)" in shown
+    assert "40" in shown
 
 
 def test_info_verify_finds_a_flipped_byte(built: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,16 +9,23 @@ import numpy as np
 import pytest
 
 import adaptive_search as asx
+from adaptive_search.storage import VERSION
+from adaptive_search.transforms import Transform
 
 SAMPLES = sorted((Path(__file__).parent / "data").glob("format-*"))
 
 
-def make(directory: Path) -> None:
-    """How a sample is made: every kind of stage and file, ids that do not rise, rows removed, and two commits."""
+def make(directory: Path, transform: Transform | None = None) -> None:
+    """How a sample is made: every kind of stage and file, ids that do not rise, rows removed, and two commits.
+
+    Format 2 is that of indexes with a transform: ``Chain([PCA(10, center=True), RandomRotation(5)])``.
+    """
     rng = np.random.default_rng(1)
     rows = rng.standard_normal((96, 12)).astype(np.float16)
     stages = [asx.Binary(keep=60), asx.PQ(5, bits=4, keep=50), asx.Int8(keep=40), asx.Prefix(7, keep=30), asx.Full()]
-    index = asx.Index(12, metric="cosine", dtype="float16", cascade=asx.Cascade(stages), fit_rows=64)
+    index = asx.Index(12, metric="cosine", dtype="float16", cascade=asx.Cascade(stages), fit_rows=64, transform=transform)
+    if transform is not None:
+        index.fit(rows)
     index.add(rows[:80], ids=np.arange(80)[::-1] * 3)
     index.save(directory / "index")
     index.remove([3, 30, 237])
@@ -42,8 +49,8 @@ def test_a_sample_opens_and_answers_as_it_did(sample: Path, mmap: bool, tmp_path
     np.testing.assert_array_equal(found.scores.view(np.int32), expected["scores"].view(np.int32))
 
 
-def test_there_is_a_sample_of_the_current_format() -> None:
-    assert SAMPLES, "tests/data holds no sample"
+def test_there_is_a_sample_of_every_format() -> None:
+    assert [sample.name for sample in SAMPLES] == [f"format-{version}" for version in range(1, VERSION + 1)]
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.name)

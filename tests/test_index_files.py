@@ -138,8 +138,12 @@ def test_a_small_change_writes_only_the_change(tmp_path: Path) -> None:
 LEARNED = [
     asx.Int8(keep=20),
     asx.Int8(9, keep=20, rotation="pca"),
+    asx.Int8(9, keep=20, rotation="learned"),
+    asx.Int8(9, keep=20, rotation="random"),
     asx.PQ(4, keep=20),
     asx.PQ(4, 4, 20, 9, "pca"),
+    asx.PQ(4, 4, 20, 9, "learned"),
+    asx.PQ(4, 4, 20, 9, "random"),
     asx.PQ(4, 4, 20, 9, "opq"),
 ]
 STAGES_THAT_LEARN = [(stage, "l2") for stage in LEARNED] + [(asx.PQ(4, 4, 20, anisotropy=3), "ip")]
@@ -351,6 +355,30 @@ def test_a_segment_with_other_rows_than_it_says(saved: Path, rows: int) -> None:
     lying(saved, rows=rows)
     with pytest.raises(asx.IndexFormatError):
         asx.Index.open(saved)
+
+
+@pytest.mark.parametrize("rotation", ["pca", "learned", "random"])
+@pytest.mark.parametrize(
+    "directions",
+    [
+        None,
+        np.eye(DIM, dtype=np.float32)[:8],
+        np.eye(DIM, dtype=np.float32),
+        np.eye(DIM)[:9],
+        np.full((9, DIM), np.nan, np.float32),
+    ],
+    ids=["none", "too few", "too many", "float64", "NaN"],
+)
+def test_directions_that_lie(rotation: Any, directions: Any, tmp_path: Path) -> None:
+    for stage in (asx.Int8(9, keep=20, rotation=rotation), asx.PQ(3, 4, 20, 9, rotation)):
+        filled(collection(50), "l2", cascade=asx.Cascade([stage, asx.Full()])).save(tmp_path)
+        asx.Index.open(tmp_path)
+        state = read_state(tmp_path)
+        changed = {**state.aux["stage_0"].arrays, "directions": directions}
+        learned = NewSegment({name: array for name, array in changed.items() if array is not None})
+        write_state(tmp_path, state.segments, aux={**state.aux, "stage_0": learned}, meta=state.meta)
+        with pytest.raises(asx.IndexFormatError, match="stage_0"):
+            asx.Index.open(tmp_path)
 
 
 @pytest.mark.parametrize(

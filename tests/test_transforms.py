@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import oracles
 import pytest
 
 import adaptive_search as asx
-from adaptive_search.transforms import Transform
+from adaptive_search.transforms import Transform, transform_of
 from adaptive_search.types import F32
 
 DIMS = (1, 2, 7, 33, 64, 100)
@@ -63,17 +64,88 @@ def test_the_same_bits_on_every_backend_and_in_every_batch(dim: int, number: int
     assert oracles.same_bits(transform.transform(queries.astype(np.float64)), expected)
 
 
-@pytest.mark.parametrize("number", range(7))
-def test_states_bring_transforms_back(number: int) -> None:
+def nested(dim: int) -> asx.Chain:
+    return asx.Chain([asx.Chain([asx.PCA(dim // 2, center=True), asx.RelativeProjection(3)]), asx.LearnedRotation([2], 3, 4)])
+
+
+def described(transform: Transform) -> dict[str, Any]:
+    """Its spec, by way of a file."""
+    spec: dict[str, Any] = json.loads(json.dumps(transform.spec()))
+    return spec
+
+
+@pytest.mark.parametrize("transform", [*transforms(33), nested(33)], ids=repr)
+def test_specs_and_states_bring_transforms_back(transform: Transform) -> None:
     rows = collection(200, 33)
-    transform = transforms(33)[number]
-    assert transform.state() == {}
+    empty = transform_of(described(transform), transform.state())
+    assert (empty.fitted, repr(empty), empty.spec()) == (transform.fitted, repr(transform), transform.spec())
     transform.fit(rows)
-    again = type(transform).from_state(transform.state())
+    again = transform_of(described(transform), transform.state())
+    assert (again.fitted, again.dim, again.dims_out) == (True, 33, transform.dims_out)
+    assert (type(again), repr(again), again.orthogonal) == (type(transform), repr(transform), transform.orthogonal)
     assert oracles.same_bits(again.transform(rows), transform.transform(rows))
-    assert again.fitted
-    with pytest.raises(ValueError, match="state"):
-        type(transform).from_state({})
+    # What was learned can be learned again, with the parameters that it was made with.
+    other = collection(150, 33, seed=3)
+    assert oracles.same_bits(again.fit(other).transform(rows), transform.fit(other).transform(rows))
+
+
+STATES: list[tuple[Transform, dict[str, Any]]] = [
+    (asx.PCA(), {"matrix": None}),
+    (asx.PCA(), {"matrix": np.eye(4, dtype=np.float64)}),
+    (asx.PCA(), {"matrix": np.eye(4, dtype=np.float32)[:3]}),
+    (asx.PCA(), {"matrix": np.eye(5, dtype=np.float32)}),
+    (asx.PCA(), {"matrix": np.ones((4, 4), np.float32)}),
+    (asx.PCA(), {"matrix": np.full((4, 4), np.nan, np.float32)}),
+    (asx.PCA(), {"mean": np.ones(4, np.float32)}),
+    (asx.PCA(3), {"matrix": np.eye(4, dtype=np.float32)}),
+    (asx.PCA(), {"more": np.zeros(3)}),
+    (asx.Whitening(), {"mean": np.full(4, np.inf, np.float32)}),
+    (asx.Whitening(), {"mean": np.zeros((4, 1), np.float32)}),
+    (asx.RandomRotation(), {"dim": np.array([0])}),
+    (asx.RandomRotation(), {"dim": np.array([2**62])}),
+    (asx.RandomRotation(), {"dim": np.array([4, 4])}),
+    (asx.RandomRotation(), {"dim": np.array([4.0])}),
+    (asx.LearnedRotation([2], 1), {"matrix": np.ones((4, 4), np.float32)}),
+    (asx.LearnedRotation([2], 1), {"matrix": np.eye(4, dtype=np.float32)[:3]}),
+    (asx.RelativeProjection(3), {"anchors": np.ones((4, 4), np.float32)}),
+    (asx.RelativeProjection(np.eye(4)), {"anchors": np.zeros((0, 4), np.float32)}),
+    (asx.Chain([asx.PCA(3), asx.RandomRotation()]), {"part.1.dim": np.array([4])}),
+    (asx.Chain([asx.PCA(3), asx.RandomRotation()]), {"part.2.dim": np.array([3])}),
+    (asx.Chain([asx.PCA(3), asx.RandomRotation()]), {"part.x.dim": np.array([3])}),
+    (asx.Chain([asx.PCA(3), asx.RandomRotation()]), {"matrix": np.eye(4, dtype=np.float32)}),
+]
+
+
+@pytest.mark.parametrize(("transform", "changes"), STATES, ids=lambda value: repr(value)[:60])
+def test_a_state_that_cannot_be(transform: Transform, changes: dict[str, Any]) -> None:
+    transform.fit(collection(50, 4))
+    state = {name: array for name, array in {**transform.state(), **changes}.items() if array is not None}
+    with pytest.raises(ValueError, match=r"state|transforms"):
+        transform_of(transform.spec(), state)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"transform": "Transform"},
+        {"transform": ["PCA"], "dims": None, "center": False},
+        {"transform": "PCA", "dims": None},
+        {"transform": "PCA", "dims": None, "center": False, "seed": 1},
+        {"transform": "PCA", "dims": "3", "center": False},
+        {"transform": "RandomRotation", "seed": -1},
+        {"transform": "LearnedRotation", "prefixes": 5, "steps": 1, "seed": 0},
+        {"transform": "RelativeProjection", "anchors": None},
+        {"transform": "Chain", "transforms": []},
+        {"transform": "Chain", "transforms": 3},
+        {"transform": "Chain", "transforms": [7]},
+        ["PCA"],
+    ],
+    ids=str,
+)
+def test_a_spec_that_cannot_be(spec: Any) -> None:
+    with pytest.raises((TypeError, ValueError)):
+        transform_of(spec, {})
 
 
 def test_prefixes_of_principal_coordinates_hold_the_most() -> None:
@@ -126,12 +198,6 @@ def test_learning_repeats_itself() -> None:
     rows = collection(400, 24)
     one, other = (asx.LearnedRotation(prefixes=[6], steps=20, seed=3).fit(rows).transform(rows) for _ in range(2))
     assert oracles.same_bits(one, other)
-
-
-def test_a_state_that_is_no_rotation() -> None:
-    for matrix in (np.ones((3, 3), np.float32), np.eye(4, dtype=np.float32)[:3], np.full((2, 2), np.nan, np.float32)):
-        with pytest.raises(ValueError, match="state"):
-            asx.LearnedRotation.from_state({"matrix": matrix})
 
 
 def test_anchors_stand_apart() -> None:
@@ -195,9 +261,64 @@ def test_what_keeps_inner_products() -> None:
     assert not asx.Chain([asx.PCA(), asx.Whitening()]).orthogonal
 
 
-def test_sums_beyond_float32_stay_finite() -> None:
-    rows = np.full((2, 33), 3e38, np.float32)
-    assert np.isfinite(asx.RandomRotation().fit(rows).transform(rows)).all()
+@pytest.mark.parametrize(
+    "transform",
+    [
+        asx.PCA(center=True),
+        asx.Whitening(),
+        asx.RandomRotation(),
+        asx.LearnedRotation([3], 2),
+        asx.Chain([asx.PCA(), asx.RandomRotation()]),
+        asx.Chain([asx.Whitening(), asx.RelativeProjection(2)]),
+    ],
+    ids=repr,
+)
+def test_what_goes_beyond_float32_is_an_error(transform: Transform, backend: Any) -> None:
+    rows = collection(50, 33)
+    transform.fit(rows)
+    first = transform.transforms[0] if isinstance(transform, asx.Chain) else transform
+    # As far as can be in the direction that the first number is taken from.
+    direction = first.transform(np.eye(33))[:, 0] - first.transform(np.zeros(33))[0]
+    rows[7] = np.where(direction < 0, -3e38, 3e38)
+    with pytest.raises(ValueError, match="X: row 7 holds a number too large for float32 once transformed"):
+        transform.transform(rows)
+    assert np.isfinite(transform.transform(rows[:7])).all()
+
+
+def test_chains_go_from_the_first_to_the_last() -> None:
+    rows = collection(100, 20)
+    whitening, rotation = asx.Whitening(12).fit(rows), asx.RandomRotation(3)
+    chain = asx.Chain([whitening, rotation]).fit(rows)
+    expected = rotation.fit(whitening.transform(rows)).transform(whitening.transform(rows))
+    assert oracles.same_bits(chain.transform(rows), expected)
+    assert (chain.dim, chain.dims_out, chain.width(20)) == (20, 12, 12)
+    backwards = asx.Chain([asx.RandomRotation(3), asx.Whitening(12)]).fit(rows)
+    assert np.abs(backwards.transform(rows) - expected).max() > 0.1
+
+
+def test_a_chain_of_fitted_transforms_is_fitted_and_their_own_later_is_not_its() -> None:
+    rows, other = collection(100, 20), collection(100, 20, seed=8)
+    parts = [asx.LearnedRotation([5], 9).fit(rows, other), asx.PCA(7).fit(rows)]
+    chain = asx.Chain(parts)
+    expected = parts[1].transform(parts[0].transform(rows))
+    assert oracles.same_bits(chain.transform(rows), expected)
+    parts[1].fit(other)
+    assert oracles.same_bits(chain.transform(rows), expected)
+    assert not asx.Chain([*parts, asx.PCA()]).fitted
+    with pytest.raises(ValueError, match=r"transforms: .* returns 7 dims, .* was fitted to 20"):
+        asx.Chain([parts[1], parts[0]])
+
+
+@pytest.mark.parametrize("transform", [*transforms(33), nested(33)], ids=repr)
+def test_widths_are_known_before_the_fit(transform: Transform) -> None:
+    width = transform.width(33)
+    assert transform.fit(collection(60, 33)).dims_out == width
+
+
+def test_widths_that_cannot_be() -> None:
+    for dims, dim in ((20, 19), (21, 33)):
+        with pytest.raises(ValueError, match="needs at least"):
+            asx.Chain([asx.Whitening(20), asx.PCA(dims)]).width(dim)
 
 
 def test_transformed_vectors_are_searched_like_others() -> None:

@@ -176,6 +176,7 @@ def info(
         ("dims", f"{index.dim}"),
         ("metric", index.metric),
         ("dtype", index.dtype),
+        *([] if index.transform is None else [("transform", repr(index.transform))]),
         ("stages", stages_text(index)),
         ("bytes a row", f"{plan.bytes_per_row:,}"),
         *([] if plan.recall is None else [("recall asked for", f"{plan.recall:g}" + (f" at k={plan.k}" if plan.k else ""))]),

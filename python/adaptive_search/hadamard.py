@@ -30,12 +30,17 @@ class HadamardRotation:
 
     def forth(self, vectors: F32) -> F32:
         """Vectors (n, D) rotated; what is beyond float32 becomes its largest number."""
+        out = self.turned(vectors)
+        return out if np.isfinite(out).all() else np.nan_to_num(out, copy=False)
+
+    def turned(self, vectors: F32) -> F32:
+        """The same; what is beyond float32 is infinite."""
         large = np.abs(vectors).max(axis=1, initial=0.0) > LARGE
         if large.any():
             out = np.empty_like(vectors)
             out[~large] = self._forth(vectors[~large])
             with np.errstate(over="ignore"):
-                out[large] = np.nan_to_num(self._forth(vectors[large] * np.float32(SHRINK)) / np.float32(SHRINK))
+                out[large] = self._forth(vectors[large] * np.float32(SHRINK)) / np.float32(SHRINK)
             return out
         return self._forth(vectors)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import warnings
@@ -15,18 +16,19 @@ from typing import Any, Literal, Self, overload
 import numpy as np
 
 from . import explaining, filters, fitting, persistence, searching, tuning
-from .arrays import finite_rows, float32, rounded, widened
 from .backends import current
 from .backends.protocol import Backend
 from .calibration import Calibration
 from .cascade import Cascade, Found, Opening, PreparedStage, SearchStats, StageStats
 from .execution import Progress, progress_bar
 from .explaining import Explanation
+from .intake import Intake
 from .layout import Slabs
 from .plan import Audit, Plan, as_recall
 from .representations import Bounded, Full, Prefix, Representation, Stage
 from .rows import RowStore, Span
 from .storage import read_state
+from .transforms import Transform
 from .types import F32, I64, MAX_DIM, Array, IndexFormatError, Kind, Metric, Neighbors
 from .validation import as_id_list, as_ids, as_int, as_k, as_kind, as_matrix, as_metric, as_queries, as_rows, as_threads, as_vectors
 from .vectors import write_vectors
@@ -59,6 +61,10 @@ class Index:
     fit_rows : int, optional
         Rows from which the stages are learned, at the `add` that brings the index there; until then searches are exact. By
         default the most that a stage asks for: 10,000 for `PQ`, 1,000 for `Binary` and `Int8`.
+    transform : Transform, optional
+        Rows, queries and samples go through it, and what it makes of them is stored, rounded to ``dtype``, compared by ``metric`` and
+        searched: exact search is exact search of that. One that is not fitted is fitted by `fit`, before rows are added. The index has
+        its own copy.
 
     Examples
     --------
@@ -73,16 +79,24 @@ class Index:
     """
 
     def __init__(
-        self, dim: int, metric: Metric = "cosine", dtype: Any = "float32", cascade: Cascade | None = None, *, fit_rows: int | None = None
+        self,
+        dim: int,
+        metric: Metric = "cosine",
+        dtype: Any = "float32",
+        cascade: Cascade | None = None,
+        *,
+        fit_rows: int | None = None,
+        transform: Transform | None = None,
     ) -> None:
         if cascade is not None and not isinstance(cascade, Cascade):
             raise TypeError(f"cascade: expected a Cascade or None, got {type(cascade).__name__}")
-        self._dim = as_int(dim, "dim", 1, MAX_DIM)
+        self._intake = Intake.of(as_int(dim, "dim", 1, MAX_DIM), as_kind(dtype), transform)
+        width = self._intake.width
         self._metric = as_metric(metric)
         self._cascade = cascade
         given = cascade.stages if cascade else ()
-        boundaries = {stage.dims for stage in given if isinstance(stage, Prefix) and stage.dims < self._dim}
-        self._slabs = Slabs(self._dim, as_kind(dtype), tuple(sorted(boundaries)))
+        boundaries = {stage.dims for stage in given if isinstance(stage, Prefix) and stage.dims < width}
+        self._slabs = Slabs(width, self._intake.kind, tuple(sorted(boundaries)))
         self._stages: tuple[Stage, ...] = given or (Full(),)
         self._parts: tuple[Representation, ...] = tuple(
             stage.bind(self._slabs, self._metric, f"stage.{number}") for number, stage in enumerate(self._stages)
@@ -113,6 +127,8 @@ class Index:
         k: int = 10,
         queries: Any = None,
         progress: bool = False,
+        *,
+        transform: Transform | None = None,
     ) -> Self:
         """An index of all vectors, tuned: `tune` says what for, and when the recall is certified.
 
@@ -133,6 +149,9 @@ class Index:
             Like those that will be searched. Without, stored rows stand for queries, and the recall is an estimate.
         progress : bool
             Show a bar (needs tqdm).
+        transform : Transform, optional
+            See `Index`; not for int8 vectors. One that is not fitted is fitted to the vectors (at most 65,536 of them, evenly spread), not
+            to the queries, which then could not certify anything.
 
         Examples
         --------
@@ -148,7 +167,9 @@ class Index:
         batch = None if queries is None else as_queries(queries, rows.dim)[0]
         if batch is not None and wanted < 1.0:
             tuning.split(len(batch), wanted)
-        index = cls(rows.dim, as_metric(metric), rows.kind)
+        index = cls(rows.dim, as_metric(metric), rows.kind, transform=transform)
+        if len(rows) and not index._intake.ready:
+            index.fit(rows.array[fitting.spread(len(rows), rows.dim)])
         index._asked = (wanted, k)
         index.add(rows.array, ids, progress=progress)
         if len(index) >= LEAST_ROWS and index.dtype != "int8":
@@ -176,22 +197,23 @@ class Index:
         """
         content = read_state(path, mmap=mmap)
         described = persistence.Description.from_json(content.meta)
+        transform = persistence.restore_transform(content, described)
         try:
-            index = cls(described.dim, described.metric, described.dtype, described.cascade)
+            index = cls(described.dim, described.metric, described.dtype, described.cascade, transform=transform)
         except ValueError as error:
             raise IndexFormatError(f"the manifest describes an impossible index: {error}") from None
         index._fit_rows = described.fit_rows
         index._asked, index._tuned = described.asked, described.tuned
         index._changed, index._chosen = described.changed, described.chosen
         index._parts = persistence.restore(content, described, index._parts, index._store)
-        index._files = persistence.Files(Path(path).absolute(), index._parts, content)
+        index._files = persistence.Files(Path(path).absolute(), index._parts, index._intake.transform, content)
         return index
 
     # --- looking -----------------------------------------------------------------------------------------------------
     @property
     def dim(self) -> int:
-        """Dims of the vectors."""
-        return self._dim
+        """Dims of the vectors that are added and searched for; a transform may store others."""
+        return self._intake.dim
 
     @property
     def metric(self) -> Metric:
@@ -207,6 +229,25 @@ class Index:
     def cascade(self) -> Cascade | None:
         """The cascade that was given, in use once `fitted`; None for exact search."""
         return self._cascade
+
+    @property
+    def transform(self) -> Transform | None:
+        """A copy of the transform that vectors go through; None if they are stored as they are.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import adaptive_search as asx
+        >>> rows = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float32)
+        >>> index = asx.Index(16, "l2", transform=asx.Whitening())
+        >>> index.fit(rows[:200])
+        >>> index.add(rows)
+        >>> scores = index.search(rows[3], k=2).scores
+        >>> near = index.transform.transform(rows[index.search(rows[3], k=2).ids])
+        >>> bool(np.allclose(scores, np.square(near - near[0]).sum(axis=1), atol=1e-5))
+        True
+        """
+        return copy.deepcopy(self._intake.transform)
 
     @property
     def ids(self) -> I64:
@@ -284,12 +325,12 @@ class Index:
         return ""
 
     def __repr__(self) -> str:
-        return f"<Index: {len(self):,} rows, {self._dim} dims, {self._metric}, {self.dtype}>"
+        return f"<Index: {len(self):,} rows, {self.dim} dims, {self._metric}, {self.dtype}>"
 
     def __str__(self) -> str:
         plan = self.plan
         lines = [
-            ("rows", f"{len(self):,} of {self._dim} dims, {self.dtype}"),
+            ("rows", f"{len(self):,} of {self.dim} dims, {self.dtype}"),
             ("metric", self._metric),
             ("search", " → ".join(map(repr, plan.stages))),
             ("recall", "certified" if plan.certified else f"not certified: {plan.why}"),
@@ -297,6 +338,9 @@ class Index:
         ]
         if not self.fitted:
             lines.insert(3, ("cascade", f"{' → '.join(map(repr, self._stages))}, when fitted"))
+        if self._intake.transform is not None:
+            made = f"to {self._intake.width} dims" if self._intake.ready else "not fitted"
+            lines.insert(1, ("through", f"{self._intake.transform!r}, {made}"))
         return "Index\n" + "\n".join(f"  {name:8} {text}" for name, text in lines)
 
     # --- changing ----------------------------------------------------------------------------------------------------
@@ -306,7 +350,7 @@ class Index:
         Parameters
         ----------
         vectors : array_like, shape (n, dim)
-            Copied, rounded to the index's dtype.
+            Copied, rounded to the index's dtype; transformed before if the index has a transform.
         ids : array_like of int, shape (n,), optional
             From 0 up, none of them in the index. By default they continue after the largest ever used.
         progress : bool
@@ -316,15 +360,17 @@ class Index:
         ------
         TypeError, ValueError
             Naming the argument and the first bad row: a wrong shape or dtype, NaN or infinity, a number or norm that overflows, a
-            negative, repeated or present id.
+            negative, repeated or present id. Also while the transform is not fitted.
         """
         # Rank, width and dtype are looked at on no rows, so that nothing is converted as a whole.
         matrix = as_matrix(vectors, "vectors") if self.dtype != "int8" else np.asanyarray(vectors)
-        as_vectors(matrix[:0] if matrix.ndim == 2 else matrix, self.dtype, self._dim)
+        as_vectors(matrix[:0] if matrix.ndim == 2 else matrix, self.dtype, self.dim)
         count = len(matrix)
         new_ids = self._new_ids(ids, count)
         if not count:
             return
+        if not self._intake.ready:
+            raise ValueError(f"transform: {self._intake.transform!r} is not fitted: call fit(sample) before add()")
         with progress_bar(progress, "adding") as bar:
             spans = self._store.stage(count)
             self._write(matrix, spans, bar)
@@ -354,6 +400,8 @@ class Index:
     def fit(self, sample: Any = None, *, progress: bool = False) -> None:
         """Learn every stage of the cascade that learns, and encode all rows; anew if that was done before.
 
+        A transform that is not fitted is fitted to the sample first, once and for all: rows are stored as it makes them.
+
         Parameters
         ----------
         sample : array_like, shape (n, dim), optional
@@ -366,17 +414,20 @@ class Index:
         TypeError, ValueError
             If there is nothing to learn from, or the sample is bad.
         """
+        intake = self._intake
         if sample is None:
+            if not intake.ready:
+                raise ValueError(f"sample: expected vectors to fit {intake.transform!r} to, got None")
             learned = fitting.sample_rows(self._slabs, self._store)
         else:
-            stored = as_vectors(sample, self.dtype, self._dim, "sample")
-            learned = widened(stored) if self.dtype == "bfloat16" else float32(stored)
+            intake, learned = intake.sample(sample)
         if not any(stage.fit_rows for stage in self._stages):
+            self._intake = intake
             return
         if not len(learned):
             raise ValueError("sample: there are no rows to learn from")
         with progress_bar(progress, "encoding") as bar:
-            self._learn(learned, (), np.empty(0, np.int64), bar)
+            self._learn(learned, (), np.empty(0, np.int64), bar, intake)
 
     def tune(self, queries: Any = None, *, k: int = 10, recall: float = 0.95, memory: int | None = None, progress: bool = False) -> Plan:
         """Learn the plan that searches for a recall at the least cost, and install it.
@@ -411,7 +462,7 @@ class Index:
             Naming the argument: too few queries, no rows.
         """
         wanted, k = as_recall(recall), as_k(k)
-        batch = None if queries is None else as_queries(queries, self._dim)[0]
+        batch = None if queries is None else self._intake.queries(queries)[0]
         most = None if memory is None else as_int(memory, "memory", 1)
         if not len(self):
             raise ValueError("tune: the index is empty, there are no rows to search")
@@ -543,7 +594,7 @@ class Index:
         TypeError, ValueError
             Naming the argument that is wrong; also for a cascade that needs calibration.
         """
-        batch, single = as_queries(queries, self._dim)
+        batch, single = self._intake.queries(queries)
         k = as_k(k)
         threads = as_threads(threads)
         wanted_recall = None if recall is None else as_recall(recall)
@@ -586,7 +637,7 @@ class Index:
         Audit
             recall, low, high, n: the mean over the queries and its 95% interval.
         """
-        batch, _ = as_queries(queries, self._dim)
+        batch, _ = as_queries(queries, self.dim)
         if not len(batch) or not len(self):
             raise ValueError(f"queries: an audit needs at least one query and one row, got {len(batch)} and {len(self)}")
         truth = self.search(batch, k, recall=1.0, threads=threads, progress=progress).ids
@@ -618,9 +669,9 @@ class Index:
         >>> found.found, found.rank, found.lost_at
         (False, 2, 'Full()')
         """
-        batch, single = as_queries(query, self._dim)
+        batch, single = self._intake.queries(query)
         if not single:
-            raise ValueError(f"query: expected shape ({self._dim},), got {batch.shape}")
+            raise ValueError(f"query: expected shape ({self.dim},), got {np.shape(query)}")
         if id not in self:
             raise ValueError(f"id: {id!r} is not in the index")
         position = int(self._store.find(np.array([id]))[0])
@@ -648,8 +699,9 @@ class Index:
         OSError
             From the filesystem.
         """
+        transform = self._intake.transform
         description = persistence.Description(
-            self._dim,
+            self.dim,
             self._metric,
             self.dtype,
             self._cascade,
@@ -660,8 +712,9 @@ class Index:
             self._tuned,
             self._changed,
             self._chosen,
+            None if transform is None else transform.spec(),
         )
-        self._files = persistence.write(path, description, self._parts, self._store, self._files)
+        self._files = persistence.write(path, description, transform, self._parts, self._store, self._files)
 
     def verify(self) -> None:
         """Check every byte of the files that the index was opened from or saved to last; there are none if it never was.
@@ -697,28 +750,19 @@ class Index:
         encoded = self._parts if self.fitted else ()
         done = 0
         for chunk, first, last in spans:
-            for start, stop in fitting.blocks(last - first, self._dim):
+            for start, stop in fitting.blocks(last - first, max(self.dim, self._slabs.dim)):
                 block = matrix[done : done + stop - start]
-                stored = as_vectors(block, "int8") if self.dtype == "int8" else rounded(block, self.dtype)
+                stored = self._intake.rows(block)
                 bad = write_vectors(backend, self._slabs, chunk, first + start, stored)
                 if bad.any():
-                    raise self._bad_row(block, stored, int(bad.argmax()), done)
+                    raise self._intake.bad_row(block, stored, int(bad.argmax()), first=done)
                 if encoded:
                     fitting.encode(self._slabs, encoded, chunk, first + start, first + stop, chunk.arrays)
                 done += stop - start
                 if progress is not None:
                     progress(done, len(matrix))
 
-    def _bad_row(self, block: Array, stored: Array, row: int, first: int) -> ValueError:
-        if not finite_rows(block[row : row + 1])[0]:
-            what = "holds NaN or infinity"
-        elif not finite_rows(stored[row : row + 1])[0]:
-            what = f"holds a number too large for {self.dtype}"
-        else:
-            what = "has a norm too large for float32"
-        return ValueError(f"vectors: row {first + row} {what}")
-
-    def _learn(self, sample: F32, spans: Sequence[Span], new_ids: I64, progress: Progress | None) -> None:
+    def _learn(self, sample: F32, spans: Sequence[Span], new_ids: I64, progress: Progress | None, intake: Intake | None = None) -> None:
         """Learn all stages and encode all rows, those of ``spans`` included; then let the rows count, and what was learned."""
         parts = tuple(part.fit(sample) for part in self._parts)
         arrays = fitting.encode_all(self._slabs, parts, self._store.extents(spans), progress)
@@ -727,7 +771,7 @@ class Index:
         columns, chunks = store.exchanged([column for part in parts for column in part.columns], arrays)
         # Plain assignments, between which Python delivers no Ctrl-C.
         store.columns, store.chunks, store.layout = columns, chunks, store.layout + 1
-        self._parts, self._tuned = parts, None
+        self._parts, self._tuned, self._intake = parts, None, intake or self._intake
 
     @property
     def _searches_exactly(self) -> bool:

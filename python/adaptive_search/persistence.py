@@ -21,11 +21,15 @@ from .plan import as_recall
 from .representations import Representation, stage_of
 from .rows import Chunk, RowStore
 from .storage import NewSegment, State, StoredSegment, segments_to_merge, verify_state, write_state
+from .transforms import Transform, transform_of
 from .types import I64, MAX_DIM, IndexFormatError, Kind, Metric
 from .validation import as_int, as_kind, as_metric
 
 LARGE_CHUNK = CHUNK_ROWS // 2
 """Chunks from here on are not merged with their neighbours: two of them would not fit into one."""
+
+TRANSFORMED = 2
+"""Format version of an index with a transform: readers of version 1 would search it without."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class Files:
 
     path: Path
     parts: tuple[Representation, ...]
+    transform: Transform | None
     content: State
 
     def verify(self) -> None:
@@ -59,6 +64,8 @@ class Description:
         Rows added or removed since.
     chosen : bool
         Whether the cascade is up to `Index.tune`.
+    transform : dict or None
+        The `Transform.spec` of the transform.
     """
 
     dim: int
@@ -72,6 +79,7 @@ class Description:
     tuned: Calibration | None = None
     changed: int = 0
     chosen: bool = False
+    transform: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -86,6 +94,7 @@ class Description:
             "tuned": None if self.tuned is None else self.tuned.to_json(),
             "changed": self.changed,
             "chosen": self.chosen,
+            **({} if self.transform is None else {"transform": self.transform}),
         }
 
     @classmethod
@@ -109,13 +118,19 @@ class Description:
                 None if tuned is None else Calibration.from_json(tuned, 1 if cascade is None else len(cascade.stages)),
                 as_int(meta.get("changed", 0), "changed", 0, np.iinfo(np.int64).max),
                 bool(meta.get("chosen", cascade is None)),
+                meta.get("transform"),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise IndexFormatError(f"the manifest does not describe an index: {error}") from None
 
 
 def write(
-    path: str | os.PathLike[str], description: Description, parts: Sequence[Representation], store: RowStore, before: Files | None
+    path: str | os.PathLike[str],
+    description: Description,
+    transform: Transform | None,
+    parts: Sequence[Representation],
+    store: RowStore,
+    before: Files | None,
 ) -> Files:
     """Save rows and what was learned; what ``before`` has in the same directory and is still right is not written again."""
     _tidy(store)
@@ -130,14 +145,18 @@ def write(
             aux[name] = before.content.aux[name]
         elif state := part.state():
             aux[name] = NewSegment(state)
+    if transform is not None and (learned := transform.state()):
+        same = before is not None and before.transform is transform and "transform" in before.content.aux
+        aux["transform"] = before.content.aux["transform"] if before is not None and same else NewSegment(learned)
     dead = store.dead_positions()
     kept = before.content.aux["deletions"] if before is not None else None
     aux["deletions"] = kept if kept is not None and np.array_equal(kept.arrays["positions"], dead) else NewSegment({"positions": dead})
 
-    content = write_state(path, segments, aux=aux, meta=description.to_json())
+    version = 1 if transform is None else TRANSFORMED
+    content = write_state(path, segments, aux=aux, meta=description.to_json(), version=version)
     for chunk, segment in zip(store.chunks, content.segments, strict=True):
         chunk.segment = segment
-    return Files(Path(path).absolute(), tuple(parts), content)
+    return Files(Path(path).absolute(), tuple(parts), transform, content)
 
 
 def _tidy(store: RowStore) -> None:
@@ -154,6 +173,22 @@ def _tidy(store: RowStore) -> None:
             runs.append(range(number, number + 1))
     if runs:
         store.rewrite(sorted(runs, key=lambda run: run[0]))
+
+
+def restore_transform(content: State, description: Description) -> Transform | None:
+    """The transform of an index, fitted if it was."""
+    stored = content.aux.get("transform")
+    if description.transform is None:
+        if stored is not None:
+            raise IndexFormatError(f"{stored.entry.file} holds a transform that the manifest does not describe")
+        return None
+    try:
+        transform = transform_of(description.transform, {} if stored is None else stored.arrays)
+    except (TypeError, ValueError) as error:
+        raise IndexFormatError(f"the manifest and the files do not give the transform: {error}") from None
+    if content.segments and not transform.fitted:
+        raise IndexFormatError("the index holds rows, but not what their transform has learned")
+    return transform
 
 
 def restore(content: State, description: Description, parts: Sequence[Representation], store: RowStore) -> tuple[Representation, ...]:

@@ -30,7 +30,7 @@ def principal_directions(sample: F32, dims: int) -> F32:
 
 
 def is_orthogonal(matrix: F32) -> bool:
-    """Whether a square matrix keeps inner products, up to much less than codes lose.
+    """Whether the rows of a matrix are orthonormal, up to much less than codes lose: a square one then keeps inner products.
 
     Examples
     --------
@@ -41,8 +41,14 @@ def is_orthogonal(matrix: F32) -> bool:
         return bool(np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() <= 1e-3)
 
 
-def rotated(backend: Backend, vectors: F32, directions: F32) -> F32:
-    """Coordinates (n, dims) of vectors (n, D), the same bits on every backend; finite, also where their sums are not."""
+def mapped(backend: Backend, vectors: F32, directions: F32) -> F32:
+    """Products (n, dims) of vectors (n, D) with directions, the same bits on every backend."""
     out = np.empty((len(vectors), len(directions)), np.float32)
     backend.dense_map(np.ascontiguousarray(vectors), directions, out)
+    return out
+
+
+def rotated(backend: Backend, vectors: F32, directions: F32) -> F32:
+    """The same, finite also where sums are not."""
+    out = mapped(backend, vectors, directions)
     return out if np.isfinite(out).all() else np.nan_to_num(out, copy=False)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
 from ..backends import current
 from ..backends.protocol import Backend
 from ..rotations import principal_directions, rotated
+from ..transforms import LearnedRotation, RandomRotation
 from ..types import F32, Array, Metric
 from .base import unit_queries
 
-Rotation = Literal["pca"]
+Rotation = Literal["pca", "learned", "random"]
 
 
-def as_rotation(value: Any) -> Rotation | None:
-    """``"pca"`` or None."""
-    if value is None or value == "pca":
-        return value  # type: ignore[no-any-return]
-    raise ValueError(f'rotation: expected "pca" or None, got {value!r}')
+def check_rotation(value: Any, *others: str) -> None:
+    """A `ValueError` unless it is a `Rotation`, one of the others, or None."""
+    known = (*get_args(Rotation), *others)
+    if value is not None and value not in known:
+        raise ValueError(f"rotation: expected {', '.join(known)} or None, got {value!r}")
 
 
 class Coordinates(NamedTuple):
@@ -40,7 +41,14 @@ class Coordinates(NamedTuple):
         if self.rotation is None:
             return self
         # Long rows say no more of directions than short ones where length does not count.
-        return self._replace(directions=principal_directions(self._units(current(), sample), self.dims))
+        units = self._units(current(), sample)
+        if self.rotation == "pca":
+            directions = principal_directions(units, self.dims)
+        elif self.rotation == "learned":
+            directions = LearnedRotation([self.dims] if self.dims < self.dim else None).fit(units).matrix
+        else:
+            directions = RandomRotation().fit(units).transform(np.eye(self.dim, dtype=np.float32)).T
+        return self._replace(directions=np.ascontiguousarray(directions[: self.dims]))
 
     def of(self, backend: Backend, vectors: F32) -> F32:
         """Of vectors (n, dim): (n, dims)."""

@@ -17,7 +17,7 @@ from ..quantizers.int8 import IntegerQueries
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
 from .base import Bounding, Representation, Stage, query_norms, rounding, score_units, unit_queries
-from .coordinates import Coordinates, Rotation, as_rotation
+from .coordinates import Coordinates, Rotation, check_rotation
 from .prefix import largest_norm
 
 
@@ -31,9 +31,11 @@ class Int8(Stage):
         1 up to the index's dim; None takes all. For metric ``"cosine"`` the truncated vectors are re-normalised.
     keep : int or None
         Rows that go on to the next stage.
-    rotation : {"pca"} or None
-        Take the first ``dims`` principal directions, learned from the rows, instead of the first dims: those of any embedding then tell
-        much. Learning takes the product of dims cubed and the time to multiply all rows with ``dims`` directions.
+    rotation : {"pca", "learned", "random"} or None
+        Take ``dims`` directions, learned from the rows, instead of the first dims. "pca": the principal ones, of which few tell much of
+        any embedding; learning takes the product of dims cubed and the time to multiply all rows with ``dims`` directions. "learned":
+        those of a `LearnedRotation` for prefixes of ``dims``, by the cosine whatever the metric; 64 of them and fewer find more, and
+        learning takes up to a minute for 384 dims. "random": for vectors whose dims vary very differently, all of them kept.
     bounded : bool
         Hold 4 more bytes a row that say how far its code is from the vector, so that exact searches (``recall=1.0``) can leave out rows
         that cannot matter. For ``"cosine"`` scores are then products of truncated unit vectors, not re-normalised. Not for ``"l2"``, and
@@ -57,7 +59,7 @@ class Int8(Stage):
         super().__post_init__()
         if not isinstance(self.bounded, bool | np.bool_):
             raise TypeError(f"bounded: expected True or False, got {self.bounded!r}")
-        as_rotation(self.rotation)
+        check_rotation(self.rotation)
         if self.bounded and self.rotation:
             raise ValueError("Int8(bounded=True): there are no bounds for rotated codes; leave out the rotation")
 

@@ -17,7 +17,7 @@ from ..rows import RowStore
 from ..types import F32, F64, I64, Array, Metric
 from ..validation import as_float
 from .base import Bounding, Representation, Stage, query_units
-from .coordinates import Coordinates, Rotation
+from .coordinates import Coordinates, Rotation, check_rotation
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,9 +34,10 @@ class PQ(Stage):
         Rows that go on to the next stage.
     dims : int or None
         Code the first so many dims alone; None takes all. For metric ``"cosine"`` the truncated vectors are re-normalised.
-    rotation : {"pca", "opq"} or None
-        "pca": take the first ``dims`` principal directions, learned from the rows, instead of the first dims. "opq": turn the first
-        ``dims`` dims so that codes keep the most of them (see `ProductQuantizer`), which takes about ten times as long to learn.
+    rotation : {"pca", "learned", "random", "opq"} or None
+        "pca", "learned" and "random": take ``dims`` directions instead of the first dims, as `Int8` does; random ones of all dims suit
+        vectors whose dims vary very differently. "opq": turn the first ``dims`` dims so that codes keep the most of them (see
+        `ProductQuantizer`), which takes about ten times as long to learn.
     anisotropy : float
         Above 1, codes suit inner products better (see `ProductQuantizer`); not for metric "l2".
 
@@ -60,8 +61,7 @@ class PQ(Stage):
         super().__post_init__()
         if self.bits not in (4, 8):
             raise ValueError(f"bits: expected 4 or 8, got {self.bits}")
-        if self.rotation not in ("pca", "opq", None):
-            raise ValueError(f'rotation: expected "pca", "opq" or None, got {self.rotation!r}')
+        check_rotation(self.rotation, "opq")
         as_float(self.anisotropy, "anisotropy", 1.0)
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> PQRows:

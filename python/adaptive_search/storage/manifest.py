@@ -22,7 +22,8 @@ from .strict_json import parse
 from .tensors import MAX_ARRAY_BYTES
 
 FORMAT = "adaptive_search index"
-VERSION = 1
+VERSION = 2
+"""The newest that is known: 2 says that the owner's object holds what a reader of version 1 would overlook, and is else the same."""
 MAX_BYTES = 4 << 20
 _MAX_DEPTH = 32
 
@@ -62,6 +63,7 @@ class Manifest:
     segments: tuple[FileEntry, ...]
     aux: Mapping[str, FileEntry]
     meta: dict[str, Any]
+    version: int = 1
 
     @property
     def entries(self) -> tuple[FileEntry, ...]:
@@ -79,7 +81,7 @@ def encode(manifest: Manifest) -> bytes:
     """
     content = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": manifest.version,
         "meta": manifest.meta,
         "segments": [asdict(entry) for entry in manifest.segments],
         "aux": {name: asdict(entry) for name, entry in manifest.aux.items()},
@@ -102,8 +104,8 @@ def decode(raw: bytes) -> Manifest:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise IndexFormatError(f"the manifest is not that of an {FORMAT}")
     version = content.get("version")
-    if type(version) is not int or version != VERSION:
-        raise IndexFormatError(f"the index has format version {str(version)[:40]}; this release reads version {VERSION}")
+    if type(version) is not int or not 1 <= version <= VERSION:
+        raise IndexFormatError(f"the index has format version {str(version)[:40]}; this release reads up to version {VERSION}")
     if content.keys() != {"format", "version", "meta", "segments", "aux", "sha256"}:
         raise IndexFormatError("the manifest lacks a member or has an unknown one")
     meta, segments, aux = content["meta"], content["segments"], content["aux"]
@@ -112,7 +114,7 @@ def decode(raw: bytes) -> Manifest:
     for name in aux:
         if not AUX_NAME.fullmatch(name):
             raise IndexFormatError(f"the manifest names {name[:40]!r} under aux")
-    manifest = Manifest(tuple(_entry(item) for item in segments), {name: _entry(item) for name, item in aux.items()}, meta)
+    manifest = Manifest(tuple(_entry(item) for item in segments), {name: _entry(item) for name, item in aux.items()}, meta, version)
     if len({entry.file for entry in manifest.entries}) < len(manifest.entries):
         raise IndexFormatError("the manifest names a file twice")
     return manifest

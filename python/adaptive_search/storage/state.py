@@ -78,6 +78,7 @@ def write_state(
     *,
     aux: Mapping[str, NewSegment | StoredSegment] | None = None,
     meta: dict[str, Any] | None = None,
+    version: int = 1,
 ) -> State:
     """Make this state the content of a directory: all of it, or, after an error or a crash, nothing of it.
 
@@ -94,6 +95,8 @@ def write_state(
         Names are lower-case letters, digits and ``_``.
     meta : dict
         A JSON object.
+    version : int
+        Of the format: the lowest that says all that readers must know of ``meta`` (`manifest.VERSION`).
 
     Returns
     -------
@@ -129,7 +132,7 @@ def write_state(
     # Whatever cannot be stored is found here, before the directory is touched.
     named = [("segment", segment, Columns(segment.arrays)) for segment in segments]
     named += [(name, segment, Columns(segment.arrays)) for name, segment in aux.items()]
-    manifest.encode(Manifest((), {}, meta or {}))
+    manifest.encode(Manifest((), {}, meta or {}, version))
 
     directory.make_directory(folder)
     with directory.locked(folder):
@@ -142,9 +145,8 @@ def write_state(
                 stored.append(segment)
             count = len(segments)
             files = dict(zip(aux, stored[count:], strict=True))
-            content = Manifest(
-                tuple(segment.entry for segment in stored[:count]), {name: segment.entry for name, segment in files.items()}, meta or {}
-            )
+            entries = tuple(segment.entry for segment in stored[:count])
+            content = Manifest(entries, {name: segment.entry for name, segment in files.items()}, meta or {}, version)
             raw = manifest.encode(content)
             directory.replace_file(folder / _MANIFEST, raw, folder / f"manifest-{secrets.token_hex(16)}.tmp")
         finally:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from .base import Chain, Transform
+from .base import Transform
+from .chain import TRANSFORMS, Chain, transform_of
 from .learned import LearnedRotation
 from .principal import PCA, Whitening
 from .random_rotation import RandomRotation
 from .relative import RelativeProjection
 
-__all__ = ["PCA", "Chain", "LearnedRotation", "RandomRotation", "RelativeProjection", "Transform", "Whitening"]
+__all__ = [
+    "PCA",
+    "TRANSFORMS",
+    "Chain",
+    "LearnedRotation",
+    "RandomRotation",
+    "RelativeProjection",
+    "Transform",
+    "Whitening",
+    "transform_of",
+]

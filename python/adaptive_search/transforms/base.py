@@ -1,11 +1,10 @@
-"""What all transforms have in common: the verbs, checks, and chains of them."""
+"""What all transforms have in common: the verbs, and checks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from copy import copy
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -26,6 +25,9 @@ class Transform(ABC):
         Whether inner products of transformed vectors are those of the vectors, up to rounding, as long as all dims are kept.
     """
 
+    parameters: ClassVar[tuple[str, ...]] = ()
+    """Attributes that are arguments of the class."""
+
     @property
     def orthogonal(self) -> bool:
         return False
@@ -33,14 +35,21 @@ class Transform(ABC):
     def __init__(self) -> None:
         self.dim = 0
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.parameters)})"
+
     @property
     def fitted(self) -> bool:
-        """Whether `fit` was called, so that vectors can be transformed."""
+        """Whether vectors can be transformed: `fit` was called, or there was nothing to learn."""
         return self.dim > 0
 
     @property
-    @abstractmethod
-    def dims_out(self) -> int: ...
+    def dims_out(self) -> int:
+        return self.width(self.dim) if self.fitted else 0
+
+    def width(self, dim: int) -> int:
+        """Dims of what it makes of vectors of ``dim`` dims, fitted or not; a `ValueError` if it cannot be fitted to such."""
+        return dim
 
     def fit(self, X: Any) -> Self:
         """Learn from rows (n, D), n from 1 up. One that was fitted before starts anew; one whose fit fails stays as it was.
@@ -50,7 +59,7 @@ class Transform(ABC):
         TypeError, ValueError
             Naming the argument: a wrong shape or dtype, NaN or infinity, no row.
         """
-        self._fit(sample_of(X))
+        self.learn(sample_of(X), "X")
         return self
 
     def transform(self, X: Any) -> F32:
@@ -59,28 +68,50 @@ class Transform(ABC):
         Raises
         ------
         TypeError, ValueError
-            Naming the argument; also before `fit`.
+            Naming the argument; also before `fit`, and for vectors that it would take beyond float32.
         """
         if not self.fitted:
             raise ValueError(f"{type(self).__name__} is not fitted: call fit(X) first")
         vectors, single = as_queries(X, self.dim, "X")
-        out = self._transformed(np.ascontiguousarray(vectors))
+        out = self.applied(vectors, "X")
         return out[0] if single else out
+
+    def applied(self, vectors: F32, name: str) -> F32:
+        """Checked vectors (n, D), contiguous, as (n, dims_out); a `ValueError` for those that it takes beyond float32."""
+        out = self.apply(vectors)
+        finite = np.isfinite(out)
+        if not finite.all():
+            row = int((~finite.all(axis=1)).argmax())
+            raise ValueError(f"{name}: row {row} holds a number too large for float32 once transformed")
+        return out
+
+    def spec(self) -> dict[str, Any]:
+        """What it was made with, as plain values, for a file: `transform_of` reads them."""
+        return {"transform": type(self).__name__, **{name: getattr(self, name) for name in self.parameters}}
 
     @abstractmethod
     def state(self) -> dict[str, Array]:
-        """What was learned, as arrays; empty before `fit`."""
+        """What was learned, as arrays; empty before."""
 
     @classmethod
-    @abstractmethod
-    def from_state(cls, state: Mapping[str, Array]) -> Self:
-        """A fitted transform from what `state` gave; a `ValueError` if the arrays cannot be that."""
+    def from_state(cls, state: Mapping[str, Array], spec: Mapping[str, Any]) -> Self:
+        """The transform whose `state` and `spec` these are; a `TypeError` or `ValueError` if they cannot be that."""
+        made = cls(**{name: value for name, value in spec.items() if name != "transform"})
+        if state:
+            made.restore(state)
+        return made
 
     @abstractmethod
-    def _fit(self, sample: F32) -> None: ...
+    def restore(self, state: Mapping[str, Array]) -> None:
+        """Become fitted by what `state` gave; a `ValueError`, and no change, if it does not go with what this was made with."""
 
     @abstractmethod
-    def _transformed(self, vectors: F32) -> F32: ...
+    def learn(self, sample: F32, name: str) -> None:
+        """`fit` to checked rows; errors call them ``name``."""
+
+    @abstractmethod
+    def apply(self, vectors: F32) -> F32:
+        """Checked vectors (n, D), contiguous, as (n, dims_out): infinite or NaN where that is beyond float32."""
 
 
 def sample_of(X: Any, name: str = "X") -> F32:
@@ -92,70 +123,25 @@ def sample_of(X: Any, name: str = "X") -> F32:
     return np.ascontiguousarray(as_float32(batch, name))
 
 
-class Chain(Transform):
-    """Transforms one after another.
-
-    Parameters
-    ----------
-    transforms : sequence of Transform
-        At least one; each is fitted to what the one before returns.
-
-    Examples
-    --------
-    >>> import numpy as np, adaptive_search as asx
-    >>> rows = np.random.default_rng(0).standard_normal((200, 24)).astype(np.float32)
-    >>> chain = asx.Chain([asx.PCA(16), asx.RandomRotation()]).fit(rows)
-    >>> chain.transform(rows[0]).shape
-    (16,)
-    """
-
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        super().__init__()
-        self.transforms = tuple(transforms)
-        if not self.transforms:
-            raise ValueError("transforms: expected at least one, got none")
-        for transform in self.transforms:
-            if not isinstance(transform, Transform):
-                raise TypeError(f"transforms: expected transforms, got {transform!r}")
-
-    @property
-    def orthogonal(self) -> bool:
-        return all(transform.orthogonal for transform in self.transforms)
-
-    def __repr__(self) -> str:
-        return f"Chain({list(self.transforms)!r})"
-
-    @property
-    def dims_out(self) -> int:
-        return self.transforms[-1].dims_out if self.fitted else 0
-
-    def state(self) -> dict[str, Array]:
-        return {f"{number}.{name}": array for number, one in enumerate(self.transforms) for name, array in one.state().items()}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, Array]) -> Self:
-        raise TypeError("state: a chain is made of its transforms: give each its own state")
-
-    def _fit(self, sample: F32) -> None:
-        # Copies, so that none has changed if a later one fails.
-        fitted = tuple(copy(transform) for transform in self.transforms)
-        for transform in fitted:
-            transform._fit(sample)
-            sample = transform._transformed(sample)
-        self.transforms, self.dim = fitted, fitted[0].dim
-
-    def _transformed(self, vectors: F32) -> F32:
-        for transform in self.transforms:
-            vectors = transform._transformed(vectors)
-        return vectors
-
-
-def state_array(state: Mapping[str, Array], name: str, ndim: int) -> F32:
-    """One array of a state, checked: finite float32."""
+def state_array(state: Mapping[str, Array], name: str, shape: tuple[int | None, ...]) -> F32:
+    """One array of a state, checked: finite float32 of a shape, in which None stands for any length from 1 up."""
     array = state.get(name)
-    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim != ndim or not array.size:
+    if (
+        not isinstance(array, np.ndarray)
+        or array.dtype != np.float32
+        or array.ndim != len(shape)
+        or not array.size
+        or any(length not in (None, came) for length, came in zip(shape, array.shape, strict=True))
+    ):
         came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else repr(array)
-        raise ValueError(f"state: expected {name!r} to be a {ndim}-D array of float32, got {came}")
+        expected = ", ".join("n" if length is None else str(length) for length in shape)
+        raise ValueError(f"state: expected {name!r} to be float32 of shape ({expected}), got {came}")
     if not np.isfinite(array).all():
         raise ValueError(f"state: {name!r} holds NaN or infinity")
     return np.ascontiguousarray(array)
+
+
+def only(state: Mapping[str, Array], *names: str) -> None:
+    """A `ValueError` unless a state has these arrays and no others."""
+    if state.keys() != set(names):
+        raise ValueError(f"state: expected {', '.join(names)}, got {', '.join(map(repr, state))[:200]}")

@@ -9,10 +9,10 @@ import numpy as np
 
 from ..backends import current
 from ..functional import top_k
-from ..rotations import is_orthogonal, principal_directions, rotated
+from ..rotations import is_orthogonal, mapped, principal_directions, rotated
 from ..types import F32, F64, I64, Array
 from ..validation import as_int
-from .base import Transform, sample_of, state_array
+from .base import Transform, only, sample_of, state_array
 
 MOST_QUERIES = 4_096
 """Training queries, at most."""
@@ -66,6 +66,8 @@ class LearnedRotation(Transform):
     True
     """
 
+    parameters = ("prefixes", "steps", "seed")
+
     def __init__(self, prefixes: Sequence[int] | None = None, steps: int = 400, seed: int = 0) -> None:
         super().__init__()
         self.prefixes = None if prefixes is None else tuple(sorted({as_int(dims, "prefixes", 1) for dims in prefixes}))
@@ -77,13 +79,6 @@ class LearnedRotation(Transform):
     @property
     def orthogonal(self) -> bool:
         return True
-
-    def __repr__(self) -> str:
-        return f"LearnedRotation(prefixes={self.prefixes}, steps={self.steps}, seed={self.seed})"
-
-    @property
-    def dims_out(self) -> int:
-        return self.dim
 
     def fit(self, X: Any, queries: Any = None) -> Self:
         """Learn from rows (n, D) and, if there are, queries (Q, D) like those that will be searched; else rows stand for queries.
@@ -103,22 +98,18 @@ class LearnedRotation(Transform):
     def state(self) -> dict[str, Array]:
         return {"matrix": self.matrix} if self.fitted else {}
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Array]) -> Self:
-        matrix = state_array(state, "matrix", 2)
-        if matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"state: expected a square matrix, got {matrix.shape}")
-        if not is_orthogonal(matrix):
-            raise ValueError("state: expected an orthogonal matrix")
-        made = cls()
-        made.matrix, made.dim = matrix, len(matrix)
-        return made
+    def restore(self, state: Mapping[str, Array]) -> None:
+        only(state, "matrix")
+        matrix = state_array(state, "matrix", (None, None))
+        if matrix.shape[0] != matrix.shape[1] or not is_orthogonal(matrix):
+            raise ValueError(f"state: expected an orthogonal matrix, got one of shape {matrix.shape} that is not")
+        self.matrix, self.dim = matrix, len(matrix)
 
-    def _fit(self, sample: F32) -> None:
+    def learn(self, sample: F32, name: str) -> None:
         self._learn(sample, None)
 
-    def _transformed(self, vectors: F32) -> F32:
-        return rotated(current(), vectors, self.matrix)
+    def apply(self, vectors: F32) -> F32:
+        return mapped(current(), vectors, self.matrix)
 
     def _learn(self, rows: F32, queries: F32 | None) -> None:
         dim = rows.shape[1]

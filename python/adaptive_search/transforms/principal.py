@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
 
 import numpy as np
 
 from ..backends import current
-from ..rotations import principal_directions, rotated
+from ..rotations import is_orthogonal, mapped, principal_directions
 from ..types import F32, Array
 from ..validation import as_float, as_int
-from .base import Transform, state_array
+from .base import Transform, only, state_array
 
 
 class _Linear(Transform):
@@ -26,28 +25,27 @@ class _Linear(Transform):
         self.matrix: F32 = np.empty((0, 0), np.float32)
         self.mean: F32 = np.empty(0, np.float32)
 
-    @property
-    def dims_out(self) -> int:
-        return len(self.matrix)
+    def width(self, dim: int) -> int:
+        if self.dims is not None and self.dims > dim:
+            raise ValueError(f"{self!r} needs at least {self.dims} dims, there are {dim}")
+        return dim if self.dims is None else self.dims
 
     def state(self) -> dict[str, Array]:
         return {"matrix": self.matrix, "mean": self.mean} if self.fitted else {}
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Array]) -> Self:
-        matrix, mean = state_array(state, "matrix", 2), state_array(state, "mean", 1)
-        if mean.shape != (matrix.shape[1],):
-            raise ValueError(f"state: expected a mean of {matrix.shape[1]} dims, got {mean.shape}")
-        made = cls(len(matrix))  # type: ignore[call-arg]
-        made.center = bool(mean.any())
-        made._install(matrix, mean)
-        return made
+    def restore(self, state: Mapping[str, Array]) -> None:
+        only(state, "matrix", "mean")
+        mean = state_array(state, "mean", (None,))
+        matrix = state_array(state, "matrix", (self.width(len(mean)), len(mean)))
+        if self.orthogonal and (mean.any() or not is_orthogonal(matrix)):
+            raise ValueError("state: expected orthonormal directions, and no mean")
+        self._install(matrix, mean)
 
-    def _directions(self, sample: F32) -> tuple[F32, F32]:
+    def _directions(self, sample: F32, name: str) -> tuple[F32, F32]:
         """The first principal directions, and the mean that is taken off."""
-        dims = sample.shape[1] if self.dims is None else self.dims
-        if dims > sample.shape[1]:
-            raise ValueError(f"X: expected at least {dims} dims, got shape {sample.shape}")
+        if self.dims is not None and self.dims > sample.shape[1]:
+            raise ValueError(f"{name}: expected at least {self.dims} dims, got shape {sample.shape}")
+        dims = self.width(sample.shape[1])
         mean = np.zeros(sample.shape[1], np.float32)
         if self.center:
             mean[:] = sample.mean(axis=0, dtype=np.float64)
@@ -56,8 +54,9 @@ class _Linear(Transform):
     def _install(self, matrix: F32, mean: F32) -> None:
         self.matrix, self.mean, self.dim = np.ascontiguousarray(matrix), mean, matrix.shape[1]
 
-    def _transformed(self, vectors: F32) -> F32:
-        return rotated(current(), vectors - self.mean if self.center else vectors, self.matrix)
+    def apply(self, vectors: F32) -> F32:
+        with np.errstate(over="ignore"):
+            return mapped(current(), vectors - self.mean if self.center else vectors, self.matrix)
 
 
 class PCA(_Linear):
@@ -80,6 +79,8 @@ class PCA(_Linear):
     [[1.0, 0.0], [0.0, 1.0]]
     """
 
+    parameters = ("dims", "center")
+
     def __init__(self, dims: int | None = None, center: bool = False) -> None:
         super().__init__(dims, center)
 
@@ -87,11 +88,8 @@ class PCA(_Linear):
     def orthogonal(self) -> bool:
         return not self.center
 
-    def __repr__(self) -> str:
-        return f"PCA(dims={self.dims}, center={self.center})"
-
-    def _fit(self, sample: F32) -> None:
-        self._install(*self._directions(sample))
+    def learn(self, sample: F32, name: str) -> None:
+        self._install(*self._directions(sample, name))
 
 
 class Whitening(_Linear):
@@ -112,16 +110,15 @@ class Whitening(_Linear):
     [1.0, 1.0, 1.0, 1.0]
     """
 
+    parameters = ("dims", "ridge")
+
     def __init__(self, dims: int | None = None, ridge: float = 1e-3) -> None:
         super().__init__(dims, True)
         self.ridge = as_float(ridge, "ridge", 0.0)
 
-    def __repr__(self) -> str:
-        return f"Whitening(dims={self.dims}, ridge={self.ridge})"
-
-    def _fit(self, sample: F32) -> None:
-        directions, mean = self._directions(sample)
-        variances = np.square(rotated(current(), sample - mean, directions), dtype=np.float64).mean(axis=0)
+    def learn(self, sample: F32, name: str) -> None:
+        directions, mean = self._directions(sample, name)
+        variances = np.square(mapped(current(), sample - mean, directions), dtype=np.float64).mean(axis=0)
         total = np.square(sample - mean, dtype=np.float64).mean()
         floor = max(self.ridge * float(total), 1e-30)
         self._install((directions / np.sqrt(variances + floor)[:, None]).astype(np.float32), mean)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
 
 import numpy as np
 
 from ..hadamard import HadamardRotation
-from ..types import F32, Array
+from ..types import F32, MAX_DIM, Array
 from ..validation import as_int
-from .base import Transform
+from .base import Transform, only
 
 
 class RandomRotation(Transform):
@@ -33,6 +32,8 @@ class RandomRotation(Transform):
     (1.0, 0.0)
     """
 
+    parameters = ("seed",)
+
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
         self.seed = as_int(seed, "seed", 0)
@@ -42,33 +43,21 @@ class RandomRotation(Transform):
     def orthogonal(self) -> bool:
         return True
 
-    def __repr__(self) -> str:
-        return f"RandomRotation(seed={self.seed})"
-
-    @property
-    def dims_out(self) -> int:
-        return self.dim
-
     def state(self) -> dict[str, Array]:
-        return {"seed": np.array([self.seed]), "dim": np.array([self.dim])} if self.fitted else {}
+        return {"dim": np.array([self.dim])} if self.fitted else {}
 
-    @classmethod
-    def from_state(cls, state: Mapping[str, Array]) -> Self:
-        try:
-            seed, dim = (int(np.asarray(state[name]).reshape(1)[0]) for name in ("seed", "dim"))
-        except (KeyError, ValueError, TypeError) as error:
-            raise ValueError("state: expected 'seed' and 'dim', one number each") from error
-        if dim < 1:
-            raise ValueError(f"state: expected dims from 1 up, got {dim}")
-        made = cls(seed)
-        made._install(dim)
-        return made
+    def restore(self, state: Mapping[str, Array]) -> None:
+        only(state, "dim")
+        dim = state["dim"]
+        if dim.shape != (1,) or dim.dtype != np.int64 or not 1 <= dim[0] <= MAX_DIM:
+            raise ValueError(f"state: expected 'dim' to be one int64 from 1 to {MAX_DIM:,}, got {dim.dtype} {dim.shape}")
+        self._install(int(dim[0]))
 
-    def _fit(self, sample: F32) -> None:
+    def learn(self, sample: F32, name: str) -> None:
         self._install(sample.shape[1])
 
     def _install(self, dim: int) -> None:
         self._rotation, self.dim = HadamardRotation(dim, self.seed), dim
 
-    def _transformed(self, vectors: F32) -> F32:
-        return self._rotation.forth(vectors)
+    def apply(self, vectors: F32) -> F32:
+        return self._rotation.turned(vectors)

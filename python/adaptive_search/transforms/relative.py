@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 
 from ..backends import current
-from ..rotations import rotated
+from ..rotations import mapped
 from ..types import F32, I64, Array
 from ..validation import as_int
-from .base import Transform, sample_of, state_array
+from .base import Transform, only, sample_of, state_array
 
 
 class RelativeProjection(Transform):
@@ -23,7 +23,7 @@ class RelativeProjection(Transform):
     ----------
     anchors : int, or array_like of shape (A, D)
         The anchors, or how many of the rows that it is fitted to become anchors: the first is the one farthest from their mean, each
-        further one the farthest from all before, by the cosine.
+        further one the farthest from all before, by the cosine. Given ones are there at once, and `fit` leaves them.
 
     Examples
     --------
@@ -33,49 +33,58 @@ class RelativeProjection(Transform):
     [0.6, 0.8]
     """
 
+    parameters = ("anchors",)
+
     def __init__(self, anchors: Any) -> None:
         super().__init__()
         self._count: int | None = None
-        self._given: F32 | None = None
+        self.anchors: F32 = np.empty((0, 0), np.float32)
         if np.ndim(anchors) == 0:
             self._count = as_int(anchors, "anchors", 1)
         else:
-            self._given = sample_of(anchors, "anchors")
-        self.anchors: F32 = np.empty((0, 0), np.float32)
+            self._install(_units(sample_of(anchors, "anchors")))
 
     def __repr__(self) -> str:
-        return f"RelativeProjection({self._count if self._given is None else self._given.shape})"
+        return f"RelativeProjection({self._count or self.anchors.shape})"
 
-    @property
-    def dims_out(self) -> int:
-        return len(self.anchors)
+    def width(self, dim: int) -> int:
+        if self._count is None and dim != self.dim:
+            raise ValueError(f"{self!r} needs {self.dim} dims, there are {dim}")
+        return len(self.anchors) if self._count is None else self._count
+
+    def spec(self) -> dict[str, Any]:
+        # Anchors that were given are in the state.
+        return {"transform": "RelativeProjection", "anchors": self._count}
 
     def state(self) -> dict[str, Array]:
         return {"anchors": self.anchors} if self.fitted else {}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Array]) -> Self:
-        made = cls(state_array(state, "anchors", 2))
-        made._install(made._given)  # type: ignore[arg-type]
+    def from_state(cls, state: Mapping[str, Array], spec: Mapping[str, Any]) -> Self:
+        made = cls(state_array(state, "anchors", (None, None)) if spec["anchors"] is None else spec["anchors"])
+        if state:
+            made.restore(state)
         return made
 
-    def _fit(self, sample: F32) -> None:
-        if self._given is not None:
-            if self._given.shape[1] != sample.shape[1]:
-                raise ValueError(f"X: expected {self._given.shape[1]} dims as the anchors have, got shape {sample.shape}")
-            self._install(_units(self._given))
+    def restore(self, state: Mapping[str, Array]) -> None:
+        only(state, "anchors")
+        self._install(state_array(state, "anchors", (len(self.anchors) if self._count is None else self._count, None)))
+
+    def learn(self, sample: F32, name: str) -> None:
+        if self._count is None:
+            if self.dim != sample.shape[1]:
+                raise ValueError(f"{name}: expected {self.dim} dims as the anchors have, got shape {sample.shape}")
             return
-        count = self._count or 1
-        if count > len(sample):
-            raise ValueError(f"X: expected at least {count} rows, one for each anchor, got shape {sample.shape}")
+        if self._count > len(sample):
+            raise ValueError(f"{name}: expected at least {self._count} rows, one for each anchor, got shape {sample.shape}")
         units = _units(sample)
-        self._install(units[_farthest(units, count)])
+        self._install(units[_farthest(units, self._count)])
+
+    def apply(self, vectors: F32) -> F32:
+        return mapped(current(), _units(vectors), self.anchors)
 
     def _install(self, anchors: F32) -> None:
         self.anchors, self.dim = np.ascontiguousarray(anchors), anchors.shape[1]
-
-    def _transformed(self, vectors: F32) -> F32:
-        return rotated(current(), _units(vectors), self.anchors)
 
 
 def _units(vectors: F32) -> F32:

@@ -1,0 +1,122 @@
+"""What comes into an index: a user's rows, queries and samples, and what is stored and searched of them."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+
+from .arrays import finite_rows, float32, rounded, widened
+from .transforms import TRANSFORMS, Chain, Transform
+from .types import F32, MAX_DIM, Array, Kind
+from .validation import as_queries, as_vectors
+
+
+@dataclass(frozen=True)
+class Intake:
+    """The way in: as the vectors are, or through a transform.
+
+    Attributes
+    ----------
+    dim : int
+        Dims of a user's vectors.
+    kind : Kind
+        What vectors are stored as.
+    transform : Transform or None
+        A copy that is never changed: another intake replaces this one when it is fitted.
+    """
+
+    dim: int
+    kind: Kind
+    transform: Transform | None = None
+
+    @classmethod
+    def of(cls, dim: int, kind: Kind, transform: Any) -> Self:
+        """Checked; a `TypeError` or `ValueError` for a transform that does not go with such vectors, or could not be saved."""
+        if transform is None:
+            return cls(dim, kind)
+        if not isinstance(transform, Transform):
+            raise TypeError(f"transform: expected a transform such as PCA() or None, got {type(transform).__name__}")
+        if not _can_be_saved(transform):
+            raise TypeError(f"transform: expected one of {', '.join(TRANSFORMS)}, which can be saved, got {transform!r}")
+        if kind == "int8":
+            raise ValueError("dtype: a transform makes floats: expected 'float32', 'float16' or 'bfloat16', got 'int8'")
+        if transform.fitted and transform.dim != dim:
+            raise ValueError(f"transform: expected one that was fitted to {dim} dims, got {transform!r}, fitted to {transform.dim}")
+        try:
+            width = transform.width(dim)
+        except ValueError as error:
+            raise ValueError(f"transform: {error}") from None
+        if width > MAX_DIM:
+            raise ValueError(f"transform: expected one that makes at most {MAX_DIM:,} dims, got {transform!r}, which makes {width:,}")
+        return cls(dim, kind, deepcopy(transform))
+
+    @property
+    def width(self) -> int:
+        """Dims of the vectors that are stored."""
+        return self.dim if self.transform is None else self.transform.width(self.dim)
+
+    @property
+    def ready(self) -> bool:
+        """Whether rows can come in."""
+        return self.transform is None or self.transform.fitted
+
+    def rows(self, block: Array) -> Array:
+        """Rows (n, dim) as they are stored (n, width): what cannot be is infinite or NaN, and `bad_row` says what is wrong with it."""
+        if self.kind == "int8":
+            return as_vectors(block, "int8")
+        if self.transform is None:
+            return rounded(block, self.kind)
+        vectors = np.require(float32(block), requirements=("C", "A"))
+        bad = ~finite_rows(vectors)
+        if bad.any():
+            vectors = np.where(bad[:, None], np.float32(0), vectors)
+        out = self.transform.apply(vectors)
+        out[bad] = np.nan
+        return rounded(out, self.kind)
+
+    def bad_row(self, block: Array, stored: Array, row: int, name: str = "vectors", first: int = 0) -> ValueError:
+        """What to raise about a row that `rows` made something of that may not be stored."""
+        given = block[row : row + 1]
+        came = "" if self.transform is None else " once transformed"
+        if not finite_rows(given)[0]:
+            what = "holds NaN or infinity"
+        elif self.transform is not None and not finite_rows(float32(given))[0]:
+            what = "holds a number too large for float32"
+        elif not finite_rows(stored[row : row + 1])[0]:
+            what = f"holds a number too large for {self.kind}{came}"
+        else:
+            what = f"has a norm too large for float32{came}"
+        return ValueError(f"{name}: row {first + row} {what}")
+
+    def queries(self, value: Any) -> tuple[F32, bool]:
+        """Queries (Q, dim) as they are searched (Q, width), and whether it was a single one (dim,). As they are while not `ready`."""
+        batch, single = as_queries(value, self.dim)
+        if self.transform is None or not self.ready:
+            return batch, single
+        return self.transform.applied(batch, "queries"), single
+
+    def sample(self, value: Any) -> tuple[Self, F32]:
+        """A sample (n, dim) as stages learn from it (n, width), and the way in: its transform is fitted to the sample if it was not."""
+        intake = self
+        if self.transform is None:
+            stored = as_vectors(value, self.kind, self.dim, "sample")
+        else:
+            vectors = as_vectors(value, "float32", self.dim, "sample")
+            if not self.transform.fitted:
+                if not len(vectors):
+                    raise ValueError("sample: there are no rows to learn from")
+                transform = deepcopy(self.transform)
+                transform.learn(vectors, "sample")
+                intake = replace(self, transform=transform)
+            stored = intake.rows(vectors)
+            bad = ~finite_rows(stored)
+            if bad.any():
+                raise self.bad_row(vectors, stored, int(bad.argmax()), "sample")
+        return intake, widened(stored) if self.kind == "bfloat16" else float32(stored)
+
+
+def _can_be_saved(transform: Transform) -> bool:
+    return type(transform) in TRANSFORMS.values() and (not isinstance(transform, Chain) or all(map(_can_be_saved, transform.transforms)))
