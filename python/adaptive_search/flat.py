@@ -121,7 +121,7 @@ def _allowed_only(
             some(start + first, start + last)
 
     def some(start: int, stop: int) -> None:
-        lists = row_lists(allowed if allowed.ndim == 1 else allowed[start:stop], stop - start, most)
+        lists = _row_lists(allowed if allowed.ndim == 1 else allowed[start:stop], stop - start, most)
         best: Neighbors | None = None
         # In parts, so that Ctrl-C is seen in between.
         for first, last in ranges(most, CANDIDATE_ENTRIES // 4):
@@ -140,7 +140,7 @@ def _allowed_only(
     return Neighbors(ids, scores)
 
 
-def row_lists(allowed: Bool, queries: int, most: int) -> I64:
+def _row_lists(allowed: Bool, queries: int, most: int) -> I64:
     """The allowed rows of every query in rising order, -1 padded: (queries, most)."""
     if allowed.ndim == 1:
         return np.broadcast_to(np.flatnonzero(allowed), (queries, most))

@@ -7,7 +7,7 @@ to the empty set included, which are the sizes of the sets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from . import flat
 from .arrays import ranges
 from .backends.protocol import Rows, Scan
 from .execution import CANDIDATE_BYTES
-from .flat import HammingFamily, merged, row_lists
+from .flat import HammingFamily
 from .functional import all_pairs, hamming_family, squeezed
 from .types import F32, I32, I64, U8, Array, Bool, Neighbors
 from .validation import as_k, as_mask, as_threads
@@ -28,6 +28,9 @@ U32 = NDArray[np.uint32]
 QUERIES_AT_ONCE = 32
 PAIRS_AT_ONCE = 1 << 17
 """Pairs of codes that are worked on together: some arrays of so many numbers stay in the second-level cache."""
+
+FEW = 32
+"""One in so many rows of the first ones that are looked at comes before the others."""
 
 EXACT = 1 << 23
 """Twice so large a number, and any smaller one, is exact in float32."""
@@ -293,52 +296,72 @@ def _differing(family: HammingFamily, batch: U8, codes: U8) -> U32:
     return out.view(np.uint32)
 
 
+class _Found(NamedTuple):
+    """Rows that were found, in any order: the query (n,) of each, its number, and its score."""
+
+    queries: I64
+    rows: I64
+    scores: F32
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Found]) -> _Found:
+        return cls(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def at(self, places: I64) -> _Found:
+        return _Found(self.queries[places], self.rows[places], self.scores[places])
+
+
 class _Scan:
     """A top-k in progress, as a `Scan` of a backend. Rows are met in rising order, so that those met later lose all ties.
 
-    Found rows are put aside until there are k of them for some query, and then brought into order.
+    What is found is put aside, until there is as much as may stay; then it is brought into order.
     """
 
     bad_row = -1
 
     def __init__(self, rows: _Codes, asked: _Asked, k: int, allowed: Bool | None) -> None:
         self._rows, self._asked, self._k, self._allowed = rows, asked, k, allowed
-        queries = len(asked.sizes)
-        self._found = Neighbors(np.full((queries, k), -1, np.int64), np.full((queries, k), np.nan, np.float32))
-        self._aside: list[Neighbors] = []
-        self._floors = np.full((queries, 1), -1.0, np.float32)
+        self._best = _Found(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32))
+        self._aside: list[_Found] = []
+        self._floors = np.full((len(asked.sizes), 1), -1.0, np.float32)
 
     def run(self, first: int, last: int) -> None:
         for visit in range(first, last):
             begin, end = visit * self._rows.step, min(len(self._rows), (visit + 1) * self._rows.step)
-            scores = self._asked.scores(self._rows.codes[begin:end]).astype(np.float32, copy=False)
-            passed = scores > self._floors
-            if self._allowed is not None:
-                passed &= self._allowed[..., begin:end]
-            most = int(np.count_nonzero(passed, axis=1).max(initial=0))
-            if most:
-                self._put_aside(begin, scores, passed, most)
+            # A few rows give floors, without which all of many would have to be put aside.
+            middle = begin if self._floors.min(initial=0) >= 0 else begin + (end - begin) // FEW
+            for start, stop in ((begin, middle), (middle, end)):
+                if start < stop:
+                    self._look_at(start, stop)
 
-    def _put_aside(self, begin: int, scores: F32, passed: Bool, most: int) -> None:
-        if most > self._k:
-            # Scores are not negative, so that their bits are in the order of the numbers. Of equals the first go on.
-            order = np.where(passed, scores.view(np.int32).astype(np.int64), -1) << np.int64(32)
-            order -= np.arange(scores.shape[1])
-            places = np.argpartition(order, -self._k, axis=1)[:, -self._k :]
-            places[~np.take_along_axis(passed, places, axis=1)] = -1
-        else:
-            places = row_lists(passed, len(passed), most)
-        some = np.where(places >= 0, np.take_along_axis(scores, places, axis=1), np.float32(np.nan))
-        self._aside.append(Neighbors(np.where(places >= 0, places + begin, -1), some))
-        if sum(part.ids.shape[1] for part in self._aside) >= self._k:
+    def _look_at(self, first: int, last: int) -> None:
+        scores = self._asked.scores(self._rows.codes[first:last]).astype(np.float32, copy=False)
+        passed = scores > self._floors
+        if self._allowed is not None:
+            passed &= self._allowed[..., first:last]
+        places = np.flatnonzero(passed)
+        if not len(places):
+            return
+        counts = np.bincount(places // (last - first), minlength=len(scores))
+        if counts.max() > self._k:
+            parts = np.split(places, np.cumsum(counts)[:-1])
+            places = np.concatenate([_largest(scores.ravel(), part, self._k) for part in parts])
+        queries, rows = np.divmod(places, last - first)
+        self._aside.append(_Found(queries, rows + first, scores.ravel()[places]))
+        if sum(len(part.rows) for part in self._aside) >= self._k * len(scores):
             self._order()
 
     def _order(self) -> None:
-        ids, scores = (np.concatenate(parts, axis=1) for parts in zip(*self._aside, strict=True))
-        self._aside = []
-        self._found = merged(self._found, Neighbors(ids, scores), self._k, largest=True)
-        last = self._found.scores[:, -1:]
-        self._floors = np.where(np.isnan(last), np.float32(-1), last)
+        """Keep the k best of each query, best first."""
+        every = _Found.joined([self._best, *self._aside])
+        order = np.lexsort((every.rows, -every.scores, every.queries))
+        queries = every.queries[order]
+        count = len(self._floors)
+        begins = np.searchsorted(queries, np.arange(count + 1))
+        kept = np.arange(len(order)) - begins[queries] < self._k
+        self._best, self._aside = every.at(order[kept]), []
+        full = np.flatnonzero(np.diff(begins) >= self._k)
+        self._floors[full, 0] = every.scores[order[begins[full] + self._k - 1]]
 
     def fork(self) -> Scan:
         return _Scan(self._rows, self._asked, self._k, self._allowed)
@@ -346,14 +369,29 @@ class _Scan:
     def merge(self, other: Scan) -> None:
         if not isinstance(other, _Scan):
             raise TypeError("a scan of another family")
-        self._aside += [other._found, *other._aside]
+        self._aside += [other._best, *other._aside]
         self._order()
 
     def finish(self) -> tuple[F32, I64]:
-        if self._aside:
-            self._order()
-        return self._found.scores, self._found.ids
+        self._order()
+        scores = np.full((len(self._floors), self._k), np.nan, np.float32)
+        ids = np.full(scores.shape, -1, np.int64)
+        queries = self._best.queries
+        places = np.arange(len(queries)) - np.searchsorted(queries, queries)
+        scores[queries, places], ids[queries, places] = self._best.scores, self._best.rows
+        return scores, ids
 
     @property
     def scored(self) -> I64:
         return np.zeros((0, len(self._floors)), np.int64)
+
+
+def _largest(scores: F32, places: I64, k: int) -> I64:
+    """The k of rising places that have the largest scores, of equals the first."""
+    if len(places) <= k:
+        return places
+    # Scores are not negative, so that their bits are in the order of the numbers.
+    order = scores[places].view(np.int32).astype(np.int64) << np.int64(32)
+    order -= np.arange(len(places))
+    largest: I64 = places[np.argpartition(order, -k)[-k:]]
+    return largest
