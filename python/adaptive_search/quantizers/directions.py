@@ -65,8 +65,7 @@ class Directions:
         if kind == "itq":
             matrix = itq.train(centred, bits, progress)
         else:
-            identity = np.eye(points.shape[1], dtype=np.float32)
-            matrix = np.ascontiguousarray(HadamardRotation(len(mean), seed).forth(identity).T[:bits])
+            matrix = HadamardRotation(len(mean), seed).back(np.eye(bits, len(mean), dtype=np.float32))
         return cls(kind, matrix, mean, float(np.sqrt(np.square(_norms(centred)).mean())))
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays import ranges
 from ..backends import current
-from ..execution import Progress
+from ..execution import Progress, run_ranges
 from ..rotations import principal_directions, procrustes, rotated
 from ..types import F32, F64
 
@@ -45,7 +45,12 @@ def train(points: F32, bits: int, progress: Progress | None = None) -> F32:
     True
     """
     principal = principal_directions(points, bits)
-    coordinates = rotated(current(), points, principal)
+    coordinates = np.empty((len(points), bits), np.float32)
+
+    def work(first: int, last: int) -> None:
+        coordinates[first:last] = rotated(current(), points[first:last], principal)
+
+    run_ranges(work, len(points), grain=256)
     rotation = np.eye(bits, dtype=np.float32)
     before, products = _compared(coordinates, rotation)
     for done in range(1, ROUNDS + 1):
