@@ -53,7 +53,7 @@ class Contender(ABC):
 
 
 class Ours(Contender):
-    def __init__(self, name: str, quantizer: asx.ProductQuantizer | asx.RaBitQuantizer) -> None:
+    def __init__(self, name: str, quantizer: asx.ProductQuantizer | asx.RaBitQuantizer | asx.BinaryQuantizer) -> None:
         super().__init__(name, "adaptive_search")
         self.quantizer = quantizer
         self.codes: Any = None
@@ -155,6 +155,13 @@ def contenders(dim: int) -> Iterator[list[Contender]]:
                 Faiss(name, codes, transform),
                 Ours(f"{name}, {ANISOTROPIC}", asx.ProductQuantizer(subspaces, bits, **options, anisotropy=4)),
             ]
+    for bits in (dim // 2, dim):
+        lsh = faiss.IndexLSH(bits, bits, False, False)
+        transform = faiss.ITQTransform(dim, bits, bits < dim)
+        name = f"ITQ, {bits} bits"
+        yield [Ours(name, asx.BinaryQuantizer(bits, "cosine", "itq")), Faiss(name, lsh, transform)]
+    name = f"signs of {dim} dims"
+    yield [Ours(name, asx.BinaryQuantizer(metric="cosine")), Faiss(name, faiss.IndexLSH(dim, dim, False, False))]
     for bits in (1, 2):
         name = f"RaBitQ, {bits} bit{'s' if bits > 1 else ''} a dim"
         codes = faiss.IndexRaBitQ(dim, faiss.METRIC_INNER_PRODUCT, bits)

@@ -114,6 +114,22 @@ def numpy_hamming(codes: U8) -> Callable[[Array, int], Array]:
     return search
 
 
+def numpy_jaccard(codes: U8) -> Callable[[Array, int], Array]:
+    """Counts of common bits in 64-bit words, one query after the other."""
+    words = codes.view(np.uint64)
+    sizes = np.bitwise_count(words).sum(axis=1, dtype=np.int32)
+
+    def search(queries: Array, k: int) -> Array:
+        found = np.empty((len(queries), k), np.int64)
+        for number, query in enumerate(queries.view(np.uint64)):
+            common = np.bitwise_count(words & query).sum(axis=1, dtype=np.int32)
+            either = sizes + np.bitwise_count(query).sum(dtype=np.int32) - common
+            found[number] = best_of((common / np.maximum(either, 1))[np.newaxis], k)[0]
+        return found
+
+    return search
+
+
 def faiss_search(index: Any) -> Callable[[Array, int], Array]:
     """An index of faiss."""
 
@@ -176,6 +192,17 @@ def numkong_hamming(codes: U8) -> dict[str, Callable[[Array, int], Array]]:
 
     def search(queries: Array, k: int) -> Array:
         return _numkong_best(distances, numkong.hammings_pack, codes, queries, k)
+
+    return {"numkong": search} if numkong else {}
+
+
+def numkong_jaccard(codes: U8) -> dict[str, Callable[[Array, int], Array]]:
+    """All distances of packed queries; negative, because the smallest are wanted."""
+
+    def search(queries: Array, k: int) -> Array:
+        return _numkong_best(
+            lambda rows, packed: -np.asarray(numkong.jaccards_packed(rows, packed)), numkong.hammings_pack, codes, queries, k
+        )
 
     return {"numkong": search} if numkong else {}
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from adaptive_search.types import I64, U8, Array
 
-from .peers import numpy_dense, numpy_hamming
+from .peers import numpy_dense, numpy_hamming, numpy_jaccard
 
 F64 = NDArray[np.float64]
 
@@ -45,6 +45,19 @@ def hamming_recall(codes: U8, queries: U8, k: int) -> Callable[[Array], float]:
 
     most = distances(numpy_hamming(codes)(queries, k)[:, -1:])
     return lambda found: float((distances(found[:, :k]) <= most[: len(found)]).mean())
+
+
+def jaccard_recall(codes: U8, queries: U8, k: int) -> Callable[[Array], float]:
+    """Share of found rows that have no less in common than the k-th best of all."""
+
+    def shares(ids: Array) -> F64:
+        found, asked = codes[ids], queries[: len(ids), None]
+        common, either = (np.bitwise_count(bits).sum(axis=2, dtype=np.int64) for bits in (found & asked, found | asked))
+        quotients: F64 = common / np.maximum(either, 1)
+        return quotients
+
+    least = shares(numpy_jaccard(codes)(queries, k)[:, -1:])
+    return lambda found: float((shares(found[:, :k]) >= (1 - ROUNDING) * least[: len(found)]).mean())
 
 
 def set_recall(truth: I64) -> Callable[[Array], float]:

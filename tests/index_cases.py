@@ -69,6 +69,7 @@ def cascades(keep: int) -> list[asx.Cascade]:
             [asx.Prefix(8, keep=keep, renormalize=False), asx.Prefix(16, keep=keep), asx.Full()],
             [asx.Binary(keep=keep), asx.Int8(keep=keep), asx.Full()],
             [asx.PQ(5, bits=4, keep=keep), asx.Binary(bits=9, keep=keep), asx.Prefix(23, keep=keep), asx.Full()],
+            [asx.Binary(keep=keep, rotation="itq"), asx.Binary(9, keep, "random"), asx.Full()],
             [asx.Int8(dims=7, keep=keep, rotation="pca"), asx.PQ(6, keep=keep), asx.Full()],
             [asx.PQ(5, bits=4, keep=keep, dims=11), asx.PQ(6, keep=keep, rotation="pca"), asx.Full()],
             [asx.PQ(5, bits=4, keep=keep, dims=11, rotation="opq"), asx.Full()],

@@ -22,7 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("arrays", "hadamard", "layout", "backends.protocol", "storage"),
     ("_native", "backends.numba", "backends.numba_ops"),
     ("backends",),
-    ("functional", "flat", "validation", "execution", "margins"),
+    ("functional", "flat", "overlaps", "validation", "execution", "margins"),
     ("quantizers", "rotations"),
     ("identifiers", "rows", "vectors", "representations", "transforms"),
     ("calibration", "cascade", "filters", "fitting", "intake", "plan", "searching"),

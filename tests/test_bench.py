@@ -266,11 +266,22 @@ def test_the_table_of_promises_says_what_came_of_each_plan() -> None:
 def test_prefixes_are_compared_with_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = matryoshka_like(1_000, 160, 50)
     monkeypatch.setattr(prefixes, "real", lambda: drawn)
-    shares = {(name, dims): found for name, dims, found in prefixes.measure()}
+    asked = prefixes.asked()
+    shares = {(name, dims): found for name, dims, found in prefixes.prefixes(asked)}
     assert len(shares) == 9
     assert all(found == sorted(found) for found in shares.values())
     assert shares["PCA", 128][2] > shares["PCA", 32][2]
-    assert prefixes.found(drawn.queries, drawn.rows, asx.top_k(drawn.queries, drawn.rows, 10, metric="cosine").ids, 160) == [1.0, 1.0, 1.0]
+    assert prefixes.shares(asked.true, asked.true) == [1.0] * 4
+
+
+def test_sign_codes_are_compared_with_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = matryoshka_like(1_000, 96, 50)
+    monkeypatch.setattr(prefixes, "real", lambda: drawn)
+    found = {name: (size, shares) for name, size, shares in prefixes.signs(prefixes.asked())}
+    assert [size for size, _ in found.values()] == [4, 4, 4, 12, 12, 12, 16]
+    assert all(shares == sorted(shares) for _, shares in found.values())
+    assert found["ITQ, 96 bits"][1][1] > found["ITQ, 32 bits"][1][1]
+    assert found["RaBitQ, one bit a dim, query not coded"][1][1] > found["ITQ, 96 bits"][1][1]
 
 
 class Half(equal_bytes.Contender):

@@ -31,6 +31,7 @@ def test_stages_are_as_they_are_written() -> None:
 def test_stages_survive_being_plain_values() -> None:
     for stage in (
         asx.Binary(9, 8),
+        asx.Binary(9, 8, "itq"),
         asx.PQ(3, 4, 7),
         asx.Int8(None, 5),
         asx.Int8(3, 5, rotation="pca"),
@@ -40,6 +41,10 @@ def test_stages_survive_being_plain_values() -> None:
         asx.Full(),
     ):
         assert stage_of(stage.spec()) == stage
+
+
+def test_sign_bits_of_dims_are_written_as_before_there_were_rotations() -> None:
+    assert asx.Binary(9, 8).spec() == {"stage": "Binary", "bits": 9, "keep": 8}
 
 
 def test_a_shortlist_at_the_end_is_for_the_full_vectors() -> None:
@@ -73,6 +78,7 @@ def test_bad_lists_of_stages(stages: Any, error: type[Exception], words: str) ->
         (asx.Binary, {"keep": 2.5}, TypeError, "keep: expected an integer"),
         (asx.Binary, {"keep": True}, TypeError, "keep: expected an integer"),
         (asx.Binary, {"bits": 0}, ValueError, "bits"),
+        (asx.Binary, {"rotation": "pca"}, ValueError, "rotation"),
         (asx.PQ, {"subspaces": 0}, ValueError, "subspaces"),
         (asx.PQ, {"subspaces": None}, TypeError, "subspaces"),
         (asx.PQ, {"subspaces": 4, "bits": 5}, ValueError, "bits: expected 4 or 8, got 5"),

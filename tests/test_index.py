@@ -25,7 +25,10 @@ from ml_dtypes import bfloat16
 import adaptive_search as asx
 from adaptive_search import fitting, index as index_module
 
-LEARNED = [asx.Cascade([stage, asx.Full()]) for stage in (asx.Binary(keep=50), asx.Int8(keep=50), asx.PQ(6, bits=4, keep=50))]
+LEARNED = [
+    asx.Cascade([stage, asx.Full()])
+    for stage in (asx.Binary(keep=50), asx.Int8(keep=50), asx.PQ(6, bits=4, keep=50), asx.Binary(7, 50, "itq"))
+]
 
 
 def contents(index: asx.Index) -> tuple[Any, ...]:

@@ -136,6 +136,8 @@ def test_a_small_change_writes_only_the_change(tmp_path: Path) -> None:
 
 
 LEARNED = [
+    asx.Binary(keep=20, rotation="itq"),
+    asx.Binary(9, 20, "random"),
     asx.Int8(keep=20),
     asx.Int8(9, keep=20, rotation="pca"),
     asx.Int8(9, keep=20, rotation="learned"),
@@ -406,3 +408,46 @@ def test_arrays_beside_the_rows_that_lie(saved: Path, aux: dict[str, Any]) -> No
     lying(saved, aux=aux)
     with pytest.raises(asx.IndexFormatError):
         asx.Index.open(saved)
+
+
+@pytest.mark.parametrize(
+    ("stage", "more"),
+    [
+        (asx.Binary(9, 20), asx.Binary(9, 20, "itq")),
+        (asx.Binary(9, 20, "itq"), asx.Binary(9, 20)),
+        (asx.Binary(9, 20, "itq"), asx.Binary(9, 20, "random")),
+        (asx.Binary(9, 20, "itq"), asx.Binary(8, 20, "itq")),
+    ],
+    ids=str,
+)
+def test_sign_bits_of_other_directions_than_the_manifest_says(stage: asx.Binary, more: asx.Binary, tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder, own in zip(folders, (stage, more), strict=True):
+        filled(collection(300), "l2", cascade=asx.Cascade([own, asx.Full()])).save(folder)
+    state, others = (read_state(folder) for folder in folders)
+    write_state(folders[0], state.segments, aux={"stage_0": others.aux["stage_0"]}, meta=state.meta)
+    with pytest.raises(asx.IndexFormatError):
+        asx.Index.open(folders[0])
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"rotation": np.array([1])},
+        {"rotation": np.array([7])},
+        {"directions": np.eye(9, 24)},
+        {"directions": np.eye(24, 9, dtype=np.float32)},
+        {"directions": np.full((9, 24), 0.2, np.float32)},
+        {"mean": np.full(24, np.nan, np.float32)},
+        {"mean": np.zeros(9, np.float32)},
+        {"radius": np.array([-1.0])},
+        {"radius": np.array([1.0], np.float32)},
+    ],
+    ids=lambda state: f"{next(iter(state))}",
+)
+def test_directions_of_sign_bits_that_lie(state: dict[str, Any], tmp_path: Path) -> None:
+    filled(collection(300), "l2", cascade=asx.Cascade([asx.Binary(9, 20, "itq"), asx.Full()])).save(tmp_path)
+    asx.Index.open(tmp_path)
+    lying(tmp_path, aux={"stage_0": state})
+    with pytest.raises(asx.IndexFormatError):
+        asx.Index.open(tmp_path)

@@ -116,7 +116,7 @@ def test_exact_search_of_any_shape(data: st.DataObject) -> None:
     stages = st.one_of(
         st.builds(asx.Prefix, st.integers(1, dim), keep=st.just(150), renormalize=st.booleans()),
         st.builds(asx.Int8, st.integers(1, dim), keep=st.just(150), rotation=st.sampled_from([None, "pca", "learned", "random"])),
-        st.builds(asx.Binary, st.integers(1, dim), keep=st.just(150)),
+        st.builds(asx.Binary, st.integers(1, dim), keep=st.just(150), rotation=st.sampled_from([None, "itq", "random"])),
         st.builds(asx.PQ, st.integers(1, dim), bits=st.just(4), keep=st.just(150)),
     )
     cascade = data.draw(st.one_of(st.none(), st.builds(asx.Cascade, st.lists(stages, min_size=1, max_size=4))))

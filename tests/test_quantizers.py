@@ -22,11 +22,21 @@ MADE: dict[str, Callable[..., Any]] = {
     "opq": lambda metric="ip": asx.ProductQuantizer(5, bits=4, metric=metric, rotation="opq", iterations=3),
     "binary": lambda metric="ip": asx.BinaryQuantizer(metric=metric),
     "binary-5": lambda metric="ip": asx.BinaryQuantizer(5, metric=metric),
+    "binary-itq": lambda metric="ip": asx.BinaryQuantizer(metric=metric, rotation="itq"),
+    "binary-itq-5": lambda metric="ip": asx.BinaryQuantizer(5, metric, "itq"),
+    "binary-random": lambda metric="ip": asx.BinaryQuantizer(9, metric, "random"),
     "int8": lambda metric="ip": asx.Int8Quantizer(metric),
     "int8-rows": lambda metric="ip": asx.RowInt8Quantizer(metric),
     "int8-affine": lambda metric="ip": asx.Int8Quantizer(metric, affine=True),
 }
 DIM = 11
+TURNED = {
+    "rotation": np.array([0]),
+    "directions": np.eye(2, 3, dtype=np.float32),
+    "mean": np.zeros(3, np.float32),
+    "radius": np.array([1.0]),
+}
+"""What belongs to two bits of three dims."""
 
 
 def rows_of(n: int, seed: int = 0, dim: int = DIM) -> Any:
@@ -193,6 +203,20 @@ def test_state_restores_a_quantizer(backend: Backend, make: Any, metric: Any) ->
         ("binary", {"shape": np.array([3])}),
         ("binary", {"shape": np.array([3.0, 2.0])}),
         ("binary", {"shape": np.array([2**40, 2**39])}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "rotation": np.array([2])}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "rotation": np.array([-1])}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "rotation": np.array([0, 0])}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "rotation": np.array([0.0])}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "directions": np.eye(3, dtype=np.float32)}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "directions": np.eye(2, 3)}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "directions": np.ones((2, 3), np.float32)}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "directions": np.full((2, 3), np.nan, np.float32)}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "mean": np.zeros(2, np.float32)}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "mean": np.full(3, np.inf, np.float32)}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "radius": np.array([np.nan])}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "radius": np.array([-1.0])}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "radius": np.zeros(0)}),
+        ("binary-itq", {"shape": np.array([3, 2]), "directions": np.eye(2, 3, dtype=np.float32)}),
         ("int8", {}),
         ("int8", {"limits": np.array([np.inf], np.float32)}),
         ("int8", {"limits": np.array([-1], np.float32)}),

@@ -43,6 +43,7 @@ CASCADES = [
     [asx.Int8(24), asx.Full()],
     [asx.Prefix(12), asx.Prefix(24), asx.Full()],
     [asx.Binary(), asx.Int8(), asx.Full()],
+    [asx.Binary(rotation="itq"), asx.Int8(), asx.Full()],
     [asx.PQ(12, bits=4, dims=32), asx.Int8(), asx.Full()],
     [asx.PQ(12), asx.Full()],
     [asx.PQ(12, bits=4, dims=24, rotation="pca"), asx.Full()],

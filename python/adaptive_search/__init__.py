@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .backends import backend, backends, get_include, kernel_address, use_backend
 from .execution import get_threads, set_threads
 from .functional import dot, hamming, hamming_top_k, rescore, top_k
+from .overlaps import intersection, intersection_top_k, jaccard, jaccard_top_k
 from .types import IndexFormatError, Neighbors
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ __all__ = [
     "get_threads",
     "hamming",
     "hamming_top_k",
+    "intersection",
+    "intersection_top_k",
+    "jaccard",
+    "jaccard_top_k",
     "kernel_address",
     "rescore",
     "set_threads",

@@ -204,7 +204,7 @@ def default_representations(dim: int) -> list[Stage | Quantizer]:
     found: list[Stage | Quantizer] = [Binary(), PQ(eighth), PQ(quarter, bits=4), PQ(quarter)]
     found += [Int8(dims) for dims in prefixes]
     if dim <= MOST_ROTATED:
-        found += [PQ(eighth, rotation="opq"), PQ(quarter, bits=4, rotation="opq")]
+        found += [Binary(rotation="itq"), PQ(eighth, rotation="opq"), PQ(quarter, bits=4, rotation="opq")]
         found += [Int8(dims, rotation="pca") for dims in prefixes]
     return [*found, Int8(), *(Prefix(dims) for dims in prefixes), Full()]
 

@@ -54,7 +54,8 @@ def _dense_family(queries: Any, rows: Any, dims: Any, metric: Metric) -> tuple[D
     return DenseFamily(current(), matrix, as_float32(batch), metric), single
 
 
-def _hamming_family(queries: Any, codes: Any, bits: Any) -> tuple[HammingFamily, bool]:
+def hamming_family(queries: Any, codes: Any, bits: Any) -> tuple[HammingFamily, bool]:
+    """Packed queries and codes, checked and cut to the bits to compare, and whether it was a single query."""
     batch, single = as_code_batch(queries)
     rows = as_codes(codes, "codes")
     count = as_bits(bits, batch.shape[1], rows.shape[1])
@@ -100,7 +101,7 @@ def dot(queries: Any, rows: Any, *, dims: int | None = None, threads: int | None
     """
     batch, matrix, single = _compared(queries, rows, dims)
     family = DenseFamily(current(), matrix, as_float32(batch), "ip")
-    out = _all_pairs(family, np.float32, as_threads(threads))
+    out = all_pairs(family, np.float32, as_threads(threads))
     return out[0] if single else out
 
 
@@ -133,13 +134,13 @@ def hamming(queries: Any, codes: Any, *, bits: int | None = None, threads: int |
     >>> asx.hamming(np.uint8([0b1111_0000]), np.uint8([[0b1111_0000], [0b1010_0001]]))
     array([0, 3], dtype=int32)
     """
-    family, single = _hamming_family(queries, codes, bits)
-    out = _all_pairs(family, np.int32, as_threads(threads))
+    family, single = hamming_family(queries, codes, bits)
+    out = all_pairs(family, np.int32, as_threads(threads))
     return out[0] if single else out
 
 
-def _all_pairs(family: DenseFamily | HammingFamily, dtype: type[np.generic], threads: int | None) -> Array:
-    """Products or distances (Q, N)."""
+def all_pairs(family: DenseFamily | HammingFamily, dtype: type[np.generic], threads: int | None) -> Array:
+    """Products, distances or what else a family fills in: (Q, N)."""
     out = np.empty((family.queries, family.rows), dtype)
     for first, last in family.blocks():
         rows = family.open(first, last)
@@ -242,7 +243,7 @@ def hamming_top_k(queries: Any, codes: Any, k: int, *, bits: int | None = None, 
     >>> asx.hamming_top_k(np.uint8([0]), np.uint8([[7], [1], [2]]), k=2)
     Neighbors(ids=array([1, 2]), scores=array([1., 1.], dtype=float32))
     """
-    family, single = _hamming_family(queries, codes, bits)
+    family, single = hamming_family(queries, codes, bits)
     k = as_k(k)
     allowed = as_mask(mask, family.queries, family.rows)
     return squeezed(flat.top_k(family, k, allowed, as_threads(threads)), single)

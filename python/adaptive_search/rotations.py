@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .backends.protocol import Backend
-from .types import F32
+from .types import F32, F64
 
 LEAST_ROWS = 16_384
 """Rows that directions are learned from, at most; or 8 for every dim, if that is more."""
@@ -29,12 +29,27 @@ def principal_directions(sample: F32, dims: int) -> F32:
     return np.ascontiguousarray(directions * np.where(largest < 0, -1.0, 1.0), dtype=np.float32)
 
 
+def procrustes(products: F64) -> F32:
+    """The orthogonal matrix (D, D) that brings points nearest to others, given the products (D, D) of the others with the points: others
+    transposed times points, (n, D) each. (P. Schönemann, "A generalized solution of the orthogonal Procrustes problem", 1966.)
+
+    Examples
+    --------
+    >>> points = np.array([[1.0, 0.0], [0.0, 2.0]])
+    >>> others = np.array([[0.0, 1.1], [-1.9, 0.0]])
+    >>> (points @ procrustes(others.T @ points).T).tolist()
+    [[0.0, 1.0], [-2.0, 0.0]]
+    """
+    left, _, right = np.linalg.svd(products)
+    return np.ascontiguousarray(left @ right, np.float32)
+
+
 def is_orthogonal(matrix: F32) -> bool:
     """Whether the rows of a matrix are orthonormal, up to much less than codes lose: a square one then keeps inner products.
 
     Examples
     --------
-    >>> is_orthogonal(np.eye(3, dtype=np.float32)), is_orthogonal(np.ones((2, 2), np.float32))
+    >>> is_orthogonal(np.eye(3, dtype=np.float32)[:2]), is_orthogonal(np.ones((2, 2), np.float32))
     (True, False)
     """
     with np.errstate(over="ignore", invalid="ignore"):

@@ -115,7 +115,7 @@ def test_bounds_leave_out_most_rows(metric: str, stage: Any) -> None:
             assert found.scored[-1].mean() < most
 
 
-@pytest.mark.parametrize("stage", [asx.Binary(), asx.Int8(), asx.PQ(4), asx.Prefix(24)], ids=str)
+@pytest.mark.parametrize("stage", [asx.Binary(), asx.Binary(rotation="itq"), asx.Int8(), asx.PQ(4), asx.Prefix(24)], ids=str)
 def test_estimates_without_bounds_say_so(stage: Any) -> None:
     index = filled(collection(50), "cosine", cascade=asx.Cascade([stage]))
     assert index._prepare_bounds(current()) == []
@@ -154,7 +154,14 @@ def test_int8_has_no_bounds_for_l2() -> None:
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize(
     ("stage", "error"),
-    [(asx.Int8(), 0.03), (asx.PQ(24), 0.15), (asx.PQ(24, bits=4), 0.4), (asx.Prefix(24), 1e-5), (asx.Binary(), 1.5)],
+    [
+        (asx.Int8(), 0.03),
+        (asx.PQ(24), 0.15),
+        (asx.PQ(24, bits=4), 0.4),
+        (asx.Prefix(24), 1e-5),
+        (asx.Binary(), 1.5),
+        (asx.Binary(rotation="random"), 1.5),
+    ],
     ids=str,
 )
 def test_estimates_are_in_score_units(metric: str, stage: Any, error: float, backend: Backend) -> None:
@@ -179,6 +186,7 @@ def test_rescoring_gives_the_scores_of_a_scan(metric: str, kind: str, backend: B
     rows, ids, queries = collection(300), shuffled_ids(300), questions(5)
     stages = [
         asx.Binary(keep=9),
+        asx.Binary(keep=9, rotation="itq"),
         asx.PQ(5, keep=9),
         asx.PQ(7, bits=4, keep=9),
         asx.Int8(9, keep=9),

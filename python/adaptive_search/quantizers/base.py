@@ -16,6 +16,9 @@ from ..validation import as_metric, as_queries, as_rows, as_threads
 
 Encode = Callable[[F32, Array], None]
 
+SAMPLE_BYTES = 256 << 20
+"""Memory of the rows that are learned from, at most, as float32."""
+
 
 class Quantizer(ABC):
     """Codes of a fixed number of bytes per row.
@@ -133,6 +136,13 @@ class Quantizer(ABC):
     def _check_fitted(self) -> None:
         if not self.fitted:
             raise ValueError(f"{type(self).__name__} is not fitted: call fit(X) first")
+
+
+def some_rows(count: int, most: int, seed: int) -> I64:
+    """All of so many row numbers, or ``most`` random ones, rising."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, most, replace=False))
 
 
 def taken(state: Mapping[str, Array], name: str, dtype: type[np.generic], ndim: int) -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays import ranges
 from ..backends import current
 from ..execution import Progress
-from ..rotations import principal_directions, rotated
+from ..rotations import principal_directions, procrustes, rotated
 from ..types import F32, F64, I32
 from . import kmeans
 
@@ -84,8 +84,7 @@ def _alternated(points: F32, start: _Fit, threads: int | None, progress: Progres
     for done in range(1, ROUNDS + 1):
         if not np.isfinite(products).all():
             break
-        left, _, right = np.linalg.svd(products)
-        rotation = np.ascontiguousarray(left @ right, np.float32)
+        rotation = procrustes(products)
         turned = rotated(current(), points, rotation)
         kmeans.improve(turned, codebooks, nearest, threads)
         before = error

@@ -18,13 +18,12 @@ from ..rotations import is_orthogonal, rotated
 from ..types import F32, I64, MAX_DIM, U8, Array, Bool, Metric, Neighbors
 from ..validation import as_codes, as_float, as_float32, as_int, as_k, as_mask, as_matrix, as_ndarray, as_threads, check_elements
 from . import anisotropic, kmeans, opq
-from .base import Quantizer, taken
+from .base import SAMPLE_BYTES, Quantizer, some_rows, taken
 
 BLOCK = 64
 """Rows of a block of the packed layout."""
 
 POINTS_PER_CODEWORD = 256
-SAMPLE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -173,10 +172,7 @@ class ProductQuantizer(Quantizer):
         codewords = 1 << self.bits
         wanted = POINTS_PER_CODEWORD * (256 if self.rotation or self.anisotropy > 1.0 else codewords)
         most = min(wanted, max(8 * codewords, SAMPLE_BYTES // (4 * matrix.dim)))
-        rows = np.arange(len(matrix))
-        if len(matrix) > most:
-            rows = np.sort(np.random.default_rng(self._seed).choice(len(matrix), most, replace=False))
-        points = self._vectors(matrix, rows)
+        points = self._vectors(matrix, some_rows(len(matrix), most, self._seed))
         with progress_bar(progress, "Training codebooks", "rounds" if self.rotation else "subspaces") as report:
             asked = (points, self.subspaces, codewords, self._iterations, self._seed, threads, report)
             rotation, codebooks = opq.train(*asked) if self.rotation else (None, kmeans.train(*asked))
