@@ -14,7 +14,7 @@ from index_cases import assert_equal
 from test_calibration import simulated
 
 import adaptive_search as asx
-from adaptive_search import tuning
+from adaptive_search import families, tuning, tuning_queries
 from adaptive_search.backends import current
 from adaptive_search.calibration import Calibration
 from adaptive_search.cascade import Opening
@@ -195,7 +195,7 @@ def test_the_promise_over_many_draws(stages: list[Any]) -> None:
         way = index._made_way(current(), float(margin))
         found = tuning.run(current(), way.stages, queries, 10, None, np.full(len(queries), ROWS)).positions
         for k, lost in losses.items():
-            lost[:, number] = tuning.losses(found[:, :k], true[:, :k])
+            lost[:, number] = tuning_queries.losses(found[:, :k], true[:, :k])
     for recall, k in ((0.8, 10), (0.95, 10), (0.9, 4)):
         mean, error = simulated(losses[k], recall, 150, 200)
         assert mean >= recall - 3 * error
@@ -207,10 +207,10 @@ def test_codes_are_rotated_where_first_dims_tell_no_more_than_others() -> None:
     falling = (random.standard_normal((2_000, 256)) / (1 + np.arange(256) / 8)).astype(np.float32)
     mixed = (falling @ np.linalg.qr(random.standard_normal((256, 256)))[0]).astype(np.float32)
     for rows, uneven in ((falling, True), (mixed, False), (falling[:0], True), (falling[:, :1], True)):
-        assert tuning.is_uneven(rows) == uneven
-    stages = [stage for cascade in tuning.family(256, "cosine", False) for stage in cascade.stages]
+        assert families.is_uneven(rows) == uneven
+    stages = [stage for cascade in families.family(256, "cosine", False) for stage in cascade.stages]
     assert asx.Int8(64, rotation="pca") in stages
-    assert asx.Int8(64) in [stage for cascade in tuning.family(256, "cosine", True) for stage in cascade.stages]
+    assert asx.Int8(64) in [stage for cascade in families.family(256, "cosine", True) for stage in cascade.stages]
 
 
 def test_what_is_not_certified() -> None:
@@ -341,8 +341,8 @@ def test_losses_are_counted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     truth[::5, 4:] = -1
     expected = [1 - len(set(mine) & set(true) - {-1}) / (true >= 0).sum() for mine, true in zip(found, truth, strict=True)]
     for pairs in (1, 49 * 7, 1 << 24):
-        monkeypatch.setattr(tuning, "PAIRS", pairs)
-        np.testing.assert_allclose(tuning.losses(found, truth), expected)
+        monkeypatch.setattr(tuning_queries, "PAIRS", pairs)
+        np.testing.assert_allclose(tuning_queries.losses(found, truth), expected)
 
 
 @pytest.mark.long

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-from . import explaining, filters, fitting, persistence, searching, tuning
+from . import explaining, filters, fitting, persistence, searching, tuning, tuning_queries
 from .backends import current
 from .backends.protocol import Backend
 from .calibration import Calibration
@@ -166,7 +166,7 @@ class Index:
         k = as_k(k)
         batch = None if queries is None else as_queries(queries, rows.dim)[0]
         if batch is not None and wanted < 1.0:
-            tuning.split(len(batch), wanted)
+            tuning_queries.split(len(batch), wanted)
         index = cls(rows.dim, as_metric(metric), rows.kind, transform=transform)
         if len(rows) and not index._intake.ready:
             index.fit(rows.array[fitting.spread(len(rows), rows.dim)])
@@ -467,14 +467,14 @@ class Index:
         if not len(self):
             raise ValueError("tune: the index is empty, there are no rows to search")
         own_cascade = None if self._chosen else self._cascade
-        if batch is None and own_cascade is None and not tuning.enough_rows(len(self), wanted):
+        if batch is None and own_cascade is None and not tuning_queries.enough_rows(len(self), wanted):
             # What could be chosen could not be calibrated; exact search needs no calibration.
             self._adopt(None, None, (wanted, k))
             return self.plan
         with progress_bar(progress, "tuning", "steps") as bar:
             backend = current()
-            ground = tuning.Ground(backend, self._store, self._slabs, self._metric, self._prepare_full(backend))
-            tuners, judges = tuning.queries_for(ground, batch, k, wanted)
+            ground = tuning_queries.Ground(backend, self._store, self._slabs, self._metric, self._prepare_full(backend))
+            tuners, judges = tuning_queries.queries_for(ground, batch, k, wanted)
             best, calibration = tuning.best_plan(
                 ground,
                 own_cascade,

@@ -10,38 +10,23 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 
 from . import fitting
-from .arrays import ranges
-from .backends.protocol import Backend
-from .calibration import Calibration, never_rising, queries_needed
+from .calibration import Calibration, never_rising
 from .cascade import OPENINGS, Cascade, Opening, PreparedStage, run, run_exact
 from .execution import Progress
-from .layout import Slabs
+from .families import exact_family, family, is_uneven
 from .margins import ErrorModel
-from .representations import PQ, Binary, Full, Int8, Representation, Stage
-from .rotations import principal_directions
+from .representations import Representation, Stage
 from .rows import Chunk, RowStore
-from .types import F32, F64, I64, Array, Metric
-from .vectors import read_vectors
+from .tuning_queries import Ground, Queries, losses
+from .types import F32, F64, I64, Array
 
 LONELY = 12
 """Queries that are timed one at a time."""
-
-TUNING_QUERIES = 256
-"""Queries that models are fitted to and cascades are compared with, at most."""
-
-CALIBRATION_QUERIES = 2_000
-"""Queries that recall is measured with, at most, if it needs no more: the interval of the mean is then below a percent wide."""
-
-PAIRS = 1 << 24
-"""Most pairs of a found and a true row that are compared at a time, a byte each."""
-
-OWN_QUERIES = 512
-"""Stored rows that stand for queries when there are none."""
 
 FIT_CANDIDATES = 128
 """Rows per query that models are fitted to, at most: the best of the first stage."""
@@ -54,18 +39,6 @@ LOSSES = (0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.035, 0.025, 0.018, 0.012, 0.00
 
 NEAR = (1.2, 1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 """More of them, as parts of what may be lost."""
-
-SPECTRUM_ROWS = 4_096
-"""Rows that tell whether dims are alike."""
-
-MOST_ROTATED = 4_096
-"""Dims of vectors whose principal directions are learned without being asked for: beyond, that takes minutes."""
-
-MOST_TURNED = 1_024
-"""Dims of vectors up to which an OPQ rotation is learned without being asked for, in a minute or two."""
-
-WEIGHT = 4.0
-"""Of errors along a row in codes that are chosen without being asked for: the best of 1 to 16 on tuning queries of sentence embeddings."""
 
 SAFETY = 0.7
 """Cascades are compared at margins that lose this part of what may be lost: calibration asks for a little more than tuning queries do."""
@@ -95,39 +68,6 @@ class _Overlay:
 
 
 @dataclass(frozen=True)
-class Queries:
-    """Queries with their true neighbours: ``itself`` are the positions of stored rows that stand for queries, else None."""
-
-    vectors: F32
-    truth: I64
-    itself: I64 | None
-
-    def part(self, chosen: slice) -> Queries:
-        return Queries(self.vectors[chosen], self.truth[chosen], None if self.itself is None else self.itself[chosen])
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What is searched."""
-
-    backend: Backend
-    store: RowStore
-    slabs: Slabs
-    metric: Metric
-    full: PreparedStage
-
-    def search(self, stages: Sequence[PreparedStage], vectors: F32, k: int, itself: I64 | None) -> I64:
-        """Positions (Q, k); rows that stand for queries do not find themselves."""
-        wanted = min(k + (itself is not None), self.store.live)
-        counts = np.full(len(vectors), self.store.live)
-        positions = run(self.backend, stages, vectors, wanted, self.store.alive, counts).positions
-        return positions if itself is None else without(positions, itself)[:, :k]
-
-    def queries(self, vectors: F32, k: int, itself: I64 | None) -> Queries:
-        return Queries(vectors, self.search([self.full], vectors, k, itself), itself)
-
-
-@dataclass(frozen=True)
 class Candidate:
     """A cascade whose stages are learned, with its rows."""
 
@@ -146,25 +86,6 @@ class Candidate:
     @property
     def adaptive(self) -> bool:
         return any(stage.adaptive for stage in self.stages)
-
-
-def without(positions: I64, itself: I64) -> I64:
-    """Lists (Q, C) without the query's own row, or else without their last entry: (Q, C - 1)."""
-    own = positions == itself[:, None]
-    own[~own.any(axis=1), -1] = True
-    kept: I64 = positions[~own].reshape(len(positions), -1)
-    return kept
-
-
-def losses(found: I64, truth: I64) -> F64:
-    """1 - recall of every query, by row."""
-    hits = np.empty(len(truth), np.int64)
-    for first, last in ranges(len(truth), max(1, PAIRS // max(found.shape[1] * truth.shape[1], 1))):
-        some, true = found[first:last], truth[first:last]
-        hits[first:last] = ((some[:, :, None] == true[:, None, :]).any(axis=1) & (true >= 0)).sum(axis=1)
-    real = np.maximum((truth >= 0).sum(axis=1), 1)
-    lost: F64 = 1.0 - hits / real
-    return lost
 
 
 class Bench:
@@ -381,68 +302,6 @@ def calibrate(
     )
 
 
-def split(count: int, recall: float) -> tuple[int, int]:
-    """How many of a user's queries tune, and how many calibrate.
-
-    Raises
-    ------
-    ValueError
-        If there are too few.
-    """
-    needed = queries_needed(recall)
-    if count < needed:
-        raise ValueError(f"queries: recall={recall} needs at least {needed} calibration queries, got {count}")
-    # A third tunes; if that leaves too few, or too few of them, stored rows tune instead.
-    tuning = min(TUNING_QUERIES, count // 3, count - needed)
-    tuning = tuning if tuning >= 16 else 0
-    return tuning, min(max(CALIBRATION_QUERIES, needed), count - tuning)
-
-
-def queries_for(ground: Ground, given: F32 | None, k: int, recall: float) -> tuple[Queries, Queries]:
-    """Queries that tune, and those that calibrate: a user's at random, or stored rows.
-
-    Raises
-    ------
-    ValueError
-        If there are too few.
-    """
-    if given is None:
-        if not enough_rows(ground.store.live, recall):
-            needed = queries_needed(recall)
-            raise ValueError(
-                f"queries: recall={recall} needs at least {needed} calibration queries; "
-                f"for stored rows to stand for them there must be {2 * needed}, there are {ground.store.live}"
-            )
-        own = own_queries(ground, k, recall)
-        half = len(own.truth) // 2 if recall < 1.0 else 0
-        return own.part(slice(half, None)), own.part(slice(0, half))
-    if recall == 1.0:
-        if not len(given):
-            raise ValueError("queries: expected at least one, got none")
-        some = ground.queries(given[:TUNING_QUERIES], k, None)
-        return some, some.part(slice(0, 0))
-    tuning, judging = split(len(given), recall)
-    order = np.random.default_rng(0).permutation(len(given))
-    judges = ground.queries(given[order[tuning : tuning + judging]], k, None)
-    return (ground.queries(given[order[:tuning]], k, None) if tuning else own_queries(ground, k, recall)), judges
-
-
-def enough_rows(rows: int, recall: float) -> bool:
-    """Whether stored rows can stand for the queries that a recall needs: half of them tune."""
-    return recall == 1.0 or rows >= 2 * queries_needed(recall)
-
-
-def own_queries(ground: Ground, k: int, recall: float) -> Queries:
-    """Stored rows that stand for queries, in random order."""
-    random = np.random.default_rng(0)
-    living = ground.store.live_positions()
-    count = min(len(living), max(OWN_QUERIES, 2 * queries_needed(recall) if recall < 1.0 else 1))
-    chosen = np.sort(random.choice(living, count, replace=False))
-    vectors = np.concatenate([read_vectors(ground.slabs, chunk, local) for chunk, _, local in ground.store.split(chosen)])
-    order = random.permutation(count)
-    return ground.queries(np.ascontiguousarray(vectors[order]), k, chosen[order])
-
-
 def best_plan(
     ground: Ground,
     own: Cascade | None,
@@ -521,53 +380,3 @@ def best_of(work: Callable[[], object]) -> float:
         work()
         best = min(best, time.perf_counter() - start)
     return best
-
-
-def family(dim: int, metric: Metric, uneven: bool) -> list[Cascade]:
-    """Cascades worth trying for rows of some kind.
-
-    Parameters
-    ----------
-    uneven : bool
-        Whether the first dims tell nearly as much as the same number of principal directions, as those of Matryoshka embeddings do.
-    """
-    found: list[list[Stage]] = []
-    bounded = metric != "l2"
-    widths = [dims for dims in (64, 128, 192, 256) if dims <= 0.75 * dim]
-    # Few dims of an even kind tell little: what scores the survivors then takes all of them.
-    middle = min(256, dim) if uneven else dim
-    if dim >= 96:
-        rotation: Literal["pca"] | None = None if uneven else "pca"
-        found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths if dims < middle]
-        # Half a byte for every pair of dims: few bytes to read for a single query.
-        found += [[PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths[:3]]
-        if metric != "l2" and not uneven and dim <= MOST_TURNED:
-            # The same bytes keep more of what inner products need, for longer learning.
-            found += [
-                [PQ(size, 4, rotation="opq", anisotropy=WEIGHT), Int8(bounded=bounded), Full()] for size in (64, 96) if 2 * size <= dim
-            ]
-        if metric == "cosine":
-            found.append([Binary(), Int8(bounded=bounded), Full()])
-    if dim > 256 and uneven:
-        found.append([Int8(middle, bounded=bounded), Full()])
-    if dim >= 16:
-        found.append([Int8(bounded=bounded), Full()])
-    return [Cascade(stages) for stages in found]
-
-
-def is_uneven(sample: F32) -> bool:
-    """Whether the first dims of rows hold nearly as much as their principal directions do."""
-    dims = min(128, sample.shape[1] // 2)
-    if not dims or not len(sample) or sample.shape[1] > MOST_ROTATED:
-        return True
-    some = sample[:: -(-len(sample) // SPECTRUM_ROWS)]
-    held = np.square(some[:, :dims], dtype=np.float64).sum()
-    return bool(held >= 0.85 * np.square(some @ principal_directions(some, dims).T, dtype=np.float64).sum())
-
-
-def exact_family(dim: int, metric: Metric) -> list[Cascade]:
-    """Cascades with bounds that cannot fail."""
-    if metric == "l2" or dim < 16:
-        return []
-    widths = [dims for dims in (256, dim) if dims <= dim]
-    return [Cascade([Int8(dims, bounded=True), Full()]) for dims in dict.fromkeys(widths)]

@@ -1,0 +1,74 @@
+"""Cascades worth trying for vectors of some kind."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from .cascade import Cascade
+from .representations import PQ, Binary, Full, Int8, Stage
+from .rotations import principal_directions
+from .types import F32, Metric
+
+SPECTRUM_ROWS = 4_096
+"""Rows that tell whether dims are alike."""
+
+MOST_ROTATED = 4_096
+"""Dims of vectors whose principal directions are learned without being asked for: beyond, that takes minutes."""
+
+MOST_TURNED = 1_024
+"""Dims of vectors up to which an OPQ rotation is learned without being asked for, in a minute or two."""
+
+WEIGHT = 4.0
+"""Of errors along a row in codes that are chosen without being asked for: the best of 1 to 16 on tuning queries of sentence embeddings."""
+
+
+def family(dim: int, metric: Metric, uneven: bool) -> list[Cascade]:
+    """Cascades worth trying for rows of some kind.
+
+    Parameters
+    ----------
+    uneven : bool
+        Whether the first dims tell nearly as much as the same number of principal directions, as those of Matryoshka embeddings do.
+    """
+    found: list[list[Stage]] = []
+    bounded = metric != "l2"
+    widths = [dims for dims in (64, 128, 192, 256) if dims <= 0.75 * dim]
+    # Few dims of an even kind tell little: what scores the survivors then takes all of them.
+    middle = min(256, dim) if uneven else dim
+    if dim >= 96:
+        rotation: Literal["pca"] | None = None if uneven else "pca"
+        found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths if dims < middle]
+        # Half a byte for every pair of dims: few bytes to read for a single query.
+        found += [[PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths[:3]]
+        if metric != "l2" and not uneven and dim <= MOST_TURNED:
+            # The same bytes keep more of what inner products need, for longer learning.
+            found += [
+                [PQ(size, 4, rotation="opq", anisotropy=WEIGHT), Int8(bounded=bounded), Full()] for size in (64, 96) if 2 * size <= dim
+            ]
+        if metric == "cosine":
+            found.append([Binary(), Int8(bounded=bounded), Full()])
+    if dim > 256 and uneven:
+        found.append([Int8(middle, bounded=bounded), Full()])
+    if dim >= 16:
+        found.append([Int8(bounded=bounded), Full()])
+    return [Cascade(stages) for stages in found]
+
+
+def is_uneven(sample: F32) -> bool:
+    """Whether the first dims of rows hold nearly as much as their principal directions do."""
+    dims = min(128, sample.shape[1] // 2)
+    if not dims or not len(sample) or sample.shape[1] > MOST_ROTATED:
+        return True
+    some = sample[:: -(-len(sample) // SPECTRUM_ROWS)]
+    held = np.square(some[:, :dims], dtype=np.float64).sum()
+    return bool(held >= 0.85 * np.square(some @ principal_directions(some, dims).T, dtype=np.float64).sum())
+
+
+def exact_family(dim: int, metric: Metric) -> list[Cascade]:
+    """Cascades with bounds that cannot fail."""
+    if metric == "l2" or dim < 16:
+        return []
+    widths = [dims for dims in (256, dim) if dims <= dim]
+    return [Cascade([Int8(dims, bounded=True), Full()]) for dims in dict.fromkeys(widths)]
