@@ -41,11 +41,24 @@ std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows
     return without_gil<IntegerProblem>(*self.table, rows.rows, c, codes.shape(0), f, o, metric, scaled, margins, scan);
 }
 
-std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest, bool scan) {
+std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest,
+                                      const py::object& scaling, bool scan) {
     const float* t = contiguous<float>(tables, 3, "tables");
     require(tables.shape(1) == rows.subspaces && tables.shape(2) == int64_t{1} << rows.bits,
             "tables: expected shape (queries, subspaces, 2**bits)");
-    return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, scan);
+    ScoreScaling terms;
+    if (!scaling.is_none()) {
+        const auto values = [&](const char* name) {
+            const auto a = scaling.attr(name).cast<py::array>();
+            const double* p = per_query<double>(a, tables.shape(0), name);
+            return std::vector<double>(p, p + tables.shape(0));
+        };
+        terms = {values("offset"), values("base"), values("step")};
+        require(rows.bits == 4, "rows: only codes of 4 bits are scaled");
+        for (const Chunk& chunk : rows.rows->chunks())
+            require(chunk.weights && (largest || chunk.norms), "rows: scaled sums need scales, and distances norms2");
+    }
+    return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, std::move(terms), scan);
 }
 
 namespace {
@@ -315,16 +328,18 @@ void register_targets(py::module_& m) {
             arg("chunks"), arg("subspaces"), arg("bits"), arg("ids") = none)
         .def(
             "pq_scan",
-            [](const Target& self, const PyRows& rows, const py::array& tables, int64_t k, bool largest, const py::object& allowed) {
-                return PyScan::make(pq_problem(self, rows, tables, largest, true), k, allowed, py::make_tuple(rows.owners, tables));
+            [](const Target& self, const PyRows& rows, const py::array& tables, int64_t k, bool largest, const py::object& allowed,
+               const py::object& scaling) {
+                return PyScan::make(pq_problem(self, rows, tables, largest, scaling, true), k, allowed, py::make_tuple(rows.owners, tables));
             },
-            arg("rows"), arg("tables"), arg("k"), arg("largest"), arg("allowed") = none)
+            arg("rows"), arg("tables"), arg("k"), arg("largest"), arg("allowed") = none, arg("scaling") = none)
         .def(
             "pq_rescore",
-            [](const Target& self, const PyRows& rows, const py::array& tables, const py::array& candidates, int64_t k, bool largest) {
-                return pair_of(rescored(*pq_problem(self, rows, tables, largest, false), candidates, k));
+            [](const Target& self, const PyRows& rows, const py::array& tables, const py::array& candidates, int64_t k, bool largest,
+               const py::object& scaling) {
+                return pair_of(rescored(*pq_problem(self, rows, tables, largest, scaling, false), candidates, k));
             },
-            arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"))
+            arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"), arg("scaling") = none)
         .def("pq_tables", &pq_tables, arg("queries"), arg("codebooks"), arg("squared"), arg("out"))
         .def("pq_whole", &pq_whole, arg("tables"), arg("base"), arg("step"))
         .def("pq_assign", &pq_assign, arg("vectors"), arg("codebooks"), arg("out"))

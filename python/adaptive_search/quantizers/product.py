@@ -11,7 +11,7 @@ import numpy as np
 from .. import flat
 from ..arrays import block_rows, ranges
 from ..backends import current
-from ..backends.protocol import Backend, Rows, Scan
+from ..backends.protocol import Backend, CodeChunk, Rows, Scan
 from ..execution import progress_bar
 from ..functional import squeezed
 from ..rotations import is_orthogonal, rotated
@@ -425,7 +425,7 @@ class _PQFamily:
 
     def open(self, first: int, last: int) -> Rows:
         packed = self.codes if isinstance(self.codes, PackedCodes) else self.quantizer.pack(self.codes[first:last])
-        return self.backend.pq_rows([(packed.data, packed.rows)], packed.subspaces, packed.bits)
+        return self.backend.pq_rows([CodeChunk(packed.data, packed.rows)], packed.subspaces, packed.bits)
 
     def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
         return self.backend.pq_scan(rows, self.quantizer.query_tables(self.batch[first:last]), k, self.largest, allowed)
