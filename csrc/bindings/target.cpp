@@ -3,6 +3,7 @@
 #include "bindings/cascade.h"
 #include "ops/codes.h"
 #include "ops/cpu.h"
+#include "ops/hadamard.h"
 #include "ops/targets.h"
 
 namespace asx {
@@ -165,6 +166,17 @@ void dense_map(const Target& self, const py::array& queries, const py::array& ma
     map_queries(*self.table, q, queries.shape(0), rows, matrix.shape(0), matrix.shape(1), to);
 }
 
+void hadamard_op(const Target&, py::array rows) {
+    require(py::isinstance<py::array_t<float>>(rows) && rows.ndim() == 2 && rows.writeable(), "rows: expected a writable float32 matrix");
+    const int64_t count = rows.shape(0), size = rows.shape(1), stride = rows.strides(0) / 4;
+    require(size > 0 && (size & (size - 1)) == 0, "rows: expected a power of two of dims");
+    require((size == 1 || rows.strides(1) == 4) && (count <= 1 || (rows.strides(0) % 4 == 0 && stride >= size)),
+            "rows: expected contiguous ones that do not overlap");
+    auto* to = static_cast<float*>(rows.mutable_data());
+    const py::gil_scoped_release free;
+    hadamard(to, stride, count, size);
+}
+
 // --- int8 codes -----------------------------------------------------------------------------------------------------------
 
 void integer_queries_op(const Target&, const py::array& queries, const py::array& scales, py::array codes, py::array steps) {
@@ -298,6 +310,7 @@ void register_targets(py::module_& m) {
         .def("dense_norms", &dense_norms, arg("kind"), arg("pieces"), arg("out"), arg("upward") = false)
         .def("dense_unit", &dense_unit, arg("queries"), arg("out"))
         .def("dense_map", &dense_map, arg("queries"), arg("matrix"), arg("out"))
+        .def("hadamard", &hadamard_op, arg("rows"))
         .def("integer_queries", &integer_queries_op, arg("queries"), arg("scales"), arg("codes"), arg("steps"))
         .def(
             "integer_scan",

@@ -57,7 +57,7 @@ class Index:
         Stages of a search; None searches exactly.
     fit_rows : int, optional
         Rows from which the stages are learned, at the `add` that brings the index there; until then searches are exact. By
-        default the most that a stage asks for: 10,000 for `PQ`, 1,000 for `Binary` and `Int8`.
+        default the most that a stage asks for: 10,000 for `PQ`, 1,000 for `Binary`, `RaBit` and `Int8`.
 
     Examples
     --------

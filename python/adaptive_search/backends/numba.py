@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from ..types import F32, F64, I8, I32, I64, KINDS, U8, Array, Bool, Kind, Metric
-from .numba_ops import cascade, codewords, dense, dense_rows, hamming, integer, pq
+from .numba_ops import cascade, codewords, dense, dense_rows, hadamard, hamming, integer, pq
 from .numba_ops.chunks import NumbaRows
 from .protocol import Bound, CodeChunk, DenseChunk, IntegerMetric, Level, Rows, Scaling, Scan
 
@@ -59,6 +59,9 @@ class NumbaBackend:
 
     def dense_map(self, queries: F32, matrix: F32, out: F32) -> None:
         dense_rows.products(queries, matrix, out)
+
+    def hadamard(self, rows: F32) -> None:
+        hadamard.transform(rows)
 
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
     def integer_queries(self, queries: F32, scales: F32, codes: I8, steps: F64) -> None:

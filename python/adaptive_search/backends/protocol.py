@@ -181,6 +181,12 @@ class Backend(Protocol):
     def dense_map(self, queries: F32, matrix: F32, out: F32) -> None:
         """Canonical products of queries (Q, D) with the rows of a C-contiguous matrix (N, D), all finite, into out (Q, N)."""
 
+    def hadamard(self, rows: F32) -> None:
+        """Replaces rows (n, size), size a power of two, by their normalised Walsh-Hadamard transforms. Any row stride from ``size`` up.
+
+        In float32: for half = 1, 2, 4, ... below size, in every 2 * half elements, element i < half and i + half become their sum and their
+        difference; at last all are multiplied with 1 / sqrt(size), rounded to float32."""
+
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
     def integer_queries(self, queries: F32, scales: F32, codes: I8, steps: F64) -> None:
         """Float queries (Q, D) for rows that are codes times ``scales`` (D,), as codes (Q, D) of -63..63 times steps (Q,).

@@ -84,9 +84,8 @@ def code_bytes(subspaces: int, bits: int) -> int:
 
 
 def check_factors(values: Array, name: str) -> None:
-    """Of rows: (N,), or (N, numbers of a row)."""
-    good = np.isfinite(values) & (values >= 0) & (values < LARGEST_FACTOR)
-    good = good if good.ndim == 1 else good.all(axis=1)
+    """Numbers of rows (N,), from 0 up."""
+    good = (values >= 0) & (values < LARGEST_FACTOR)
     if not good.all():
         raise ValueError(f"{name}: row {int((~good).argmax())} is too long, or has no factor that `encode` could have given")
 

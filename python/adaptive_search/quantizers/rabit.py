@@ -92,7 +92,8 @@ class RaBitQuantizer(Quantizer):
         return -(-self.dim * self.bits // 8)
 
     @property
-    def _subspaces(self) -> int:
+    def subspaces(self) -> int:
+        """Groups of 4 bits."""
         return -(-self.dim * self.bits // 4)
 
     def fit(self, X: Any, *, progress: bool = False) -> Self:
@@ -109,7 +110,7 @@ class RaBitQuantizer(Quantizer):
         self._rotation = HadamardRotation(self.dim, self.seed)
         # What every 4 bits of a code stand for, as codewords of subspaces that are all alike.
         words = _unpacking(self.bits)[:16, : 4 // self.bits].astype(np.float32)
-        self._levels = np.ascontiguousarray(np.broadcast_to(words, (self._subspaces, *words.shape)))
+        self._levels = np.ascontiguousarray(np.broadcast_to(words, (self.subspaces, *words.shape)))
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> U8:
         """Codes (N, code_bytes) uint8: levels, the lowest bits first, then the bytes of the factor and, for l2, of |x - mean|^2, both
@@ -133,7 +134,7 @@ class RaBitQuantizer(Quantizer):
         """The rotated difference to the mean."""
         with np.errstate(over="ignore"):
             centred = vectors - self.mean
-        return self._rotation.forth(np.clip(centred, -FLOAT32_MAX, FLOAT32_MAX, out=centred))
+        return self._rotation.forth(current(), np.clip(centred, -FLOAT32_MAX, FLOAT32_MAX, out=centred))
 
     def _nearest(self, turned: F32, squares: F64) -> tuple[U8, F64]:
         """The levels that point most nearly along each row, as numbers (n, D) from 0 up, and their products with it (n,)."""
@@ -155,11 +156,11 @@ class RaBitQuantizer(Quantizer):
         """Rows (N, D): the mean plus factor times levels, rotated back. Inner products with them are the estimates; they are longer than
         what they stand for."""
         packed = self._codes(codes)
-        parts = self.parts(packed.unpack() if isinstance(packed, PackedCodes) else packed)
+        parts = self.split(packed.unpack() if isinstance(packed, PackedCodes) else packed)
         out = np.empty((len(parts.factors), self.dim), np.float32)
         for first, last in ranges(len(out), block_rows(4 * self.dim)):
             scaled = np.multiply(self._unpacked(parts.levels[first:last]), parts.factors[first:last, np.newaxis], dtype=np.float32)
-            out[first:last] = self._rotation.back(scaled) + self.mean
+            out[first:last] = self._rotation.back(current(), scaled) + self.mean
         return out
 
     def top_k(self, queries: Any, codes: Any, k: int, *, mask: Any = None, threads: int | None = None) -> Neighbors:
@@ -176,22 +177,21 @@ class RaBitQuantizer(Quantizer):
         """
         batch, single = self._queries(queries)
         rows = self._codes(codes)
-        if not isinstance(rows, PackedCodes):
-            self.parts(rows)
         allowed = as_mask(mask, len(batch), len(rows))
-        family = PackedFamily(current(), batch, rows, self.metric != "l2", 64 * self._subspaces, self.pack, self.ask)
+        family = PackedFamily(current(), batch, rows, self.metric != "l2", 64 * self.subspaces, self.pack, self.ask)
         return squeezed(flat.top_k(family, as_k(k), allowed, as_threads(threads)), single)
 
     def pack(self, codes: Any) -> PackedCodes:
         """Row-major codes in the layout that scans fastest."""
-        self._check_fitted()
-        parts = self.parts(as_codes(codes, "codes", self.code_bytes))
-        return PackedCodes.of(parts.levels, self._subspaces, 4, parts.factors, parts.norms2)
+        packed = self._codes(codes)
+        if isinstance(packed, PackedCodes):
+            return packed
+        parts = self.split(packed)
+        return PackedCodes.of(parts.levels, self.subspaces, 4, parts.factors, parts.norms2)
 
-    def parts(self, codes: U8) -> Parts:
-        """Of row-major codes (N, code_bytes)."""
+    def split(self, codes: U8) -> Parts:
+        """Row-major codes (N, code_bytes) by what they hold."""
         tail = np.ascontiguousarray(codes[:, self._level_bytes :]).view("<f4").astype(np.float32)
-        check_factors(tail, "codes")
         norms2 = np.ascontiguousarray(tail[:, 1]) if self.metric == "l2" else None
         return Parts(codes[:, : self._level_bytes], np.ascontiguousarray(tail[:, 0]), norms2)
 
@@ -199,7 +199,7 @@ class RaBitQuantizer(Quantizer):
         """What checked float32 queries (Q, D), of unit length for cosine, ask of packed codes: tables, and what their sums say."""
         backend, distances = current(), self.metric == "l2"
         queries = np.ascontiguousarray(queries)
-        turned = self._turned(queries) if distances else self._rotation.forth(queries)
+        turned = self._turned(queries) if distances else self._rotation.forth(current(), queries)
         offset = np.empty((len(queries), 1), np.float32)
         if distances:
             backend.dense_norms("float32", [turned], offset[:, 0])
@@ -242,9 +242,12 @@ class RaBitQuantizer(Quantizer):
     def _codes(self, codes: Any) -> U8 | PackedCodes:
         self._check_fitted()
         if not isinstance(codes, PackedCodes):
-            return as_codes(codes, "codes", self.code_bytes)
+            array = as_codes(codes, "codes", self.code_bytes)
+            _, factors, norms2 = self.split(array)
+            check_factors(factors if norms2 is None else np.maximum(factors, norms2), "codes")
+            return array
         own = codes.factors is not None and (codes.norms2 is not None) == (self.metric == "l2")
-        if (codes.subspaces, codes.bits) != (self._subspaces, 4) or not own:
+        if (codes.subspaces, codes.bits) != (self.subspaces, 4) or not own:
             raise ValueError(f"codes: expected those of {self!r} for {self.dim} dims, got {codes!r}")
         return codes
 

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from ..backends import current
 from ..hadamard import HadamardRotation
 from ..types import F32, Array
 from ..validation import as_int
@@ -71,4 +72,4 @@ class RandomRotation(Transform):
         self._rotation, self.dim = HadamardRotation(dim, self.seed), dim
 
     def _transformed(self, vectors: F32) -> F32:
-        return self._rotation.forth(vectors)
+        return self._rotation.forth(current(), vectors)
