@@ -62,7 +62,16 @@ def test_recall_is_that_of_searching(metric: Any, dtype: Any) -> None:
 
 
 def test_bytes_are_those_that_are_held() -> None:
-    stages = [asx.Binary(), asx.Binary(9), asx.PQ(6), asx.PQ(7, bits=4), asx.Int8(), asx.Int8(24), asx.Int8(12, rotation="pca")]
+    stages = [
+        asx.Binary(),
+        asx.Binary(9),
+        asx.PQ(6),
+        asx.PQ(7, bits=4),
+        asx.RaBit(),
+        asx.Int8(),
+        asx.Int8(24),
+        asx.Int8(12, rotation="pca"),
+    ]
     plain = asx.Index(DIM, "l2")
     plain.add(VECTORS)
     for row, stage in zip(compare(VECTORS, QUERIES, stages, metric="l2").rows, stages, strict=True):

@@ -25,7 +25,9 @@ from ml_dtypes import bfloat16
 import adaptive_search as asx
 from adaptive_search import fitting, index as index_module
 
-LEARNED = [asx.Cascade([stage, asx.Full()]) for stage in (asx.Binary(keep=50), asx.Int8(keep=50), asx.PQ(6, bits=4, keep=50))]
+LEARNED = [
+    asx.Cascade([stage, asx.Full()]) for stage in (asx.Binary(keep=50), asx.RaBit(keep=50), asx.Int8(keep=50), asx.PQ(6, bits=4, keep=50))
+]
 
 
 def contents(index: asx.Index) -> tuple[Any, ...]:
@@ -405,6 +407,7 @@ def test_bytes_per_row_are_those_held() -> None:
         ({"cascade": asx.Cascade([asx.Int8(9), asx.Full()])}, ValueError, r"Int8\(dims=9\)"),
         ({"cascade": asx.Cascade([asx.Binary(9), asx.Full()])}, ValueError, r"Binary\(bits=9\)"),
         ({"cascade": asx.Cascade([asx.PQ(9), asx.Full()])}, ValueError, r"PQ\(subspaces=9\)"),
+        ({"cascade": asx.Cascade([asx.RaBit(dims=9), asx.Full()])}, ValueError, r"RaBit\(dims=9\)"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], words: str) -> None:

@@ -143,7 +143,7 @@ def test_packed_codes_of_another_kind_are_refused() -> None:
             asked.top_k(rows[0], other.pack(other.encode(rows)), 1)
     assert packed.factors is not None
     for factors in (packed.factors[:-1], packed.factors.astype(np.float64), -packed.factors, np.full(70, np.nan, np.float32)):
-        with pytest.raises(ValueError, match="^factors: "):
+        with pytest.raises(ValueError, match=r"^factors: "):
             asx.PackedCodes(packed.data, 70, 4, 4, factors)
 
 

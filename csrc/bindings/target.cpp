@@ -170,7 +170,8 @@ void hadamard_op(const Target&, py::array rows) {
     require(py::isinstance<py::array_t<float>>(rows) && rows.ndim() == 2 && rows.writeable(), "rows: expected a writable float32 matrix");
     const int64_t count = rows.shape(0), size = rows.shape(1), stride = rows.strides(0) / 4;
     require(size > 0 && (size & (size - 1)) == 0, "rows: expected a power of two of dims");
-    require((size == 1 || rows.strides(1) == 4) && (count <= 1 || (rows.strides(0) % 4 == 0 && stride >= size)),
+    if (count == 0) return; // strides of nothing say nothing
+    require((size == 1 || rows.strides(1) == 4) && (count == 1 || (rows.strides(0) % 4 == 0 && stride >= size)),
             "rows: expected contiguous ones that do not overlap");
     auto* to = static_cast<float*>(rows.mutable_data());
     const py::gil_scoped_release free;
@@ -343,7 +344,8 @@ void register_targets(py::module_& m) {
             "pq_scan",
             [](const Target& self, const PyRows& rows, const py::array& tables, int64_t k, bool largest, const py::object& allowed,
                const py::object& scaling) {
-                return PyScan::make(pq_problem(self, rows, tables, largest, scaling, true), k, allowed, py::make_tuple(rows.owners, tables));
+                return PyScan::make(pq_problem(self, rows, tables, largest, scaling, true), k, allowed,
+                                    py::make_tuple(rows.owners, tables));
             },
             arg("rows"), arg("tables"), arg("k"), arg("largest"), arg("allowed") = none, arg("scaling") = none)
         .def(

@@ -226,8 +226,8 @@ struct PqLimit {
 
 ASX_INLINE PqLimit pq_limit(const PqHeader* header, int q, float threshold) {
     const double step = header->scaled_step[q] * header->step[q], from = header->offset[q], to = static_cast<double>(threshold);
-    const double b = (header->scaled_base[q] / header->scaled_step[q] + header->base[q] + static_cast<double>(header->slack[q])) /
-                     header->step[q];
+    const double b =
+        (header->scaled_base[q] / header->scaled_step[q] + header->base[q] + static_cast<double>(header->slack[q])) / header->step[q];
     const double a = (to - from) / step - 0x1p-22 * (__builtin_fabs(to) + __builtin_fabs(from)) / step;
     return {static_cast<float>(a - 0x1p-22 * __builtin_fabs(a) - 1e-37), static_cast<float>(b + 0x1p-20 * (65536.0 + __builtin_fabs(b))),
             static_cast<float>((1.0 - 0x1p-22) / step)};

@@ -191,8 +191,8 @@ def compare(
 
 
 def default_representations(dim: int) -> list[Stage | Quantizer]:
-    """What `compare` looks at by default: sign bits of both sides and of rows alone, codes of dim / 8 and dim / 4 bytes, with and without rotation, bytes, prefixes, and
-    the vectors.
+    """What `compare` looks at by default: sign bits of both sides and of rows alone, codes of dim / 8 and dim / 4 bytes, with and without
+    rotation, bytes, prefixes, and the vectors.
 
     Examples
     --------

@@ -191,7 +191,9 @@ def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     tables = rng.integers(-levels, levels + 1, (count, subspaces, 16)).astype(np.float32)
     codes = made(n, subspaces, int(rng.integers(1000)))
     coarse = codes._replace(scales=np.ceil(codes.scales), norms2=np.ceil(codes.norms2))
-    scaling = Scaling(np.round(terms(count).offset), np.round(terms(count).base), data.draw(st.sampled_from([np.ones(count), terms(count).step])))
+    scaling = Scaling(
+        np.round(terms(count).offset), np.round(terms(count).base), data.draw(st.sampled_from([np.ones(count), terms(count).step]))
+    )
     allowed = data.draw(st.sampled_from([None, rng.random(n) < 0.5, rng.random((count, n)) < 0.3]))
     ids = data.draw(st.sampled_from([None, rng.permutation(n).astype(np.int64)]))
     check(backend, coarse, tables, scaling, data.draw(st.integers(1, 320)), (count,), sizes=sizes, ids=ids, allowed=allowed)

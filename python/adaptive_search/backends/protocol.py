@@ -72,7 +72,7 @@ class CodeChunk(NamedTuple):
 class Scaling(NamedTuple):
     """Of 4-bit codes of rows with scales, what sums of entries say of scores: (Q,) float64 each, finite, steps from 1e-33 up.
 
-    Where larger is better, the score is ``offset + scale[row] * (base + step * sum)``, in float64, rounded to float32 at the end; else it is
+    Where larger is better, the score is ``offset + scale[row] * (base + step * sum)``, in float64, rounded to float32 at the end; else
     ``(offset + norms2[row]) - scale[row] * (base + step * sum)``. Larger sums are better either way. Scales and norms2 are from 0 up to
     1e30.
     """
@@ -220,11 +220,9 @@ class Backend(Protocol):
         the low nibble being the even subspace; padding rows and the missing odd subspace are zero. All chunks but the last hold a
         multiple of 64 rows."""
 
-    def pq_scan(
-        self, rows: Rows, tables: F32, k: int, largest: bool, allowed: Bool | None = None, scaling: Scaling | None = None
-    ) -> Scan:
-        """``tables`` (Q, M, 2**bits) float32, finite. ``largest``: larger scores are better (ip, cosine), else smaller (l2); scores are sums,
-        or what ``scaling`` makes of them."""
+    def pq_scan(self, rows: Rows, tables: F32, k: int, largest: bool, allowed: Bool | None = None, scaling: Scaling | None = None) -> Scan:
+        """``tables`` (Q, M, 2**bits) float32, finite. ``largest``: larger scores are better (ip, cosine), else smaller (l2). Scores are
+        sums, or what ``scaling`` makes of them."""
 
     def pq_rescore(
         self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool, scaling: Scaling | None = None
@@ -276,9 +274,7 @@ class Backend(Protocol):
 
     def hamming_level(self, rows: Rows, codes: U8, bound: Bound, scan: bool = False) -> Level: ...
 
-    def pq_level(
-        self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False, scaling: Scaling | None = None
-    ) -> Level:
+    def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False, scaling: Scaling | None = None) -> Level:
         """With ``scaling``, bounds have no margins by row."""
 
     def level_scan(self, level: Level, k: int, allowed: Bool | None = None) -> Scan:

@@ -208,9 +208,7 @@ class CodeScan(NumbaScan):
         return -1
 
 
-def rescore(
-    rows: CodeRows, tables: F32, candidates: I64, k: int, largest: bool, scaling: Scaling | None
-) -> tuple[F32, I64]:
+def rescore(rows: CodeRows, tables: F32, candidates: I64, k: int, largest: bool, scaling: Scaling | None) -> tuple[F32, I64]:
     """See ``Backend.pq_rescore``."""
     scores, found = empty_results(len(tables), k)
     keys, numbers = empty_results(1, candidates.shape[1])
