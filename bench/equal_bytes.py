@@ -62,8 +62,7 @@ class Ours(Contender):
         self.quantizer.fit(rows)
 
     def encode(self, rows: F32) -> None:
-        codes = self.quantizer.encode(rows)
-        self.codes = self.quantizer.pack(codes) if isinstance(self.quantizer, asx.ProductQuantizer) else codes
+        self.codes = self.quantizer.pack(self.quantizer.encode(rows))
 
     def search(self, queries: F32, k: int) -> I64:
         return self.quantizer.top_k(queries, self.codes, k).ids

@@ -73,6 +73,7 @@ def cascades(keep: int) -> list[asx.Cascade]:
             [asx.Int8(dims=7, keep=keep, rotation="pca"), asx.PQ(6, keep=keep), asx.Full()],
             [asx.PQ(5, bits=4, keep=keep, dims=11), asx.PQ(6, keep=keep, rotation="pca"), asx.Full()],
             [asx.PQ(5, bits=4, keep=keep, dims=11, rotation="opq"), asx.Full()],
+            [asx.RaBit(keep=keep), asx.RaBit(4, keep=keep, dims=9), asx.RaBit(2, keep=keep, dims=7, rotation="pca"), asx.Full()],
         )
     ]
 

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adaptive_search.backends.protocol import Scaling
+
 Array = NDArray[Any]
 F32, F64, I64 = NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]
 
@@ -154,6 +156,14 @@ def canonical_adc(tables: F32, codes: Array) -> F32:
     for m in range(1, codes.shape[1]):
         out = out + tables[:, m][:, codes[:, m]]
     return out
+
+
+def canonical_scaled(sums: F32, scaling: Scaling, scales: F32, norms2: F32 | None) -> F32:
+    """Scores of rows with scales, from sums of table entries (Q, N): distances if there are ``norms2``."""
+    offset, base, step = (values[:, None] for values in scaling)
+    scaled = scales.astype(np.float64) * (base + step * sums.astype(np.float64))
+    with np.errstate(over="ignore"):
+        return (offset + scaled if norms2 is None else (offset + norms2.astype(np.float64)) - scaled).astype(np.float32)
 
 
 def canonical_tables(queries: F32, codebooks: F32, squared: bool) -> F32:

@@ -18,9 +18,18 @@ from adaptive_search.representations import STAGES, stage_of
 
 
 def test_stages_are_as_they_are_written() -> None:
-    stages = [asx.Binary(keep=1000), asx.PQ(48, bits=4, keep=200), asx.Int8(dims=64, keep=50), asx.Prefix(128, keep=20), asx.Full()]
+    stages = [
+        asx.Binary(keep=1000),
+        asx.RaBit(keep=500),
+        asx.PQ(48, bits=4, keep=200),
+        asx.Int8(dims=64, keep=50),
+        asx.Prefix(128, keep=20),
+        asx.Full(),
+    ]
     cascade = asx.Cascade(stages)
-    text = "Binary(keep=1000), PQ(subspaces=48, bits=4, keep=200), Int8(dims=64, keep=50), Prefix(dims=128, keep=20), Full()"
+    text = (
+        "Binary(keep=1000), RaBit(keep=500), PQ(subspaces=48, bits=4, keep=200), Int8(dims=64, keep=50), Prefix(dims=128, keep=20), Full()"
+    )
     assert repr(cascade) == f"Cascade([{text}])"
     assert eval(repr(cascade), {name: getattr(asx, name) for name in ("Cascade", *STAGES)}) == cascade
     assert repr(asx.Prefix(3, renormalize=False)) == "Prefix(dims=3, renormalize=False)"
@@ -33,6 +42,7 @@ def test_stages_survive_being_plain_values() -> None:
         asx.Binary(9, 8),
         asx.Binary(9, 8, "itq"),
         asx.PQ(3, 4, 7),
+        asx.RaBit(2, 7, 5, "pca"),
         asx.Int8(None, 5),
         asx.Int8(3, 5, rotation="pca"),
         asx.Int8(3, 5, rotation="learned"),
@@ -60,8 +70,8 @@ def test_a_shortlist_at_the_end_is_for_the_full_vectors() -> None:
         ([], ValueError, "at least one"),
         ([asx.Full(), asx.Full()], ValueError, "only as the last"),
         ([asx.Full(), asx.Binary(keep=5)], ValueError, "only as the last"),
-        ([asx.Binary(keep=5), "Full"], TypeError, "stages: expected Binary, PQ"),
-        ([asx.Full], TypeError, "stages: expected Binary, PQ"),
+        ([asx.Binary(keep=5), "Full"], TypeError, "stages: expected Binary, RaBit, PQ"),
+        ([asx.Full], TypeError, "stages: expected Binary, RaBit, PQ"),
         (asx.Full(), TypeError, "stages: expected a list"),
         (None, TypeError, "stages: expected a list"),
     ],

@@ -240,6 +240,7 @@ def test_pickled_files_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     [
         ("binary:100,full", [asx.Binary(keep=100), asx.Full()]),
         ("binary@256:1000, int8:100, full", [asx.Binary(256, keep=1000), asx.Int8(keep=100), asx.Full()]),
+        ("rabit:100,rabit@2:20,full", [asx.RaBit(keep=100), asx.RaBit(2, keep=20), asx.Full()]),
         ("pq@48:200,full", [asx.PQ(48, keep=200), asx.Full()]),
         ("pq@96x4:200,prefix@128:50,full", [asx.PQ(96, 4, keep=200), asx.Prefix(128, keep=50), asx.Full()]),
     ],

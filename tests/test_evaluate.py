@@ -67,6 +67,7 @@ def test_bytes_are_those_that_are_held() -> None:
         asx.Binary(9, rotation="itq"),
         asx.PQ(6),
         asx.PQ(7, bits=4),
+        asx.RaBit(),
         asx.Int8(),
         asx.Int8(24),
         asx.Int8(12, rotation="pca"),

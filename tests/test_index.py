@@ -27,7 +27,7 @@ from adaptive_search import fitting, index as index_module
 
 LEARNED = [
     asx.Cascade([stage, asx.Full()])
-    for stage in (asx.Binary(keep=50), asx.Int8(keep=50), asx.PQ(6, bits=4, keep=50), asx.Binary(7, 50, "itq"))
+    for stage in (asx.Binary(keep=50), asx.RaBit(keep=50), asx.Int8(keep=50), asx.PQ(6, bits=4, keep=50), asx.Binary(7, 50, "itq"))
 ]
 
 
@@ -408,6 +408,7 @@ def test_bytes_per_row_are_those_held() -> None:
         ({"cascade": asx.Cascade([asx.Int8(9), asx.Full()])}, ValueError, r"Int8\(dims=9\)"),
         ({"cascade": asx.Cascade([asx.Binary(9), asx.Full()])}, ValueError, r"Binary\(bits=9\)"),
         ({"cascade": asx.Cascade([asx.PQ(9), asx.Full()])}, ValueError, r"PQ\(subspaces=9\)"),
+        ({"cascade": asx.Cascade([asx.RaBit(dims=9), asx.Full()])}, ValueError, r"RaBit\(dims=9\)"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], error: type[Exception], words: str) -> None:

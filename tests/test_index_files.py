@@ -147,6 +147,8 @@ LEARNED = [
     asx.PQ(4, 4, 20, 9, "learned"),
     asx.PQ(4, 4, 20, 9, "random"),
     asx.PQ(4, 4, 20, 9, "opq"),
+    asx.RaBit(keep=20),
+    asx.RaBit(2, 20, 9, "pca"),
 ]
 STAGES_THAT_LEARN = [(stage, "l2") for stage in LEARNED] + [(asx.PQ(4, 4, 20, anisotropy=3), "ip")]
 

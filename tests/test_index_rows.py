@@ -21,6 +21,7 @@ from adaptive_search.types import Array
 STAGES = [
     asx.Binary(9, keep=9),
     asx.PQ(5, bits=4, keep=9),
+    asx.RaBit(keep=9),
     asx.Int8(10, keep=9, rotation="pca"),
     asx.Prefix(7, keep=9),
     asx.Prefix(3, keep=9),

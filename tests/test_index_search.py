@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -159,19 +160,20 @@ def test_a_cascade_is_what_its_stages_are_one_by_one(metric: str) -> None:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("stage", [asx.Binary(bits=20), asx.Int8(), asx.PQ(5), asx.Prefix(8)], ids=str)
+@pytest.mark.parametrize("stage", [asx.Binary(bits=20), asx.RaBit(), asx.RaBit(4), asx.Int8(), asx.PQ(5), asx.Prefix(8)], ids=str)
 def test_a_last_stage_without_keep_answers_with_its_estimates(metric: str, stage: Any) -> None:
     rows, queries = collection(ROWS).astype(np.float32), questions(5)
     found = filled(rows, metric, cascade=asx.Cascade([stage])).search(queries, 15)
     if isinstance(stage, asx.Prefix):
         alone = asx.top_k(queries, rows, 15, metric=metric, dims=8)
     else:
-        made = {
-            asx.Binary: asx.BinaryQuantizer(20, metric),
-            asx.Int8: asx.Int8Quantizer(metric),
-            asx.PQ: asx.ProductQuantizer(5, metric=metric),
+        made: dict[Any, Callable[[], Any]] = {
+            asx.Binary: lambda: asx.BinaryQuantizer(20, metric),
+            asx.Int8: lambda: asx.Int8Quantizer(metric),
+            asx.PQ: lambda: asx.ProductQuantizer(5, metric=metric),
+            asx.RaBit: lambda: asx.RaBitQuantizer(stage.bits, metric),
         }
-        quantizer = made[type(stage)].fit(rows)
+        quantizer = made[type(stage)]().fit(rows)
         alone = quantizer.top_k(queries, quantizer.encode(rows), 15)
     assert_equal(found, alone)
 
@@ -209,7 +211,7 @@ def test_answers_depend_on_nothing_but_query_and_rows(metric: str, cascade: asx.
 
 
 @pytest.mark.parametrize(
-    "stage", [asx.Prefix(3), asx.Prefix(3, renormalize=False), asx.Binary(10), asx.Int8(4), asx.PQ(2, bits=4)], ids=str
+    "stage", [asx.Prefix(3), asx.Prefix(3, renormalize=False), asx.Binary(10), asx.RaBit(), asx.Int8(4), asx.PQ(2, bits=4)], ids=str
 )
 @pytest.mark.parametrize("metric", METRICS)
 def test_ties_go_to_the_smaller_id_at_every_cut(metric: str, stage: Any) -> None:

@@ -46,10 +46,13 @@ def test_scores_are_those_of_the_codes(dim: int, metric: Any, bits: int, backend
     ids, scores = quantizer.top_k(queries, codes, 300)
     assert (np.sort(ids, axis=1) == np.arange(300)).all()
     wanted = np.take_along_axis(estimates(quantizer, queries, codes), ids, axis=1)
-    # A query is rounded to 1/126 of its largest coordinate, which is at most its length.
-    turned = np.abs(np.linalg.norm(queries - (quantizer.mean if metric == "l2" else 0), axis=1, keepdims=True))
-    reach = (1.0 if metric == "cosine" else turned) * np.linalg.norm(quantizer.decode(codes) - quantizer.mean, axis=1).max()
-    assert (np.abs(scores - wanted) <= (2 if metric == "l2" else 1) * reach * np.sqrt(dim) / 126 + 1e-4).all()
+    # Entries, of 4, 2 or 1 dims, are at most so many times the query's length, and rounded to 1/63 of their range; those of 4 bits are not.
+    lengths = np.linalg.norm(queries - (quantizer.mean if metric == "l2" else 0), axis=1, keepdims=True) if metric != "cosine" else 1.0
+    factors = np.ascontiguousarray(codes[:, -(-dim * bits // 8) :]).view("<f4")[:, 0][ids]
+    error = 0.0 if bits == 4 else (2 if metric == "l2" else 1) * (2**bits - 1) * np.sqrt(4 / bits) / 63
+    limit = error * lengths * factors
+    assert (np.abs(scores - wanted) <= -(-dim * bits // 4) * limit + 1e-4).all()
+    assert np.sqrt(np.square(scores - wanted).mean()) <= 0.5 * np.sqrt(dim * bits / 4 + 1) * np.mean(limit) + 1e-4
     with asx.use_backend(asx.backends()[0]):
         again = asx.RaBitQuantizer(bits, metric).fit(rows)
         expected = again.top_k(queries, again.encode(rows), 20)
@@ -87,11 +90,12 @@ def test_more_of_the_true_neighbours_than_symmetric_codes() -> None:
     assert found[1] > found[0] + 0.05
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4])
 @pytest.mark.parametrize("metric", METRICS)
-def test_masks_blocks_and_ties(metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_masks_blocks_and_ties(metric: Any, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, queries = collection(5_000, 20), collection(5, 20, seed=2)
     rows[2_500:] = rows[:2_500]
-    quantizer = asx.RaBitQuantizer(2, metric).fit(rows)
+    quantizer = asx.RaBitQuantizer(bits, metric).fit(rows)
     codes = quantizer.encode(rows)
     mask = np.random.default_rng(0).random((5, 5_000)) < 0.5
     everything = quantizer.top_k(queries, codes, 5_000)
@@ -101,11 +105,46 @@ def test_masks_blocks_and_ties(metric: Any, monkeypatch: pytest.MonkeyPatch) -> 
         np.testing.assert_array_equal(masked.ids[query], everything.ids[query][allowed][:30])
     twins = everything.ids.reshape(5, -1, 2)
     assert (twins[:, :, 1] == twins[:, :, 0] + 2_500).mean() > 0.9
-    # More than one block of unpacked levels.
-    monkeypatch.setattr("adaptive_search.quantizers.rabit.block_rows", lambda _: 1)
-    again = quantizer.top_k(queries, codes, 30)
-    np.testing.assert_array_equal(again.ids, everything.ids[:, :30])
-    assert oracles.same_bits(again.scores, everything.scores[:, :30])
+    packed = quantizer.pack(codes)
+    # Row-major codes, packed in more than one block.
+    monkeypatch.setattr("adaptive_search.quantizers.packed.block_rows", lambda _: 1000)
+    for again in (quantizer.top_k(queries, packed, 30), quantizer.top_k(queries, codes, 30)):
+        np.testing.assert_array_equal(again.ids, everything.ids[:, :30])
+        assert oracles.same_bits(again.scores, everything.scores[:, :30])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+@pytest.mark.parametrize("dim", [1, 2, 3, 9, 16])
+def test_packing_keeps_the_codes(dim: int, bits: int, backend: Any) -> None:
+    rows = collection(70, dim)
+    for metric in ("ip", "l2"):
+        quantizer = asx.RaBitQuantizer(bits, metric).fit(rows)  # type: ignore[arg-type]
+        codes = quantizer.encode(rows)
+        packed = quantizer.pack(codes)
+        assert len(packed) == 70
+        np.testing.assert_array_equal(packed.unpack(), codes)
+        np.testing.assert_array_equal(quantizer.decode(packed), quantizer.decode(codes))
+        assert repr(packed) == f"PackedCodes(70 rows, subspaces={-(-dim * bits // 4)}, bits=4, with factors)"
+
+
+def test_packed_codes_of_another_kind_are_refused() -> None:
+    rows = collection(70, 16)
+    quantizer = asx.RaBitQuantizer(1).fit(rows)
+    packed = quantizer.pack(quantizer.encode(rows))
+    pq = asx.ProductQuantizer(4, bits=4).fit(rows)
+    for asked, other in (
+        (quantizer, asx.RaBitQuantizer(1, "l2").fit(rows)),
+        (asx.RaBitQuantizer(1, "l2").fit(rows), quantizer),
+        (quantizer, asx.RaBitQuantizer(2).fit(rows)),
+        (quantizer, pq),
+        (pq, quantizer),
+    ):
+        with pytest.raises(ValueError, match=r"^codes: expected .*, got PackedCodes"):
+            asked.top_k(rows[0], other.pack(other.encode(rows)), 1)
+    assert packed.factors is not None
+    for factors in (packed.factors[:-1], packed.factors.astype(np.float64), -packed.factors, np.full(70, np.nan, np.float32)):
+        with pytest.raises(ValueError, match=r"^factors: "):
+            asx.PackedCodes(packed.data, 70, 4, 4, factors)
 
 
 def test_rows_at_the_mean_and_rows_that_do_not_vary() -> None:
@@ -132,7 +171,7 @@ def test_numbers_near_the_end_of_float32(metric: Any) -> None:
         with pytest.raises(ValueError, match="codes: row"):
             quantizer.top_k(rows[0], codes, 1)
         with pytest.raises(ValueError, match=r"queries: .*row 0"):
-            quantizer.top_k(rows[3], codes[:0], 1)
+            quantizer.top_k(rows[3], np.zeros_like(codes), 1)
 
 
 def test_states_bring_quantizers_back() -> None:

@@ -76,10 +76,12 @@ PyLevel hamming_level(const Target& self, const PyRows& rows, const py::array& c
     return std::move(b).with(without_gil<HammingProblem>(*self.table, rows.rows, c, codes.shape(0), scan), rows.owners);
 }
 
-PyLevel pq_level(const Target& self, const PyRows& rows, const py::array& tables, bool largest, const py::object& bound, bool scan) {
+PyLevel pq_level(const Target& self, const PyRows& rows, const py::array& tables, bool largest, const py::object& bound, bool scan,
+                 const py::object& scaling) {
     Bound b(bound, tables.shape(0));
     require_weights(rows, b);
-    return std::move(b).with(pq_problem(self, rows, tables, largest, scan), py::make_tuple(rows.owners, tables));
+    require(scaling.is_none() || b.margin.empty(), "bound: weights are scales here, and leave no margins");
+    return std::move(b).with(pq_problem(self, rows, tables, largest, scaling, scan), py::make_tuple(rows.owners, tables));
 }
 
 struct PyCascade {
@@ -277,7 +279,8 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
         .def("integer_level", &integer_level, arg("rows"), arg("codes"), arg("factors"), arg("offsets"), arg("metric"), arg("bound"),
              arg("scan") = false)
         .def("hamming_level", &hamming_level, arg("rows"), arg("codes"), arg("bound"), arg("scan") = false)
-        .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false)
+        .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false,
+             arg("scaling") = py::none())
         .def("level_scan", &level_scan, arg("level"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(), arg("share") = 1)
         .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(),
              arg("hard") = false)

@@ -8,6 +8,14 @@ namespace {
 
 const int64_t* ids_pointer(const py::object& ids) { return ids.is_none() ? nullptr : contiguous<int64_t>(ids.cast<py::array>(), 1, "ids"); }
 
+// One float per row, or null for None.
+const float* per_row(const py::object& values, int64_t rows, const char* name) {
+    if (values.is_none()) return nullptr;
+    const auto a = values.cast<py::array>();
+    if (a.size() != rows) throw py::value_error(std::string(name) + ": expected one per row");
+    return contiguous<float>(a, 1, name);
+}
+
 PyRows finished(Rows rows, const py::sequence& chunks, const py::object& ids) {
     require(ids.is_none() || ids.cast<py::array>().size() == rows.size(), "ids: expected one per row");
     return {std::make_shared<const Rows>(std::move(rows)), py::make_tuple(chunks, ids)};
@@ -54,18 +62,8 @@ PyRows dense_rows(const std::string& kind_name, const py::sequence& chunks, cons
         require(!own.empty() && own.size() <= kMaxPieces, "pieces: expected 1 to 8 of them");
         require(widths.empty() || widths == own, "chunks: expected the same widths in all");
         widths = own;
-        const py::object norms = item.attr("norms");
-        if (!norms.is_none()) {
-            const auto a = norms.cast<py::array>();
-            chunk.norms = contiguous<float>(a, 1, "norms");
-            require(a.size() == chunk.rows, "norms: expected one per row");
-        }
-        const py::object weights = item.attr("weights");
-        if (!weights.is_none()) {
-            const auto a = weights.cast<py::array>();
-            chunk.weights = contiguous<float>(a, 1, "weights");
-            require(a.size() == chunk.rows, "weights: expected one per row");
-        }
+        chunk.norms = per_row(item.attr("norms"), chunk.rows, "norms");
+        chunk.weights = per_row(item.attr("weights"), chunk.rows, "weights");
         out.push_back(std::move(chunk));
     }
     require(!widths.empty(), "chunks: expected at least one, if need be with no rows");
@@ -96,10 +94,11 @@ PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py
     const int64_t code_bytes = bits == 8 ? subspaces : (subspaces + 1) / 2;
     std::vector<Chunk> out;
     for (const py::handle& item : chunks) {
-        const auto pair = py::reinterpret_borrow<py::tuple>(item);
-        const auto a = pair[0].cast<py::array>();
+        const auto a = item.attr("packed").cast<py::array>();
         Chunk chunk;
-        chunk.rows = pair[1].cast<int64_t>();
+        chunk.rows = item.attr("rows").cast<int64_t>();
+        chunk.weights = per_row(item.attr("scales"), chunk.rows, "scales");
+        chunk.norms = per_row(item.attr("norms2"), chunk.rows, "norms2");
         const uint8_t* base = contiguous<uint8_t>(a, 3, "packed codes");
         require(a.shape(1) == code_bytes && a.shape(2) == kPqBlock && a.shape(0) >= (chunk.rows + kPqBlock - 1) / kPqBlock,
                 "packed codes: expected shape (blocks of 64 rows, code bytes, 64)");

@@ -3,6 +3,7 @@
 #include "bindings/cascade.h"
 #include "ops/codes.h"
 #include "ops/cpu.h"
+#include "ops/hadamard.h"
 #include "ops/targets.h"
 
 namespace asx {
@@ -41,11 +42,24 @@ std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows
     return without_gil<IntegerProblem>(*self.table, rows.rows, c, codes.shape(0), f, o, metric, scaled, margins, scan);
 }
 
-std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest, bool scan) {
+std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest,
+                                      const py::object& scaling, bool scan) {
     const float* t = contiguous<float>(tables, 3, "tables");
     require(tables.shape(1) == rows.subspaces && tables.shape(2) == int64_t{1} << rows.bits,
             "tables: expected shape (queries, subspaces, 2**bits)");
-    return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, scan);
+    ScoreScaling terms;
+    if (!scaling.is_none()) {
+        const auto values = [&](const char* name) {
+            const auto a = scaling.attr(name).cast<py::array>();
+            const double* p = per_query<double>(a, tables.shape(0), name);
+            return std::vector<double>(p, p + tables.shape(0));
+        };
+        terms = {values("offset"), values("base"), values("step")};
+        require(rows.bits == 4, "rows: only codes of 4 bits are scaled");
+        for (const Chunk& chunk : rows.rows->chunks())
+            require(chunk.weights && (largest || chunk.norms), "rows: scaled sums need scales, and distances norms2");
+    }
+    return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, std::move(terms), scan);
 }
 
 namespace {
@@ -150,6 +164,18 @@ void dense_map(const Target& self, const py::array& queries, const py::array& ma
     require(out.shape(0) == queries.shape(0) && out.shape(1) == matrix.shape(0), "out: expected shape (queries, rows of the matrix)");
     const py::gil_scoped_release free;
     map_queries(*self.table, q, queries.shape(0), rows, matrix.shape(0), matrix.shape(1), to);
+}
+
+void hadamard_op(const Target&, py::array rows) {
+    require(py::isinstance<py::array_t<float>>(rows) && rows.ndim() == 2 && rows.writeable(), "rows: expected a writable float32 matrix");
+    const int64_t count = rows.shape(0), size = rows.shape(1), stride = rows.strides(0) / 4;
+    require(size > 0 && (size & (size - 1)) == 0, "rows: expected a power of two of dims");
+    if (count == 0) return; // strides of nothing say nothing
+    require((size == 1 || rows.strides(1) == 4) && (count == 1 || (rows.strides(0) % 4 == 0 && stride >= size)),
+            "rows: expected contiguous ones that do not overlap");
+    auto* to = static_cast<float*>(rows.mutable_data());
+    const py::gil_scoped_release free;
+    hadamard(to, stride, count, size);
 }
 
 // --- int8 codes -----------------------------------------------------------------------------------------------------------
@@ -285,6 +311,7 @@ void register_targets(py::module_& m) {
         .def("dense_norms", &dense_norms, arg("kind"), arg("pieces"), arg("out"), arg("upward") = false)
         .def("dense_unit", &dense_unit, arg("queries"), arg("out"))
         .def("dense_map", &dense_map, arg("queries"), arg("matrix"), arg("out"))
+        .def("hadamard", &hadamard_op, arg("rows"))
         .def("integer_queries", &integer_queries_op, arg("queries"), arg("scales"), arg("codes"), arg("steps"))
         .def(
             "integer_scan",
@@ -315,16 +342,19 @@ void register_targets(py::module_& m) {
             arg("chunks"), arg("subspaces"), arg("bits"), arg("ids") = none)
         .def(
             "pq_scan",
-            [](const Target& self, const PyRows& rows, const py::array& tables, int64_t k, bool largest, const py::object& allowed) {
-                return PyScan::make(pq_problem(self, rows, tables, largest, true), k, allowed, py::make_tuple(rows.owners, tables));
+            [](const Target& self, const PyRows& rows, const py::array& tables, int64_t k, bool largest, const py::object& allowed,
+               const py::object& scaling) {
+                return PyScan::make(pq_problem(self, rows, tables, largest, scaling, true), k, allowed,
+                                    py::make_tuple(rows.owners, tables));
             },
-            arg("rows"), arg("tables"), arg("k"), arg("largest"), arg("allowed") = none)
+            arg("rows"), arg("tables"), arg("k"), arg("largest"), arg("allowed") = none, arg("scaling") = none)
         .def(
             "pq_rescore",
-            [](const Target& self, const PyRows& rows, const py::array& tables, const py::array& candidates, int64_t k, bool largest) {
-                return pair_of(rescored(*pq_problem(self, rows, tables, largest, false), candidates, k));
+            [](const Target& self, const PyRows& rows, const py::array& tables, const py::array& candidates, int64_t k, bool largest,
+               const py::object& scaling) {
+                return pair_of(rescored(*pq_problem(self, rows, tables, largest, scaling, false), candidates, k));
             },
-            arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"))
+            arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"), arg("scaling") = none)
         .def("pq_tables", &pq_tables, arg("queries"), arg("codebooks"), arg("squared"), arg("out"))
         .def("pq_whole", &pq_whole, arg("tables"), arg("base"), arg("step"))
         .def("pq_assign", &pq_assign, arg("vectors"), arg("codebooks"), arg("out"))

@@ -40,7 +40,8 @@ template <class P, class... Args> std::shared_ptr<P> without_gil(Args&&... args)
 
 std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows& rows, const py::array& codes, const py::array& factors,
                                                 const py::array& offsets, const std::string& metric, const double* margins, bool scan);
-std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest, bool scan);
+std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest,
+                                      const py::object& scaling, bool scan);
 
 void register_targets(py::module_& m);
 

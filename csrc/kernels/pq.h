@@ -10,6 +10,9 @@
 //
 // Codes come in blocks of 64 rows, subspace by subspace. 8 bits: with VBMI a 256-entry table is four registers, looked up by two permutes and a
 // blend, and serves several blocks of rows; with AVX2 it is sixteen 16-entry shuffles. 4 bits: one shuffle per nibble, the nibbles split once for up to 4 queries.
+// Scales. Where rows have a scale, the key is offset - norms2 + scale * (base + step * sum). A row passes if scale * (sum + b) is not below
+// a + c * norms2, in float32, with a, b and c of the query moved by more than float32 misses; its key is then made as above.
+//
 // One query from memory takes few blocks at a time and fetches ahead into the second-level cache, in the order of memory (block->ahead).
 //
 #pragma once
@@ -34,7 +37,11 @@ struct PqHeader {
     int64_t count;
     float sign;
     bool exact; // all tables are
-    uint8_t padding[3];
+    bool scaled; // rows have scales, and these are the queries' terms
+    double offset[pq_queries];
+    double scaled_base[pq_queries];
+    double scaled_step[pq_queries];
+    uint8_t padding[32];
 };
 static_assert(sizeof(PqHeader) % 64 == 0, "packed tables stay aligned");
 
@@ -109,6 +116,7 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
     };
     header->count = queries->count;
     header->sign = queries->largest ? 1.0f : -1.0f;
+    header->scaled = queries->scaling.offset != nullptr;
     header->exact = true;
     for (int32_t q = 0; q < queries->count && header->exact; ++q) header->exact = is_exact<bits>(table_of(q), subspaces);
     const int64_t trees = (subspaces + pq_tree - 1) / pq_tree, room = 65535 / (trees > 0 ? trees : 1);
@@ -132,6 +140,11 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
             error += static_cast<double>(round_entries<entries>(table + m * entries, sign, low, step, inverse, most, to + m * entries));
         }
         for (int64_t i = subspaces * entries; i < packed_table_bytes<bits>(subspaces); ++i) to[i] = 0;
+        if (header->scaled) {
+            header->offset[q] = queries->scaling.offset[q];
+            header->scaled_base[q] = queries->scaling.base[q];
+            header->scaled_step[q] = queries->scaling.step[q];
+        }
         header->tables[q] = table;
         header->base[q] = base;
         header->step[q] = 1.0;
@@ -154,7 +167,8 @@ ASX_INLINE int64_t least_sum(const PqHeader* header, int q, float threshold) {
     return sum > 65537.0 ? 65536 : static_cast<int64_t>(sum) - 1;
 }
 
-// The canonical key of one row: its codes are 64 bytes apart. Never NaN: entries are finite, so that an infinite sum stays as it is.
+// The canonical sum of one row, minus it where smaller is better: its codes are 64 bytes apart. Never NaN: entries are finite, so that an
+// infinite sum stays as it is.
 template <int bits> __attribute__((noinline)) float pq_key(const PqHeader* header, int q, const uint8_t* codes, int64_t subspaces) {
     const float* table = header->tables[q];
     float sum = 0.0f;
@@ -184,6 +198,68 @@ ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64
             if (r >= block->rows || (block->allowed && !block->allowed[r])) return;
             float key = exact ? static_cast<float>(header->base[q] + static_cast<double>(sums[parity][i])) : 0.0f;
             if (key == 0.0f) key = pq_key<bits>(header, q, codes + lane, block->pieces[0].width); // which knows the sign of 0
+            if (!(key < threshold)) append(block, survivors, r, q, key);
+        });
+}
+
+// Per register of rows: the scales and norms2 of its even and of its odd rows, in two halves each.
+struct PqFactors {
+    Simd::F scale[2][2], norm2[2][2];
+};
+
+ASX_INLINE void pq_even_and_odd(const float* from, int64_t rows, Simd::F (&out)[2][2]) {
+    using S = Simd;
+    for (int part = 0; part < 2; ++part) {
+        S::F x[2];
+        for (int i = 0; i < 2; ++i) {
+            const int64_t first = (2 * part + i) * S::lanes, left = rows - first;
+            x[i] = left >= S::lanes ? S::load(from + first) : left > 0 ? S::load_part(from + first, left) : S::zero();
+        }
+        out[0][part] = S::even_lanes_of(x[0], x[1]), out[1][part] = S::odd_lanes_of(x[0], x[1]);
+    }
+}
+
+// What a query asks of scaled sums: scale * (sum + b) >= a + c * norms2.
+struct PqLimit {
+    float a, b, c;
+};
+
+ASX_INLINE PqLimit pq_limit(const PqHeader* header, int q, float threshold) {
+    const double step = header->scaled_step[q] * header->step[q], from = header->offset[q], to = static_cast<double>(threshold);
+    const double b =
+        (header->scaled_base[q] / header->scaled_step[q] + header->base[q] + static_cast<double>(header->slack[q])) / header->step[q];
+    const double a = (to - from) / step - 0x1p-22 * (__builtin_fabs(to) + __builtin_fabs(from)) / step;
+    return {static_cast<float>(a - 0x1p-22 * __builtin_fabs(a) - 1e-37), static_cast<float>(b + 0x1p-20 * (65536.0 + __builtin_fabs(b))),
+            static_cast<float>((1.0 - 0x1p-22) / step)};
+}
+
+// As `pq_emit`, of rows with scales.
+template <int bits, bool exact>
+ASX_INLINE void pq_emit_scaled(const Block* block, const PqHeader* header, int q, int64_t row, const uint8_t* codes, float threshold,
+                               const PqLimit& limit, const PqFactors& factors, Simd::Bytes low, Simd::Bytes high, Survivors* survivors) {
+    using S = Simd;
+    const S::Bytes halves[2] = {S::sub_halves(low, S::halves_up(high)), high};
+    uint64_t masks[2] = {0, 0};
+    for (int parity = 0; parity < 2; ++parity) {
+        const S::F of_sums[2] = {S::widen_halves<0>(halves[parity]), S::widen_halves<1>(halves[parity])};
+        for (int part = 0; part < 2; ++part) {
+            const auto least = block->norms2 ? S::fma(S::set(limit.c), factors.norm2[parity][part], S::set(limit.a)) : S::set(limit.a);
+            const auto scaled = S::mul(factors.scale[parity][part], S::add(of_sums[part], S::set(limit.b)));
+            masks[parity] |= static_cast<uint64_t>(S::not_less(scaled, least)) << part * S::lanes;
+        }
+    }
+    if (__builtin_expect((masks[0] | masks[1]) == 0, 1)) return;
+    uint16_t sums[2][S::bytes / 2];
+    for (int parity = 0; parity < 2; ++parity) S::store_bytes(sums[parity], halves[parity]);
+    for (int parity = 0; parity < 2; ++parity)
+        for_bits(masks[parity], [&](int i) {
+            const int64_t lane = 2 * i + parity, r = row + lane;
+            if (r >= block->rows || (block->allowed && !block->allowed[r])) return;
+            float sum = exact ? static_cast<float>(header->base[q] + static_cast<double>(sums[parity][i])) : 0.0f;
+            if (sum == 0.0f) sum = pq_key<bits>(header, q, codes + lane, block->pieces[0].width);
+            const double norm2 = block->norms2 ? static_cast<double>(block->norms2[r]) : 0.0, scale = static_cast<double>(block->scales[r]);
+            const auto key = static_cast<float>(header->offset[q] - norm2 +
+                                                scale * (header->scaled_base[q] + header->scaled_step[q] * static_cast<double>(sum)));
             if (!(key < threshold)) append(block, survivors, r, q, key);
         });
 }
@@ -306,10 +382,12 @@ ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const fl
     const int64_t subspaces = block->pieces[0].width, byte_rows = bits == 8 ? subspaces : (subspaces + 1) / 2;
     PqInput<Q, B> in;
     int64_t least[Q];
+    PqLimit limits[Q];
     for (int q = 0; q < Q; ++q) {
         const int real = q < header->count ? q : 0; // missing queries repeat the first, and emit nothing
         in.tables[q] = reinterpret_cast<const uint8_t*>(header + 1) + real * packed_table_bytes<bits>(subspaces);
         least[q] = q < header->count ? least_sum(header, q, thresholds[q]) : 65536;
+        if (header->scaled && q < header->count) limits[q] = pq_limit(header, q, thresholds[q]);
     }
     for (int64_t row = 0; row < block->rows; row += rows_per_step) {
         if (!has_room(survivors, Q * rows_per_step)) return row;
@@ -319,6 +397,19 @@ ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const fl
             pq_registers<B>(block, first, byte_rows * kPqBlock, in.at);
             in.next = in.at[0] + block->ahead;
             pq_sums<bits, exact, fetch>(in, byte_rows, low, high);
+            if (bits == 4 && header->scaled) {
+                for (int b = 0; b < B; ++b) {
+                    const int64_t r = (first + b) * Simd::bytes;
+                    if (r >= block->rows) break;
+                    PqFactors factors;
+                    pq_even_and_odd(block->scales + r, block->rows - r, factors.scale);
+                    if (block->norms2) pq_even_and_odd(block->norms2 + r, block->rows - r, factors.norm2);
+                    for (int q = 0; q < Q && q < header->count; ++q)
+                        pq_emit_scaled<bits, exact>(block, header, q, r, in.at[b], thresholds[q], limits[q], factors, low.v[q][b],
+                                                    high.v[q][b], survivors);
+                }
+                continue;
+            }
             for (int q = 0; q < Q; ++q)
                 for (int b = 0; b < B; ++b)
                     pq_emit<bits, exact>(block, header, q, (first + b) * Simd::bytes, in.at[b], thresholds[q], least[q], low.v[q][b],

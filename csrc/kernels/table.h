@@ -42,6 +42,8 @@ struct Block {
     int32_t* row_sums; // integer family: sum of the row's elements
     bool scaled; // integer family: whether sums are first multiplied with `scale`
     float* workspace; // kBlockRows * 4 floats
+    const float* scales; // PQ whose sums are scaled: per row
+    const float* norms2; // and what is taken off keys, or null
     uint64_t last_word; // Hamming: which bits of the row's last (partial) 64-bit word count
     bool cold; // no scan has read these rows yet
     // Rows that tiles do not read as they are: the tile that reads them first unpacks them from `source` to where `pieces` are. Else null.
@@ -64,6 +66,12 @@ struct Survivors {
     int64_t capacity; // at least 4 * kBlockRows: dense scans of few queries never stop midway, and no tile of a batch makes more
 };
 
+// What sums of PQ entries are of keys, per query, in float64: offset - norms2 of the row + scale of the row * (base + step * sum). Null: sums are
+// keys, or minus them. Scales and norms2 are from 0 to 1e30, steps from 1e-33 up.
+struct Scaling {
+    const double *offset, *base, *step;
+};
+
 // Queries to pack: `count` of them; element type as the family says (float32, int8, bytes, or float32 PQ tables).
 struct Queries {
     const void* data;
@@ -76,6 +84,7 @@ struct Queries {
     const float* offset;
     uint64_t last_word;
     bool largest; // PQ: whether larger sums are better
+    Scaling scaling; // PQ; sums are then better the larger they are
 };
 
 // One way to scan: up to `queries` queries in a call. `packed_bytes` bounds what `pack` writes (64-byte aligned).

@@ -47,13 +47,17 @@ PqCodebook prepare_codebook(const float* codebook, int64_t codewords, int64_t di
 }  // namespace
 
 PqProblem::PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables,
-                     int64_t count, bool largest, bool scan)
-    : Problem(std::move(rows), count, !largest), subspaces_(subspaces), bits_(bits), tables_(tables) {
+                     int64_t count, bool largest, ScoreScaling scaling, bool scan)
+    : Problem(std::move(rows), count, !largest), subspaces_(subspaces), bits_(bits), tables_(tables), scaling_(std::move(scaling)) {
     in_pq_blocks_ = true;
+    if (!largest)
+        for (double& offset : scaling_.offset) offset = -offset;
     if (!scan) return;
     block_rows_ = count > 1 ? cached_rows(bits == 8 ? subspaces : (subspaces + 1) / 2) : kBlockRows;
     const std::vector<int64_t> widths = {subspaces};
-    pack(table.pq[bits == 8], tables, subspaces * (int64_t{1} << bits) * 4, widths, nullptr, nullptr, largest);
+    const bool scaled = !scaling_.offset.empty();
+    const Scaling terms = scaled ? Scaling{scaling_.offset.data(), scaling_.base.data(), scaling_.step.data()} : Scaling{};
+    pack(table.pq[bits == 8], tables, subspaces * (int64_t{1} << bits) * 4, widths, nullptr, nullptr, largest || scaled, terms);
 }
 
 void PqProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {
@@ -68,12 +72,23 @@ void PqProblem::canonical(int64_t query, const int64_t* rows, int64_t count, flo
             const int64_t code = bits_ == 8 ? codes[m * kPqBlock] : codes[m / 2 * kPqBlock] >> (m % 2 * 4) & 15;
             sum = m == 0 ? table[code] : sum + table[m * entries + code];
         }
-        keys[i] = smallest_first_ ? -sum : sum;
+        if (scaling_.offset.empty()) {
+            keys[i] = smallest_first_ ? -sum : sum;
+            continue;
+        }
+        const auto q = static_cast<size_t>(query);
+        const double norm2 = smallest_first_ ? static_cast<double>(chunk.norms[local]) : 0.0;
+        const double scale = static_cast<double>(chunk.weights[local]);
+        keys[i] = static_cast<float>(scaling_.offset[q] - norm2 + scale * (scaling_.base[q] + scaling_.step[q] * static_cast<double>(sum)));
     }
 }
 
-void PqProblem::prepare(Block& block, const Chunk&, int64_t, Workspace&) const {
+void PqProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const {
     block.pieces[0].width = subspaces_;
+    if (!scaling_.offset.empty()) {
+        block.scales = chunk.weights + start;
+        if (smallest_first_) block.norms2 = chunk.norms + start;
+    }
     block.ahead = kAhead;
     block.ready = true;
 }

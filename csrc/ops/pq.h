@@ -8,20 +8,26 @@
 
 namespace asx {
 
+// How scores are made of sums, per query; see backends/protocol.py. All empty: sums are scores.
+struct ScoreScaling {
+    std::vector<double> offset, base, step;
+};
+
 class PqProblem final : public Problem {
 public:
     // tables: (count, subspaces, 2**bits); they are read until the problem dies.
     PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables, int64_t count,
-              bool largest, bool scan);
+              bool largest, ScoreScaling scaling, bool scan);
 
     bool exact() const override { return true; }
     void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
-    void prepare(Block& block, const Chunk&, int64_t, Workspace&) const override;
+    void prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const override;
 
 private:
     int64_t subspaces_;
     int bits_;
     const float* tables_;
+    ScoreScaling scaling_; // its offsets are those of keys
 };
 
 // Codebooks (subspaces, codewords, dims), to be read until this dies.

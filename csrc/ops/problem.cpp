@@ -55,7 +55,7 @@ int64_t cached_rows(int64_t row_bytes) {
 }
 
 void Problem::pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor,
-                   const float* offset, bool largest) {
+                   const float* offset, bool largest, Scaling scaling) {
     for (int64_t first = 0; first < queries_;) {
         const Shape& shape = choose_shape(family, queries_ - first);
         Queries in = {};
@@ -69,6 +69,7 @@ void Problem::pack(const Family& family, const void* data, int64_t stride, const
         in.offset = offset ? offset + first : nullptr;
         in.last_word = rows_->last_word;
         in.largest = largest;
+        if (scaling.offset) in.scaling = {scaling.offset + first, scaling.base + first, scaling.step + first};
         Group group{&shape, first, in.count, allocate_aligned(shape.packed_bytes(&in))};
         shape.pack(&in, group.packed.get());
         groups_.push_back(std::move(group));

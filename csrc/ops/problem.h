@@ -73,7 +73,7 @@ public:
 
 protected:
     void pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor,
-              const float* offset, bool largest);
+              const float* offset, bool largest, Scaling scaling = {});
 
     std::shared_ptr<const Rows> rows_;
     int64_t queries_;

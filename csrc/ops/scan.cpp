@@ -19,6 +19,8 @@ Block advanced(const Block& block, int64_t rows, bool in_pq_blocks) {
     for (int32_t j = 0; j < out.n_sources; ++j) out.source[j].base += rows * out.source[j].stride;
     out.rows -= rows;
     if (out.allowed) out.allowed += rows;
+    if (out.scales) out.scales += rows;
+    if (out.norms2) out.norms2 += rows;
     out.squares += rows, out.scale += rows, out.bias += rows, out.slack += rows, out.row_sums += rows;
     return out;
 }

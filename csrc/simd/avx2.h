@@ -36,9 +36,9 @@ struct Simd {
         return _mm256_blendv_ps(otherwise, y, _mm256_and_ps(_mm256_cmp_ps(x, a, _CMP_GE_OQ), _mm256_cmp_ps(x, b, _CMP_LE_OQ)));
     }
 
-    static ASX_INLINE F add_adjacent(F a, F b) {
-        return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_hadd_ps(a, b)), 0xd8));
-    }
+    static ASX_INLINE F even_lanes_of(F a, F b) { return in_order(_mm256_shuffle_ps(a, b, 0x88)); }
+    static ASX_INLINE F odd_lanes_of(F a, F b) { return in_order(_mm256_shuffle_ps(a, b, 0xdd)); }
+    static ASX_INLINE F add_adjacent(F a, F b) { return in_order(_mm256_hadd_ps(a, b)); }
     template <int n> static ASX_INLINE F spread(const float* p) {
         static_assert(n == 1, "other numbers are not needed");
         return set(*p);
@@ -259,6 +259,9 @@ struct Simd {
     static ASX_INLINE Bytes halves_down(Bytes a) { return _mm256_srli_epi16(a, 8); }
     static ASX_INLINE Bytes halves_up(Bytes a) { return _mm256_slli_epi16(a, 8); }
     static ASX_INLINE Bytes set_halves(uint16_t x) { return _mm256_set1_epi16(static_cast<int16_t>(x)); }
+    template <int part> static ASX_INLINE F widen_halves(Bytes a) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(a, part)));
+    }
     static ASX_INLINE uint64_t halves_not_below(Bytes a, Bytes limit) {
         const __m256i at_least = _mm256_cmpeq_epi16(_mm256_max_epu16(a, limit), a);
         const __m128i packed = _mm_packs_epi16(_mm256_castsi256_si128(at_least), _mm256_extracti128_si256(at_least, 1));
@@ -267,6 +270,7 @@ struct Simd {
     static ASX_INLINE void store_bytes(void* p, Bytes a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 
 private:
+    static ASX_INLINE F in_order(F a) { return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(a), 0xd8)); } // pairs 0, 2, 1, 3
     static ASX_INLINE Bytes look_up_quarter(const uint8_t* entries, Bytes index, Bytes bit4, Bytes bit5) {
         const Bytes a = _mm256_blendv_epi8(look_up16(load_table16(entries), index), look_up16(load_table16(entries + 16), index), bit4);
         const Bytes b =

@@ -43,9 +43,9 @@ struct Simd {
         return _mm512_mask_mov_ps(otherwise, _mm512_cmp_ps_mask(x, a, _CMP_GE_OQ) & _mm512_cmp_ps_mask(x, b, _CMP_LE_OQ), y);
     }
 
-    static ASX_INLINE F add_adjacent(F a, F b) {
-        return add(_mm512_permutex2var_ps(a, even_lanes(), b), _mm512_permutex2var_ps(a, odd_lanes(), b));
-    }
+    static ASX_INLINE F even_lanes_of(F a, F b) { return _mm512_permutex2var_ps(a, even_lanes(), b); }
+    static ASX_INLINE F odd_lanes_of(F a, F b) { return _mm512_permutex2var_ps(a, odd_lanes(), b); }
+    static ASX_INLINE F add_adjacent(F a, F b) { return add(even_lanes_of(a, b), odd_lanes_of(a, b)); }
     template <int n> static ASX_INLINE F spread(const float* p) {
         static_assert(n <= 2, "other numbers are not needed");
         if constexpr (n == 1) return set(*p);
@@ -263,6 +263,9 @@ struct Simd {
     static ASX_INLINE Bytes halves_down(Bytes a) { return _mm512_srli_epi16(a, 8); }
     static ASX_INLINE Bytes halves_up(Bytes a) { return _mm512_slli_epi16(a, 8); }
     static ASX_INLINE Bytes set_halves(uint16_t x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
+    template <int part> static ASX_INLINE F widen_halves(Bytes a) {
+        return _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(a, part)));
+    }
     static ASX_INLINE uint64_t halves_not_below(Bytes a, Bytes limit) { return _mm512_cmpge_epu16_mask(a, limit); }
     static ASX_INLINE void store_bytes(void* p, Bytes a) { _mm512_storeu_si512(p, a); }
 

@@ -66,6 +66,9 @@ struct Simd {
         for (int i = 0; i < lanes / 2; ++i) out.v[i] = a.v[2 * i] + a.v[2 * i + 1], out.v[i + lanes / 2] = b.v[2 * i] + b.v[2 * i + 1];
         return out;
     }
+    // The even-numbered lanes of a, then those of b; the odd-numbered ones.
+    static ASX_INLINE F even_lanes_of(F a, F b) { return every_second(a, b, 0); }
+    static ASX_INLINE F odd_lanes_of(F a, F b) { return every_second(a, b, 1); }
     // n floats, each in lanes / n neighbouring lanes.
     template <int n> static ASX_INLINE F spread(const float* p) {
         F out;
@@ -281,6 +284,12 @@ struct Simd {
     static ASX_INLINE Bytes set_halves(uint16_t x) {
         return halves(Bytes{}, Bytes{}, [x](uint32_t, uint32_t) { return static_cast<uint32_t>(x); });
     }
+    // The lower (0) or upper (1) 16-bit elements, unsigned.
+    template <int part> static ASX_INLINE F widen_halves(Bytes a) {
+        F out;
+        for (int i = 0; i < lanes; ++i) out.v[i] = static_cast<float>(half(a, part * lanes + i));
+        return out;
+    }
     static ASX_INLINE uint64_t halves_not_below(Bytes a, Bytes limit) {         // unsigned
         uint64_t mask = 0;
         for (int i = 0; i < bytes / 2; ++i) mask |= static_cast<uint64_t>(half(a, i) >= half(limit, i)) << i;
@@ -289,6 +298,11 @@ struct Simd {
     static ASX_INLINE void store_bytes(void* p, Bytes a) { write(p, a); }
 
 private:
+    static ASX_INLINE F every_second(F a, F b, int first) {
+        F out;
+        for (int i = 0; i < lanes / 2; ++i) out.v[i] = a.v[2 * i + first], out.v[i + lanes / 2] = b.v[2 * i + first];
+        return out;
+    }
     template <class Op> static ASX_INLINE F zip(F a, F b, Op op) {
         for (int i = 0; i < lanes; ++i) a.v[i] = op(a.v[i], b.v[i]);
         return a;

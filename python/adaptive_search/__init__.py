@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .cascade import Cascade, SearchStats
     from .index import Index
     from .quantizers import BinaryQuantizer, Int8Quantizer, PackedCodes, ProductQuantizer, RaBitQuantizer, RowInt8Quantizer
-    from .representations import PQ, Binary, Full, Int8, Prefix
+    from .representations import PQ, Binary, Full, Int8, Prefix, RaBit
     from .transforms import PCA, Chain, LearnedRotation, RandomRotation, RelativeProjection, Whitening
 
 __version__ = "0.1.0"
@@ -36,6 +36,7 @@ __all__ = [
     "PackedCodes",
     "Prefix",
     "ProductQuantizer",
+    "RaBit",
     "RaBitQuantizer",
     "RandomRotation",
     "RelativeProjection",
@@ -76,6 +77,7 @@ _LATER = {
     "Full": "representations",
     "Int8": "representations",
     "Prefix": "representations",
+    "RaBit": "representations",
     "PCA": "transforms",
     "Chain": "transforms",
     "LearnedRotation": "transforms",

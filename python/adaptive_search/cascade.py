@@ -54,7 +54,7 @@ class Cascade:
     Parameters
     ----------
     stages : sequence of stages
-        Any number of `Binary`, `PQ`, `Int8` and `Prefix`; `Full` only as the last.
+        Any number of `Binary`, `RaBit`, `PQ`, `Int8` and `Prefix`; `Full` only as the last.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Cascade:
             raise ValueError("stages: expected at least one, got none")
         for stage in given:
             if not isinstance(stage, Stage):
-                raise TypeError(f"stages: expected Binary, PQ, Int8, Prefix or Full objects, got {stage!r}")
+                raise TypeError(f"stages: expected Binary, RaBit, PQ, Int8, Prefix or Full objects, got {stage!r}")
         if any(isinstance(stage, Full) for stage in given[:-1]):
             raise ValueError(f"stages: expected Full(), which scores exactly, only as the last one, got {list(given)}")
         if given[-1].shortlist is not None:

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from . import PQ, Binary, Cascade, Full, Index, Int8, Neighbors, Prefix, backend, comparing, evaluate, plots
+from . import PQ, Binary, Cascade, Full, Index, Int8, Neighbors, Prefix, RaBit, backend, comparing, evaluate, plots
 from .backends import PREFERENCE, missing
 from .types import Array
 
@@ -215,7 +215,7 @@ def parse_cascade(text: str) -> Cascade | None:
     return Cascade([_parse_stage(stage.strip()) for stage in text.split(",")])
 
 
-def _parse_stage(text: str) -> Binary | PQ | Int8 | Prefix | Full:
+def _parse_stage(text: str) -> Binary | RaBit | PQ | Int8 | Prefix | Full:
     match = re.fullmatch(r"([a-z0-9]+)(?:@(\d+)(?:x(\d+))?)?(?::(\d+))?", text)
     if match is None:
         raise ValueError(f"cascade: a stage is NAME[@SIZE][:KEEP], got {text!r}")
@@ -231,10 +231,12 @@ def _parse_stage(text: str) -> Binary | PQ | Int8 | Prefix | Full:
         raise ValueError(f"cascade: {name} needs a number of rows to keep, such as {text}:100")
     if name == "binary":
         return Binary(size, keep=keep)
+    if name == "rabit":
+        return RaBit(1 if size is None else size, keep=keep)
     if name == "int8":
         return Int8(size, keep=keep)
     if name not in ("pq", "prefix"):
-        raise ValueError(f"cascade: stages are binary, pq, int8, prefix and full, got {name!r}")
+        raise ValueError(f"cascade: stages are binary, rabit, pq, int8, prefix and full, got {name!r}")
     if size is None:
         raise ValueError(f"cascade: {name} needs a size, such as {name}@64:{keep}")
     return Prefix(size, keep=keep) if name == "prefix" else PQ(size, 8 if bits is None else bits, keep=keep)

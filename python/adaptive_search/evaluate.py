@@ -11,7 +11,7 @@ from .execution import get_threads, progress_bar
 from .functional import top_k
 from .measuring import Measurement, Task
 from .quantizers.base import Quantizer
-from .representations import PQ, Binary, Full, Int8, Prefix, Stage
+from .representations import PQ, Binary, Full, Int8, Prefix, RaBit, Stage
 from .types import Kind, Metric
 from .validation import as_int, as_k, as_metric, as_queries, as_rows, as_threads
 
@@ -191,17 +191,17 @@ def compare(
 
 
 def default_representations(dim: int) -> list[Stage | Quantizer]:
-    """What `compare` looks at by default: sign bits, codes of dim / 8 and dim / 4 bytes, with and without rotation, bytes, prefixes, and
-    the vectors.
+    """What `compare` looks at by default: sign bits of both sides and of rows alone, codes of dim / 8 and dim / 4 bytes, with and without
+    rotation, bytes, prefixes, and the vectors.
 
     Examples
     --------
     >>> default_representations(96)[:3]
-    [Binary(), PQ(subspaces=12), PQ(subspaces=24, bits=4)]
+    [Binary(), RaBit(), PQ(subspaces=12)]
     """
     eighth, quarter = -(-dim // 8), -(-dim // 4)
     prefixes = [dims for dims in (64, 128, 256) if dims < dim]
-    found: list[Stage | Quantizer] = [Binary(), PQ(eighth), PQ(quarter, bits=4), PQ(quarter)]
+    found: list[Stage | Quantizer] = [Binary(), RaBit(), PQ(eighth), PQ(quarter, bits=4), PQ(quarter)]
     found += [Int8(dims) for dims in prefixes]
     if dim <= MOST_ROTATED:
         found += [Binary(rotation="itq"), PQ(eighth, rotation="opq"), PQ(quarter, bits=4, rotation="opq")]
@@ -224,7 +224,7 @@ def _as_representations(representations: Any) -> list[Stage | Quantizer]:
         raise TypeError(f"representations: expected a list such as [Binary(), PQ(48)], got {representations!r}") from None
     for one in given:
         if not isinstance(one, Stage | Quantizer):
-            raise TypeError(f"representations: expected stages (Binary, PQ, Int8, Prefix, Full) or quantizers, got {one!r}")
+            raise TypeError(f"representations: expected stages (Binary, RaBit, PQ, Int8, Prefix, Full) or quantizers, got {one!r}")
     if not given:
         raise ValueError("representations: expected at least one, got none")
     return given

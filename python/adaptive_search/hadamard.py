@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .backends.protocol import Backend
 from .types import F32
 
 ROUNDS = 3
@@ -28,55 +29,40 @@ class HadamardRotation:
         self._signs = random.integers(0, 2, (ROUNDS, dim)).astype(np.float32) * np.float32(2) - np.float32(1)
         self._orders = np.stack([random.permutation(dim) for _ in range(ROUNDS)])
 
-    def forth(self, vectors: F32) -> F32:
+    def forth(self, backend: Backend, vectors: F32) -> F32:
         """Vectors (n, D) rotated; what is beyond float32 becomes its largest number."""
-        out = self.turned(vectors)
+        out = self.turned(backend, vectors)
         return out if np.isfinite(out).all() else np.nan_to_num(out, copy=False)
 
-    def turned(self, vectors: F32) -> F32:
+    def turned(self, backend: Backend, vectors: F32) -> F32:
         """The same; what is beyond float32 is infinite."""
         large = np.abs(vectors).max(axis=1, initial=0.0) > LARGE
         if large.any():
             out = np.empty_like(vectors)
-            out[~large] = self._forth(vectors[~large])
+            out[~large] = self._forth(backend, vectors[~large])
             with np.errstate(over="ignore"):
-                out[large] = self._forth(vectors[large] * np.float32(SHRINK)) / np.float32(SHRINK)
+                out[large] = self._forth(backend, vectors[large] * np.float32(SHRINK)) / np.float32(SHRINK)
             return out
-        return self._forth(vectors)
+        return self._forth(backend, vectors)
 
-    def _forth(self, vectors: F32) -> F32:
+    def _forth(self, backend: Backend, vectors: F32) -> F32:
         out = vectors
         for signs, order in zip(self._signs, self._orders, strict=True):
-            out = out * signs
-            _transform(out[:, : self._size])
+            out = np.multiply(out, signs, order="C")
+            backend.hadamard(out[:, : self._size])
             if self._size < self._dim:
-                _transform(out[:, self._dim - self._size :])
-            out = out[:, order]
-        return np.ascontiguousarray(out)
+                backend.hadamard(out[:, self._dim - self._size :])
+            out = out.take(order, axis=1)
+        return out
 
-    def back(self, vectors: F32) -> F32:
+    def back(self, backend: Backend, vectors: F32) -> F32:
         """The inverse of `forth`, up to rounding."""
         out = vectors
         for signs, order in zip(self._signs[::-1], self._orders[::-1], strict=True):
-            ordered = np.empty_like(out)
+            ordered = np.empty(out.shape, np.float32)
             ordered[:, order] = out
             if self._size < self._dim:
-                _transform(ordered[:, self._dim - self._size :])
-            _transform(ordered[:, : self._size])
+                backend.hadamard(ordered[:, self._dim - self._size :])
+            backend.hadamard(ordered[:, : self._size])
             out = ordered * signs
         return out
-
-
-def _transform(block: F32) -> None:
-    """The normalised transform of every row, in place; sums of two at a time, so that their order is fixed."""
-    size, half = block.shape[1], 1
-    rows, step = block.strides
-    while half < size:
-        pairs = np.lib.stride_tricks.as_strided(
-            block, (len(block), size // (2 * half), 2, half), (rows, 2 * half * step, half * step, step)
-        )
-        total = pairs[:, :, 0] + pairs[:, :, 1]
-        pairs[:, :, 1] = pairs[:, :, 0] - pairs[:, :, 1]
-        pairs[:, :, 0] = total
-        half *= 2
-    block *= np.float32(1.0 / np.sqrt(size))

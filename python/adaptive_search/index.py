@@ -60,7 +60,7 @@ class Index:
         Stages of a search; None searches exactly.
     fit_rows : int, optional
         Rows from which the stages are learned, at the `add` that brings the index there; until then searches are exact. By
-        default the most that a stage asks for: 10,000 for `PQ`, 1,000 for `Binary` and `Int8`.
+        default the most that a stage asks for: 10,000 for `PQ`, 1,000 for `Binary`, `RaBit` and `Int8`.
     transform : Transform, optional
         Rows, queries and samples go through it, and what it makes of them is stored, rounded to ``dtype``, compared by ``metric`` and
         searched: exact search is exact search of that. One that is not fitted is fitted by `fit`, before rows are added. The index has

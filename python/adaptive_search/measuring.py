@@ -16,7 +16,7 @@ from .arrays import Matrix, ranges
 from .cascade import Cascade
 from .fitting import spread
 from .index import Index
-from .quantizers import ProductQuantizer
+from .quantizers import ProductQuantizer, RaBitQuantizer
 from .quantizers.base import Quantizer
 from .representations import Stage
 from .types import F32, F64, I64, Array, Metric
@@ -122,7 +122,7 @@ class _QuantizerSubject(_Subject):
 
     def encode(self, vectors: Array) -> None:
         codes = self._quantizer.encode(vectors)
-        self._codes = self._quantizer.pack(codes) if isinstance(self._quantizer, ProductQuantizer) else codes
+        self._codes = self._quantizer.pack(codes) if isinstance(self._quantizer, ProductQuantizer | RaBitQuantizer) else codes
 
     def search(self, queries: F32, k: int, threads: int | None) -> I64:
         return self._quantizer.top_k(queries, self._codes, k, threads=threads).ids

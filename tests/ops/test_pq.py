@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
-from adaptive_search.backends.protocol import Backend
+from adaptive_search.backends.protocol import Backend, CodeChunk
 
 Array = NDArray[Any]
 
@@ -42,9 +42,9 @@ def blocked(codes: Array, bits: int) -> Array:
     return np.ascontiguousarray(stored.reshape(-1, 64, stored.shape[1]).transpose(0, 2, 1))
 
 
-def chunks(codes: Array, bits: int, sizes: tuple[int, ...] = (64 * 10**6,), place: Any = None) -> list[tuple[Array, int]]:
+def chunks(codes: Array, bits: int, sizes: tuple[int, ...] = (64 * 10**6,), place: Any = None) -> list[CodeChunk]:
     place = place or (lambda array: array)
-    return [(place(blocked(codes[part], bits)), len(codes[part])) for part in awkward.cut(len(codes), sizes)]
+    return [CodeChunk(place(blocked(codes[part], bits)), len(codes[part])) for part in awkward.cut(len(codes), sizes)]
 
 
 def check(found: tuple[Array, Array], tables: Array, codes: Array, k: int, largest: bool, ids: Any = None, allowed: Any = None) -> None:

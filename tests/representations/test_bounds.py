@@ -115,7 +115,7 @@ def test_bounds_leave_out_most_rows(metric: str, stage: Any) -> None:
             assert found.scored[-1].mean() < most
 
 
-@pytest.mark.parametrize("stage", [asx.Binary(), asx.Binary(rotation="itq"), asx.Int8(), asx.PQ(4), asx.Prefix(24)], ids=str)
+@pytest.mark.parametrize("stage", [asx.Binary(), asx.Binary(rotation="itq"), asx.RaBit(), asx.Int8(), asx.PQ(4), asx.Prefix(24)], ids=str)
 def test_estimates_without_bounds_say_so(stage: Any) -> None:
     index = filled(collection(50), "cosine", cascade=asx.Cascade([stage]))
     assert index._prepare_bounds(current()) == []
@@ -161,6 +161,9 @@ def test_int8_has_no_bounds_for_l2() -> None:
         (asx.Prefix(24), 1e-5),
         (asx.Binary(), 1.5),
         (asx.Binary(rotation="random"), 1.5),
+        (asx.RaBit(), 0.8),
+        (asx.RaBit(2), 0.4),
+        (asx.RaBit(4), 0.1),
     ],
     ids=str,
 )
@@ -189,6 +192,8 @@ def test_rescoring_gives_the_scores_of_a_scan(metric: str, kind: str, backend: B
         asx.Binary(keep=9, rotation="itq"),
         asx.PQ(5, keep=9),
         asx.PQ(7, bits=4, keep=9),
+        asx.RaBit(keep=9),
+        asx.RaBit(4, keep=9, dims=7),
         asx.Int8(9, keep=9),
         asx.Prefix(8, keep=9, renormalize=False),
     ]

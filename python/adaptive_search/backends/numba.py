@@ -8,9 +8,9 @@ from typing import TypeVar
 import numpy as np
 
 from ..types import F32, F64, I8, I32, I64, KINDS, U8, Array, Bool, Kind, Metric
-from .numba_ops import cascade, codewords, dense, dense_rows, hamming, integer, pq
+from .numba_ops import cascade, codewords, dense, dense_rows, hadamard, hamming, integer, pq
 from .numba_ops.chunks import NumbaRows
-from .protocol import Bound, DenseChunk, IntegerMetric, Level, Rows, Scan
+from .protocol import Bound, CodeChunk, DenseChunk, IntegerMetric, Level, Rows, Scaling, Scan
 
 R = TypeVar("R", bound=NumbaRows)
 
@@ -62,6 +62,9 @@ class NumbaBackend:
     def dense_map(self, queries: F32, matrix: F32, out: F32) -> None:
         dense_rows.products(queries, matrix, out)
 
+    def hadamard(self, rows: F32) -> None:
+        hadamard.transform(rows)
+
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
     def integer_queries(self, queries: F32, scales: F32, codes: I8, steps: F64) -> None:
         integer.quantize(queries, scales, codes, steps)
@@ -90,14 +93,18 @@ class NumbaBackend:
         hamming.distances(_own(rows, hamming.BitRows), codes, out, first, last)
 
     # --- product quantization ------------------------------------------------------------------------------------------
-    def pq_rows(self, chunks: Sequence[tuple[U8, int]], subspaces: int, bits: int, ids: I64 | None = None) -> pq.CodeRows:
+    def pq_rows(self, chunks: Sequence[CodeChunk], subspaces: int, bits: int, ids: I64 | None = None) -> pq.CodeRows:
         return pq.CodeRows(chunks, subspaces, bits, ids)
 
-    def pq_scan(self, rows: Rows, tables: F32, k: int, largest: bool, allowed: Bool | None = None) -> pq.CodeScan:
-        return pq.CodeScan(_own(rows, pq.CodeRows), tables, k, largest, allowed)
+    def pq_scan(
+        self, rows: Rows, tables: F32, k: int, largest: bool, allowed: Bool | None = None, scaling: Scaling | None = None
+    ) -> pq.CodeScan:
+        return pq.CodeScan(_own(rows, pq.CodeRows), tables, k, largest, allowed, scaling)
 
-    def pq_rescore(self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
-        return pq.rescore(_own(rows, pq.CodeRows), tables, candidates, k, largest)
+    def pq_rescore(
+        self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool, scaling: Scaling | None = None
+    ) -> tuple[F32, I64]:
+        return pq.rescore(_own(rows, pq.CodeRows), tables, candidates, k, largest, scaling)
 
     def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
         codewords.tables(queries, codebooks, squared, out)
@@ -156,15 +163,21 @@ class NumbaBackend:
             lambda part, candidates, k: hamming.rescore(own, codes[part], candidates, k),
         )
 
-    def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False) -> cascade.NumbaLevel:
+    def pq_level(
+        self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False, scaling: Scaling | None = None
+    ) -> cascade.NumbaLevel:
         own = _own(rows, pq.CodeRows)
+
+        def terms(part: slice) -> Scaling | None:
+            return None if scaling is None else scaling.part(part)
+
         return cascade.NumbaLevel(
             own,
             len(tables),
             bound,
             1.0 if largest else -1.0,
-            lambda part, k, allowed: pq.CodeScan(own, tables[part], k, largest, allowed),
-            lambda part, candidates, k: pq.rescore(own, tables[part], candidates, k, largest),
+            lambda part, k, allowed: pq.CodeScan(own, tables[part], k, largest, allowed, terms(part)),
+            lambda part, candidates, k: pq.rescore(own, tables[part], candidates, k, largest, terms(part)),
         )
 
     def level_scan(self, level: Level, k: int, allowed: Bool | None = None, floors: F32 | None = None, share: int = 1) -> Scan:

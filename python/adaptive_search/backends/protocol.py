@@ -24,7 +24,7 @@ Integer, int8 queries ``c`` on int8 rows ``x``: ``dot`` is the exact integer sum
   "ip_scaled", "l2_scaled": the same with weight[row]*float32(dot), rounded, instead of float32(dot).
   "l2_exact": float32 of the exact integer sum of (c-x)**2.
 Hamming: number of differing bits among the first ``bits``.
-PQ: float32 sum of tables[m, code[m]] for m = 0, 1, ... in rising order, starting with the m = 0 entry.
+PQ: float32 sum of tables[m, code[m]] for m = 0, 1, ... in rising order, starting with the m = 0 entry. Rows with scales: see `Scaling`.
 
 A sum that is NaN although its row is finite (an overflow both ways) counts as the worst score, and is returned as the infinity of
 that side: NaN in a result always means that there is no row. -0 and +0 tie. The norms of a cosine are what products are divided by:
@@ -57,6 +57,33 @@ class DenseChunk:
     pieces: tuple[Array, ...]
     norms: F32 | None = None
     weights: F32 | None = None
+
+
+class CodeChunk(NamedTuple):
+    """Consecutive rows of PQ codes: ``packed`` as `Backend.pq_rows` says, the number of rows, and of each row (float32, (n,)) what
+    `Scaling` asks for."""
+
+    packed: U8
+    rows: int
+    scales: F32 | None = None
+    norms2: F32 | None = None
+
+
+class Scaling(NamedTuple):
+    """Of 4-bit codes of rows with scales, what sums of entries say of scores: (Q,) float64 each, finite, steps from 1e-33 up.
+
+    Where larger is better, the score is ``offset + scale[row] * (base + step * sum)``, in float64, rounded to float32 at the end; else
+    ``(offset + norms2[row]) - scale[row] * (base + step * sum)``. Larger sums are better either way. Scales and norms2 are from 0 up to
+    1e30.
+    """
+
+    offset: F64
+    base: F64
+    step: F64
+
+    def part(self, own: slice) -> Scaling:
+        """Of some queries."""
+        return Scaling(self.offset[own], self.base[own], self.step[own])
 
 
 class Bound(NamedTuple):
@@ -159,6 +186,12 @@ class Backend(Protocol):
     def dense_map(self, queries: F32, matrix: F32, out: F32) -> None:
         """Canonical products of queries (Q, D) with the rows of a C-contiguous matrix (N, D), all finite, into out (Q, N)."""
 
+    def hadamard(self, rows: F32) -> None:
+        """Replaces rows (n, size), size a power of two, by their normalised Walsh-Hadamard transforms. Any row stride from ``size`` up.
+
+        In float32: for half = 1, 2, 4, ... below size, in every 2 * half elements, element i < half and i + half become their sum and their
+        difference; at last all are multiplied with 1 / sqrt(size), rounded to float32."""
+
     # --- int8 codes with integer queries -------------------------------------------------------------------------------
     def integer_queries(self, queries: F32, scales: F32, codes: I8, steps: F64) -> None:
         """Float queries (Q, D) for rows that are codes times ``scales`` (D,), as codes (Q, D) of -63..63 times steps (Q,).
@@ -187,15 +220,18 @@ class Backend(Protocol):
         """Distances of rows ``first <= i < last`` into ``out[:, first:last]`` (Q, N) int32."""
 
     # --- product quantization ------------------------------------------------------------------------------------------
-    def pq_rows(self, chunks: Sequence[tuple[U8, int]], subspaces: int, bits: int, ids: I64 | None = None) -> Rows:
-        """Chunks of (packed codes, number of rows). Packed: (ceil(n/64), M, 64) for 8 bits; (ceil(n/64), ceil(M/2), 64) for 4 bits,
+    def pq_rows(self, chunks: Sequence[CodeChunk], subspaces: int, bits: int, ids: I64 | None = None) -> Rows:
+        """Packed codes: (ceil(n/64), M, 64) for 8 bits; (ceil(n/64), ceil(M/2), 64) for 4 bits,
         the low nibble being the even subspace; padding rows and the missing odd subspace are zero. All chunks but the last hold a
         multiple of 64 rows."""
 
-    def pq_scan(self, rows: Rows, tables: F32, k: int, largest: bool, allowed: Bool | None = None) -> Scan:
-        """``tables`` (Q, M, 2**bits) float32, finite. ``largest``: larger sums are better (ip, cosine), else smaller (l2)."""
+    def pq_scan(self, rows: Rows, tables: F32, k: int, largest: bool, allowed: Bool | None = None, scaling: Scaling | None = None) -> Scan:
+        """``tables`` (Q, M, 2**bits) float32, finite. ``largest``: larger scores are better (ip, cosine), else smaller (l2). Scores are
+        sums, or what ``scaling`` makes of them."""
 
-    def pq_rescore(self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]: ...
+    def pq_rescore(
+        self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool, scaling: Scaling | None = None
+    ) -> tuple[F32, I64]: ...
 
     def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
         """``codebooks`` (M, K, S), queries (Q, D) with D <= M*S (missing dims count as 0); out (Q, M, K).
@@ -243,7 +279,8 @@ class Backend(Protocol):
 
     def hamming_level(self, rows: Rows, codes: U8, bound: Bound, scan: bool = False) -> Level: ...
 
-    def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False) -> Level: ...
+    def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False, scaling: Scaling | None = None) -> Level:
+        """With ``scaling``, bounds have no margins by row."""
 
     def level_scan(self, level: Level, k: int, allowed: Bool | None = None, floors: F32 | None = None, share: int = 1) -> Scan:
         """A top-k by the keys of one level, in its raw scores: what `Bound` says of them is left out. For levels without margins.

@@ -3,7 +3,8 @@
 from .base import Quantizer
 from .binary import BinaryQuantizer
 from .int8 import Int8Quantizer, IntegerQueries
-from .product import PackedCodes, ProductQuantizer
+from .packed import PackedCodes
+from .product import ProductQuantizer
 from .rabit import RaBitQuantizer
 from .row_int8 import RowInt8Quantizer
 

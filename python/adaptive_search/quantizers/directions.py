@@ -65,7 +65,7 @@ class Directions:
         if kind == "itq":
             matrix = itq.train(centred, bits, progress)
         else:
-            matrix = HadamardRotation(len(mean), seed).back(np.eye(bits, len(mean), dtype=np.float32))
+            matrix = HadamardRotation(len(mean), seed).back(current(), np.eye(bits, len(mean), dtype=np.float32))
         return cls(kind, matrix, mean, float(np.sqrt(np.square(_norms(centred)).mean())))
 
     @property

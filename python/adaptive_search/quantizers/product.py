@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -11,71 +10,16 @@ import numpy as np
 from .. import flat
 from ..arrays import block_rows, ranges
 from ..backends import current
-from ..backends.protocol import Backend, Rows, Scan
 from ..execution import progress_bar
 from ..functional import squeezed
 from ..rotations import is_orthogonal, rotated
-from ..types import F32, I64, MAX_DIM, U8, Array, Bool, Metric, Neighbors
+from ..types import F32, I64, MAX_DIM, U8, Array, Metric, Neighbors
 from ..validation import as_codes, as_float, as_float32, as_int, as_k, as_mask, as_matrix, as_ndarray, as_threads, check_elements
 from . import anisotropic, kmeans, opq
 from .base import SAMPLE_BYTES, Quantizer, some_rows, taken
-
-BLOCK = 64
-"""Rows of a block of the packed layout."""
+from .packed import PackedCodes, PackedFamily, code_bytes
 
 POINTS_PER_CODEWORD = 256
-
-
-@dataclass(frozen=True)
-class PackedCodes:
-    """PQ codes in the blocked layout that scans fastest.
-
-    Attributes
-    ----------
-    data : ndarray of uint8
-        (blocks, M, 64) for 8 bits, (blocks, ceil(M / 2), 64) for 4 bits, the low nibble being the even subspace; rows that fill up
-        the last block are 0.
-    rows : int
-        How many rows there are.
-    subspaces, bits : int
-        As in the quantizer.
-    """
-
-    data: U8
-    rows: int
-    subspaces: int
-    bits: int
-
-    def __post_init__(self) -> None:
-        expected = (-(-self.rows // BLOCK), code_bytes(self.subspaces, self.bits), BLOCK)
-        if self.data.dtype != np.uint8 or self.data.shape != expected or not self.data.flags.c_contiguous:
-            raise ValueError(f"data: expected contiguous uint8 of shape {expected}, got {self.data.dtype} {self.data.shape}")
-
-    def __len__(self) -> int:
-        return self.rows
-
-    def __repr__(self) -> str:
-        return f"PackedCodes({self.rows} rows, subspaces={self.subspaces}, bits={self.bits})"
-
-    @classmethod
-    def of(cls, codes: U8, subspaces: int, bits: int) -> PackedCodes:
-        """Pack row-major codes (N, code_bytes)."""
-        data = np.empty((-(-len(codes) // BLOCK), code_bytes(subspaces, bits), BLOCK), np.uint8)
-        if len(codes):
-            current().pq_pack(np.ascontiguousarray(codes), bits, data)
-        return cls(data, len(codes), subspaces, bits)
-
-    def unpack(self) -> U8:
-        """The row-major codes (N, code_bytes)."""
-        out = np.empty((self.rows, code_bytes(self.subspaces, self.bits)), np.uint8)
-        if self.rows:
-            current().pq_unpack(self.data, self.bits, out)
-        return out
-
-
-def code_bytes(subspaces: int, bits: int) -> int:
-    """Bytes of a row-major code: two 4-bit codes share one."""
-    return -(-subspaces * bits // 8)
 
 
 class ProductQuantizer(Quantizer):
@@ -285,13 +229,14 @@ class ProductQuantizer(Quantizer):
         batch, single = self._queries(queries)
         rows = self._codes(codes)
         allowed = as_mask(mask, len(batch), len(rows))
-        found = flat.top_k(_PQFamily(current(), self, batch, rows), as_k(k), allowed, as_threads(threads))
-        return squeezed(found, single)
+        entries = 4 * self.subspaces << self.bits
+        family = PackedFamily(current(), batch, rows, self.metric != "l2", entries, self.pack, lambda some: (self.query_tables(some), None))
+        return squeezed(flat.top_k(family, as_k(k), allowed, as_threads(threads)), single)
 
     def _codes(self, codes: Any) -> U8 | PackedCodes:
         if not isinstance(codes, PackedCodes):
             return as_codes(codes, "codes", self.code_bytes)
-        if (codes.subspaces, codes.bits) != (self.subspaces, self.bits):
+        if (codes.subspaces, codes.bits) != (self.subspaces, self.bits) or codes.factors is not None:
             raise ValueError(f"codes: expected {self.subspaces} subspaces of {self.bits} bits, got {codes!r}")
         return codes
 
@@ -384,51 +329,3 @@ def _orthogonal(rotation: Any, dim: int) -> F32:
     if not is_orthogonal(matrix):
         raise ValueError("rotation: expected an orthogonal matrix")
     return matrix
-
-
-@dataclass(frozen=True)
-class _PQFamily:
-    """Queries, as tables made per group of them, against PQ codes."""
-
-    backend: Backend
-    quantizer: ProductQuantizer
-    batch: F32
-    codes: U8 | PackedCodes
-
-    @property
-    def queries(self) -> int:
-        return len(self.batch)
-
-    @property
-    def rows(self) -> int:
-        return len(self.codes)
-
-    @property
-    def largest(self) -> bool:
-        return self.quantizer.metric != "l2"
-
-    @property
-    def width(self) -> int:
-        return self.quantizer.code_bytes
-
-    @property
-    def query_bytes(self) -> int:
-        return 4 * self.quantizer.subspaces << self.quantizer.bits
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        packed = isinstance(self.codes, PackedCodes)
-        return ranges(self.rows, max(1, self.rows) if packed else block_rows(self.quantizer.code_bytes))
-
-    def open(self, first: int, last: int) -> Rows:
-        packed = self.codes if isinstance(self.codes, PackedCodes) else self.quantizer.pack(self.codes[first:last])
-        return self.backend.pq_rows([(packed.data, packed.rows)], packed.subspaces, packed.bits)
-
-    def scan(self, rows: Rows, first: int, last: int, k: int, allowed: Bool | None) -> Scan:
-        return self.backend.pq_scan(rows, self.quantizer.query_tables(self.batch[first:last]), k, self.largest, allowed)
-
-    def rescore(self, rows: Rows, first: int, last: int, candidates: I64, k: int) -> tuple[F32, I64, int]:
-        tables = self.quantizer.query_tables(self.batch[first:last])
-        return *self.backend.pq_rescore(rows, tables, candidates, k, self.largest), -1
-
-    def check_rows(self, first: int, last: int, allowed: Bool | None) -> None:
-        """Codes are always good."""

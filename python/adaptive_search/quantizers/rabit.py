@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from .. import flat
-from ..arrays import Matrix, block_rows, ranges
+from ..arrays import block_rows, ranges
 from ..backends import current
-from ..backends.protocol import DenseChunk, IntegerMetric, Rows
-from ..flat import IntegerFamily
+from ..backends.protocol import Scaling
 from ..functional import squeezed
 from ..hadamard import HadamardRotation
-from ..types import F32, I8, MAX_DIM, U8, Array, Metric, Neighbors
-from ..validation import as_int, as_k, as_mask, as_ndarray, as_threads
+from ..types import F32, F64, I8, MAX_DIM, U8, Array, Metric, Neighbors
+from ..validation import as_codes, as_int, as_k, as_mask, as_threads
 from .base import Quantizer, taken
-from .int8 import FLOAT32_MAX, integer_queries
+from .int8 import FLOAT32_MAX
+from .packed import PackedCodes, PackedFamily, check_factors
 
 HALF_STEPS = {1: 0.8, 2: 0.498, 4: 0.168}
 """Half the distance of two levels that loses least on normally distributed numbers, in standard deviations (J. Max, 1960)."""
 
 TRIED = (0.6, 0.75, 0.9, 1.0, 1.1, 1.25, 1.4, 1.6)
 """Multiples of it that are tried for every row."""
+
+CACHED_BYTES = 1 << 19
+
+LARGEST_COORDINATE = 5e35
+"""Of a rotated query: table entries of 4-bit codes, 15 times as large, can still be told apart in float32."""
 
 
 class RaBitQuantizer(Quantizer):
@@ -36,8 +40,9 @@ class RaBitQuantizer(Quantizer):
     (J. Gao and C. Long, "RaBitQ: quantizing high-dimensional vectors with a theoretical error bound", SIGMOD 2024; J. Gao et al.,
     "Practical and asymptotically optimal quantization of high-dimensional vectors in Euclidean space", SIGMOD 2025.)
 
-    The query is rounded to 7 bits. Codes are unpacked block by block when they are searched, so that a search reads few bytes but takes the
-    time of a search over signed bytes at least. Scores estimate the metric; an l2 estimate can be slightly negative.
+    Four bits of a code, which are the levels of 4, 2 or 1 dims, choose an entry of a table of the query: what they add to <q', u>. So a
+    search is that of 4-bit product quantization. With 1 and 2 bits entries are rounded to whole numbers 0..63 times a step, which changes
+    estimates much less than the codes do. Scores estimate the metric; an l2 estimate can be slightly negative.
 
     Parameters
     ----------
@@ -61,7 +66,7 @@ class RaBitQuantizer(Quantizer):
     >>> codes = quantizer.encode(rows)
     >>> codes.shape, codes.dtype
     ((1000, 12), dtype('uint8'))
-    >>> quantizer.top_k(rows[:3], codes, k=1).ids.ravel().tolist()
+    >>> quantizer.top_k(rows[:3], quantizer.pack(codes), k=1).ids.ravel().tolist()
     [0, 1, 2]
     """
 
@@ -73,6 +78,7 @@ class RaBitQuantizer(Quantizer):
         self.seed = as_int(seed, "seed", 0)
         self.mean: F32 = np.empty(0, np.float32)
         self._rotation: HadamardRotation
+        self._levels: F32
 
     def __repr__(self) -> str:
         return f"RaBitQuantizer(bits={self.bits}, metric={self.metric!r})"
@@ -84,6 +90,11 @@ class RaBitQuantizer(Quantizer):
     @property
     def _level_bytes(self) -> int:
         return -(-self.dim * self.bits // 8)
+
+    @property
+    def subspaces(self) -> int:
+        """Groups of 4 bits."""
+        return -(-self.dim * self.bits // 4)
 
     def fit(self, X: Any, *, progress: bool = False) -> Self:
         """Learn the mean of rows (n, D)."""
@@ -97,20 +108,25 @@ class RaBitQuantizer(Quantizer):
     def _install(self, mean: F32) -> None:
         self.mean, self.dim = mean, len(mean)
         self._rotation = HadamardRotation(self.dim, self.seed)
+        # What every 4 bits of a code stand for, as codewords of subspaces that are all alike.
+        words = _unpacking(self.bits)[:16, : 4 // self.bits].astype(np.float32)
+        self._levels = np.ascontiguousarray(np.broadcast_to(words, (self.subspaces, *words.shape)))
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> U8:
         """Codes (N, code_bytes) uint8: levels, the lowest bits first, then the bytes of the factor and, for l2, of |x - mean|^2, both
         little-endian float32."""
 
         def encode(vectors: F32, codes: Array) -> None:
-            turned = self._turned(vectors)
-            levels, factors = self._levels(turned)
-            codes[:, : self._level_bytes] = _packed((levels + _most(self.bits)) >> 1, self.bits)
-            tail = [factors]
-            if self.metric == "l2":
+            # So many at a time that they stay in the cache.
+            for first, last in ranges(len(vectors), max(16, CACHED_BYTES // (8 * self.dim))):
+                turned = self._turned(vectors[first:last])
+                squares = np.square(turned, dtype=np.float64).sum(axis=1)
+                numbers, products = self._nearest(turned, squares)
+                factors = np.divide(squares, products, out=np.zeros_like(squares), where=products > 0)
+                tail = np.stack([factors, squares] if self.metric == "l2" else [factors], axis=1)
+                codes[first:last, : self._level_bytes] = _packed(numbers, self.bits)
                 with np.errstate(over="ignore"):
-                    tail.append(np.square(turned, dtype=np.float64).sum(axis=1).astype(np.float32))
-            codes[:, self._level_bytes :] = np.stack(tail, axis=1).astype("<f4").view(np.uint8)
+                    codes[first:last, self._level_bytes :] = tail.astype("<f4").view(np.uint8)
 
         return self._encoded(X, np.uint8, encode, threads, progress)
 
@@ -118,32 +134,33 @@ class RaBitQuantizer(Quantizer):
         """The rotated difference to the mean."""
         with np.errstate(over="ignore"):
             centred = vectors - self.mean
-        return self._rotation.forth(np.clip(centred, -FLOAT32_MAX, FLOAT32_MAX, out=centred))
+        return self._rotation.forth(current(), np.clip(centred, -FLOAT32_MAX, FLOAT32_MAX, out=centred))
 
-    def _levels(self, turned: F32) -> tuple[I8, F32]:
-        """Levels (n, D), odd numbers, of the scale that points most nearly along each row; and the factors (n,)."""
+    def _nearest(self, turned: F32, squares: F64) -> tuple[U8, F64]:
+        """The levels that point most nearly along each row, as numbers (n, D) from 0 up, and their products with it (n,)."""
+        if self.bits == 1:
+            return (turned >= 0).view(np.uint8), np.abs(turned, dtype=np.float64).sum(axis=1)
         most = _most(self.bits)
-        squares = np.square(turned, dtype=np.float64).sum(axis=1)
         spread = np.sqrt(squares / self.dim) * HALF_STEPS[self.bits]
         best, levels, products = np.full(len(turned), -1.0), np.empty(turned.shape, np.int8), np.zeros(len(turned))
-        for part in TRIED if self.bits > 1 else (1.0,):
+        for part in TRIED:
             half = np.where(spread > 0, part * spread, 1.0)[:, np.newaxis]
             tried = np.clip(2.0 * np.floor(turned / (2.0 * half)) + 1.0, -most, most)
             product, length = (tried * turned).sum(axis=1), np.square(tried).sum(axis=1)
             better = product * np.abs(product) > best * length
             levels[better], products[better] = tried[better], product[better]
             best[better] = (product * np.abs(product) / length)[better]
-        factors = np.divide(squares, products, out=np.zeros_like(squares), where=products > 0)
-        return levels, factors.astype(np.float32)
+        return ((levels + most) >> 1).view(np.uint8), products
 
     def decode(self, codes: Any) -> F32:
         """Rows (N, D): the mean plus factor times levels, rotated back. Inner products with them are the estimates; they are longer than
         what they stand for."""
-        parts = self._parts(codes)
+        packed = self._codes(codes)
+        parts = self.split(packed.unpack() if isinstance(packed, PackedCodes) else packed)
         out = np.empty((len(parts.factors), self.dim), np.float32)
         for first, last in ranges(len(out), block_rows(4 * self.dim)):
             scaled = np.multiply(self._unpacked(parts.levels[first:last]), parts.factors[first:last, np.newaxis], dtype=np.float32)
-            out[first:last] = self._rotation.back(scaled) + self.mean
+            out[first:last] = self._rotation.back(current(), scaled) + self.mean
         return out
 
     def top_k(self, queries: Any, codes: Any, k: int, *, mask: Any = None, threads: int | None = None) -> Neighbors:
@@ -153,27 +170,55 @@ class RaBitQuantizer(Quantizer):
         ----------
         queries : array_like, shape (Q, D) or (D,)
             Floats.
-        codes : array_like of uint8, shape (N, code_bytes)
-            What `encode` gave.
+        codes : array_like of uint8, shape (N, code_bytes), or PackedCodes
+            What `encode` or `pack` gave. Row-major codes are packed block by block at every call.
         k, mask, threads
             As for `adaptive_search.top_k`.
         """
         batch, single = self._queries(queries)
-        parts = self._parts(codes)
-        allowed = as_mask(mask, len(batch), len(parts.factors))
-        k, threads = as_k(k), as_threads(threads)
-        ones = np.ones(self.dim, np.float32)
-        metric: IntegerMetric = "ip_scaled"
-        if self.metric == "l2":
-            metric = "l2_scaled"
-            prepared = integer_queries(self._turned(batch), ones, "l2", np.zeros(len(batch), np.float32))
+        rows = self._codes(codes)
+        allowed = as_mask(mask, len(batch), len(rows))
+        family = PackedFamily(current(), batch, rows, self.metric != "l2", 64 * self.subspaces, self.pack, self.ask)
+        return squeezed(flat.top_k(family, as_k(k), allowed, as_threads(threads)), single)
+
+    def pack(self, codes: Any) -> PackedCodes:
+        """Row-major codes in the layout that scans fastest."""
+        packed = self._codes(codes)
+        if isinstance(packed, PackedCodes):
+            return packed
+        parts = self.split(packed)
+        return PackedCodes.of(parts.levels, self.subspaces, 4, parts.factors, parts.norms2)
+
+    def split(self, codes: U8) -> Parts:
+        """Row-major codes (N, code_bytes) by what they hold."""
+        tail = np.ascontiguousarray(codes[:, self._level_bytes :]).view("<f4").astype(np.float32)
+        norms2 = np.ascontiguousarray(tail[:, 1]) if self.metric == "l2" else None
+        return Parts(codes[:, : self._level_bytes], np.ascontiguousarray(tail[:, 0]), norms2)
+
+    def ask(self, queries: F32) -> tuple[F32, Scaling]:
+        """What checked float32 queries (Q, D), of unit length for cosine, ask of packed codes: tables, and what their sums say."""
+        backend, distances = current(), self.metric == "l2"
+        queries = np.ascontiguousarray(queries)
+        turned = self._turned(queries) if distances else self._rotation.forth(current(), queries)
+        offset = np.empty((len(queries), 1), np.float32)
+        if distances:
+            backend.dense_norms("float32", [turned], offset[:, 0])
         else:
-            added = np.empty((len(batch), 1), np.float32)
-            current().dense_map(np.ascontiguousarray(batch), self.mean[np.newaxis], added)
-            prepared = integer_queries(self._rotation.forth(batch), ones, self.metric, np.ascontiguousarray(added[:, 0]))
-        matrix = Matrix.of(parts.levels.view(np.int8), "codes")
-        family = _PackedLevels(current(), matrix, *prepared, metric, parts.norms2, parts.factors, self)
-        return squeezed(flat.top_k(family, k, allowed, threads), single)
+            backend.dense_map(queries, self.mean[np.newaxis], offset)
+        finite = (np.abs(turned) <= LARGEST_COORDINATE).all(axis=1) & np.isfinite(offset[:, 0])
+        added = offset[:, 0].astype(np.float64)
+        if distances:
+            added *= added
+            finite &= added <= FLOAT32_MAX
+        if not finite.all():
+            raise ValueError(f"queries: scores of row {int((~finite).argmax())} are too large for float32")
+        tables = np.empty((len(queries), *self._levels.shape[:2]), np.float32)
+        backend.pq_tables(turned, self._levels, False, tables)
+        base, step = np.zeros(len(queries)), np.ones(len(queries))
+        if self.bits < 4:
+            backend.pq_whole(tables, base, step)
+        # |q - x|^2 = |q'|^2 + |x'|^2 - 2 <q', x'>
+        return tables, Scaling(added, 2.0 * base, 2.0 * step) if distances else Scaling(added, base, step)
 
     def state(self) -> dict[str, Array]:
         return {"mean": self.mean, "seed": np.array([self.seed], np.int64)} if self.fitted else {}
@@ -194,52 +239,25 @@ class RaBitQuantizer(Quantizer):
         levels: I8 = _unpacking(self.bits)[packed].reshape(len(packed), -1)[:, : self.dim]
         return np.ascontiguousarray(levels)
 
-    def _parts(self, codes: Any) -> _Parts:
+    def _codes(self, codes: Any) -> U8 | PackedCodes:
         self._check_fitted()
-        array = as_ndarray(codes, "codes")
-        if array.dtype != np.uint8:
-            raise TypeError(f"codes: expected uint8, got {array.dtype}")
-        if array.ndim != 2 or array.shape[1] != self.code_bytes:
-            raise ValueError(f"codes: expected shape (n, {self.code_bytes}), got {array.shape}")
-        tail = np.ascontiguousarray(array[:, self._level_bytes :]).view("<f4").astype(np.float32)
-        bad = ~(np.isfinite(tail) & (tail >= 0) & (tail < 1e30)).all(axis=1)
-        if bad.any():
-            raise ValueError(f"codes: row {int(bad.argmax())} is too long, or has no factor that `encode` could have given")
-        norms2 = np.ascontiguousarray(tail[:, 1]) if self.metric == "l2" else None
-        return _Parts(array[:, : self._level_bytes], np.ascontiguousarray(tail[:, 0]), norms2)
+        if not isinstance(codes, PackedCodes):
+            array = as_codes(codes, "codes", self.code_bytes)
+            _, factors, norms2 = self.split(array)
+            check_factors(factors if norms2 is None else np.maximum(factors, norms2), "codes")
+            return array
+        own = codes.factors is not None and (codes.norms2 is not None) == (self.metric == "l2")
+        if (codes.subspaces, codes.bits) != (self.subspaces, 4) or not own:
+            raise ValueError(f"codes: expected those of {self!r} for {self.dim} dims, got {codes!r}")
+        return codes
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
     """Packed levels (N, bytes), factors (N,), and |x - mean|^2 (N,) for l2."""
 
     levels: U8
     factors: F32
     norms2: F32 | None
-
-
-@dataclass(frozen=True)
-class _PackedLevels(IntegerFamily):
-    """Levels that are unpacked block by block."""
-
-    quantizer: RaBitQuantizer | None = None
-
-    @property
-    def width(self) -> int:
-        return int(self.batch.shape[1])
-
-    @property
-    def query_bytes(self) -> int:
-        return self.width
-
-    def blocks(self) -> Iterator[tuple[int, int]]:
-        return ranges(len(self.matrix), max(4096, block_rows(self.width)))
-
-    def open(self, first: int, last: int) -> Rows:
-        if self.quantizer is None or self.scales is None:
-            raise RuntimeError("levels without a quantizer and factors")
-        levels = self.quantizer._unpacked(self.matrix.array[first:last].view(np.uint8))
-        norms2 = None if self.norms2 is None else self.norms2[first:last]
-        return self.backend.dense_rows("int8", [DenseChunk((levels,), norms2, self.scales[first:last])])
 
 
 def _most(bits: int) -> int:
@@ -248,6 +266,8 @@ def _most(bits: int) -> int:
 
 def _packed(numbers: Array, bits: int) -> U8:
     """Numbers (n, D) below 2**bits as (n, bytes), the lowest bits first."""
+    if bits == 1:
+        return np.packbits(numbers, axis=1, bitorder="little")
     each = 8 // bits
     padded = np.pad(numbers.astype(np.uint8), ((0, 0), (0, -numbers.shape[1] % each))).reshape(len(numbers), -1, each)
     out: U8 = np.bitwise_or.reduce(padded << (bits * np.arange(each, dtype=np.uint8)), axis=2)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, NamedTuple, Self
 import numpy as np
 
 from ..backends import current
-from ..backends.protocol import Backend, Bound, Level, Rows
+from ..backends.protocol import Backend, Bound, CodeChunk, Level, Rows
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import ProductQuantizer
@@ -102,7 +102,7 @@ class PQRows(Representation):
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
         packed = store.used(self.columns[0].name)
-        chunks = [(own, chunk.rows) for own, chunk in zip(packed, store.chunks, strict=True)]
+        chunks = [CodeChunk(own, chunk.rows) for own, chunk in zip(packed, store.chunks, strict=True)]
         return backend.pq_rows(chunks, self._quantizer.subspaces, self._quantizer.bits, store.ids)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:

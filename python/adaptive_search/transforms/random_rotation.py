@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..backends import current
 from ..hadamard import HadamardRotation
 from ..types import F32, MAX_DIM, Array
 from ..validation import as_int
@@ -60,4 +61,4 @@ class RandomRotation(Transform):
         self._rotation, self.dim = HadamardRotation(dim, self.seed), dim
 
     def apply(self, vectors: F32) -> F32:
-        return self._rotation.turned(vectors)
+        return self._rotation.turned(current(), vectors)

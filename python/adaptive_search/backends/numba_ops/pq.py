@@ -1,6 +1,6 @@
 """Product quantization: scans over blocks of 64 rows.
 
-A scan adds the float tables in the canonical order, so that its sums *are* the scores.
+A scan adds the float tables in the canonical order, so that its sums *are* the scores, or what those of rows with scales are made of.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from ...types import F32, I64, U8, Bool
+from ...types import F32, F64, I64, Bool
+from ..protocol import CodeChunk, Scaling
 from .candidates import (
     Allowed,
     Lists,
@@ -25,7 +26,7 @@ from .candidates import (
     ordered,
     permitted,
 )
-from .chunks import BASE, PIECES, START, STRIDE, NumbaRows, find_chunk
+from .chunks import BASE, NORMS, PIECES, START, STRIDE, WEIGHTS, NumbaRows, find_chunk
 from .codewords import GROUP
 from .emit import (
     F32 as FLOAT,
@@ -42,8 +43,8 @@ from .emit import (
     store,
     vector,
 )
-from .jit import Real, at, kernel
-from .memory import INT8, load_u8
+from .jit import Real, at, inner, kernel
+from .memory import INT8, load_f32, load_u8
 
 
 def _add_entries(b: ir.IRBuilder, sums: Sums, table: Value, indices: list[Value]) -> None:
@@ -96,8 +97,29 @@ class Layout(NamedTuple):
     bits: int
 
 
+class Terms(NamedTuple):
+    """`Scaling` as kernels take it; arrays are empty where sums are scores."""
+
+    scaled: bool
+    offset: F64
+    base: F64
+    step: F64
+
+
+@inner
+def _score(rows: Layout, chunk: int, local: int, terms: Terms, query: int, sign: Real, total: Real) -> Real:
+    """The canonical score of a row, from the sum of its entries."""
+    if not terms.scaled:
+        return total
+    scale = np.float64(load_f32(rows.table[chunk, WEIGHTS] + 4 * local))
+    said = scale * (terms.base[query] + terms.step[query] * np.float64(total))
+    if sign > 0:
+        return np.float32(terms.offset[query] + said)
+    return np.float32((terms.offset[query] + np.float64(load_f32(rows.table[chunk, NORMS] + 4 * local))) - said)
+
+
 @kernel
-def _scan(rows: Layout, blocks: I64, tables: F32, sign: Real, allowed: Allowed, sums: F32, held: Reservoirs) -> None:
+def _scan(rows: Layout, blocks: I64, tables: F32, terms: Terms, sign: Real, allowed: Allowed, sums: F32, held: Reservoirs) -> None:
     table_bytes = 4 * tables.shape[1] * tables.shape[2]
     sign32 = np.float32(sign)
     for b in range(len(blocks)):
@@ -112,7 +134,11 @@ def _scan(rows: Layout, blocks: I64, tables: F32, sign: Real, allowed: Allowed, 
                     sums_8(codes, table, rows.subspaces, at(sums))
                 else:
                     sums_4(codes, table, rows.subspaces, at(sums))
-                valid = (1 << min(LANES, first + count - i)) - 1
+                n = min(LANES, first + count - i)
+                if terms.scaled:
+                    for j in range(n):
+                        sums[j] = _score(rows, chunk, i + j, terms, query, sign, sums[j])
+                valid = (1 << n) - 1
                 passed = valid & not_below(at(sums), sign32, held.cut_keys[query])
                 j = 0
                 while passed:
@@ -123,7 +149,18 @@ def _scan(rows: Layout, blocks: I64, tables: F32, sign: Real, allowed: Allowed, 
 
 
 @kernel
-def _rescore(rows: Layout, ids: int, tables: F32, lists: Lists, sign: Real, keys: F32, numbers: I64, scores: F32, found: I64) -> None:
+def _rescore(
+    rows: Layout,
+    ids: int,
+    tables: F32,
+    terms: Terms,
+    lists: Lists,
+    sign: Real,
+    keys: F32,
+    numbers: I64,
+    scores: F32,
+    found: I64,
+) -> None:
     for query in range(len(tables)):
         n = 0
         for c in range(lists.length):
@@ -138,35 +175,43 @@ def _rescore(rows: Layout, ids: int, tables: F32, lists: Lists, sign: Real, keys
                 place = m * rows.bits // 8
                 code = load_u8(codes + GROUP * place) >> m * rows.bits % 8
                 total += tables[query, m, code & ((1 << rows.bits) - 1)]
-            keys[n] = ordered(np.float32(sign) * total)
+            keys[n] = ordered(np.float32(sign) * _score(rows, chunk, local, terms, query, sign, total))
             numbers[n] = number
             n += 1
         keep_best(keys, numbers, n, ids, sign, scores[query], found[query])
 
 
+def _terms(scaling: Scaling | None) -> Terms:
+    nothing = np.empty(0)
+    return Terms(False, nothing, nothing, nothing) if scaling is None else Terms(True, *(np.array(values) for values in scaling))
+
+
 class CodeRows(NumbaRows):
     """Packed codes and their shape."""
 
-    def __init__(self, chunks: Sequence[tuple[U8, int]], subspaces: int, bits: int, ids: I64 | None) -> None:
-        super().__init__(INT8, [(count, (packed,), None) for packed, count in chunks], ids)
+    def __init__(self, chunks: Sequence[CodeChunk], subspaces: int, bits: int, ids: I64 | None) -> None:
+        parts = [(chunk.rows, (chunk.packed,), chunk.norms2) for chunk in chunks]
+        super().__init__(INT8, parts, ids, [chunk.scales for chunk in chunks])
         self.layout = Layout(self.table, subspaces, bits)
 
 
 class CodeScan(NumbaScan):
-    def __init__(self, rows: CodeRows, tables: F32, k: int, largest: bool, allowed: Bool | None) -> None:
+    def __init__(self, rows: CodeRows, tables: F32, k: int, largest: bool, allowed: Bool | None, scaling: Scaling | None) -> None:
         super().__init__(rows, len(tables), k, allowed, largest)
         self._layout = rows.layout
         self._tables = np.array(tables)
+        self._terms = _terms(scaling)
 
     def _visit(self, blocks: I64) -> int:
-        _scan(self._layout, blocks, self._tables, self._sign, self._allowed, np.empty(LANES, np.float32), self._held)
+        sums = np.empty(LANES, np.float32)
+        _scan(self._layout, blocks, self._tables, self._terms, self._sign, self._allowed, sums, self._held)
         return -1
 
 
-def rescore(rows: CodeRows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
+def rescore(rows: CodeRows, tables: F32, candidates: I64, k: int, largest: bool, scaling: Scaling | None) -> tuple[F32, I64]:
     """See ``Backend.pq_rescore``."""
     scores, found = empty_results(len(tables), k)
     keys, numbers = empty_results(1, candidates.shape[1])
-    lists = candidate_lists(candidates)
-    _rescore(rows.layout, rows.ids, np.array(tables), lists, 1.0 if largest else -1.0, keys[0], numbers[0], scores, found)
+    lists, sign = candidate_lists(candidates), 1.0 if largest else -1.0
+    _rescore(rows.layout, rows.ids, np.array(tables), _terms(scaling), lists, sign, keys[0], numbers[0], scores, found)
     return scores, found
