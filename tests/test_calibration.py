@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from adaptive_search.calibration import Calibration, chosen_margin, never_rising, queries_needed, wilson
+from adaptive_search.cascade import Opening
 from adaptive_search.margins import ErrorModel
 from adaptive_search.types import F64
 
@@ -64,7 +65,7 @@ def test_the_recall_is_kept_in_the_mean_and_not_wastefully(recall: float, calibr
 
 
 MODEL = ErrorModel(0.1, 0.9, 0.02)
-CALIBRATION = Calibration(0.9, 10, (MODEL, None), 32, (-1.0, 0.5, 2.0), (0.3, 0.08, 0.01), 200, True, 12.5)
+CALIBRATION = Calibration(0.9, 10, (MODEL, None), Opening(32, 100), (-1.0, 0.5, 2.0), (0.3, 0.08, 0.01), 200, True, 12.5)
 
 
 def test_a_calibration_chooses_margins() -> None:
@@ -84,6 +85,8 @@ def test_a_calibration_chooses_margins() -> None:
 def test_a_calibration_as_json() -> None:
     values = CALIBRATION.to_json()
     assert Calibration.from_json(values, 2) == CALIBRATION
+    # Files written before lists had lengths.
+    assert Calibration.from_json({name: value for name, value in values.items() if name != "spare"}, 2).opening == Opening(32)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,7 @@ def test_a_calibration_as_json() -> None:
         {"k": 0},
         {"k": 2.5},
         {"share": 0},
+        {"spare": 0},
         {"queries": -1},
         {"cost_us": float("nan")},
     ],

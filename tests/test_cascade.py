@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import oracles
 import pytest
-from index_cases import assert_same, collection, expected, filled, questions, shuffled_ids
+from index_cases import METRICS, assert_same, collection, expected, filled, questions, shuffled_ids
 
 import adaptive_search as asx
-from adaptive_search.cascade import GROUP_BYTES
+from adaptive_search.backends.protocol import Backend
+from adaptive_search.cascade import GROUP_BYTES, OPENINGS, Opening, PreparedStage, run
+from adaptive_search.margins import ErrorModel
 from adaptive_search.representations import STAGES, stage_of
 
 
@@ -116,3 +120,88 @@ def test_many_queries_with_long_shortlists_go_in_groups(monkeypatch: pytest.Monk
     assert lengths == [7] * 7 + [1]
     exact = filled(rows, "cosine", ids=ids)
     assert_same(exact.search(queries, 10, filter=list(allowed)), *expected("cosine", rows, ids, queries, 10, allowed))
+
+
+def clustered(count: int, dim: int, alike: int) -> Any:
+    """Rows in groups of so many that are alike and lie together: samples of whole blocks would miss most groups."""
+    random = np.random.default_rng(4)
+    centres = random.standard_normal((-(-count // alike), dim)).repeat(alike, axis=0)[:count]
+    return (centres + 0.2 * random.standard_normal((count, dim))).astype(np.float32)
+
+
+@pytest.mark.parametrize("few", [1, 40], ids=["one call", "steps"])
+@pytest.mark.parametrize("stages", [[asx.PQ(6, 4)], [asx.PQ(6), asx.Int8()], [asx.Int8(5)], [asx.Prefix(6)], [asx.Binary()]], ids=str)
+@pytest.mark.parametrize("metric", METRICS)
+def test_openings_change_no_answer(metric: Any, stages: list[Any], few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thresholds from all rows, from samples, or guessed; with filters that leave samples nothing; margins from none to generous."""
+    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    rows = clustered(5_000, 12, 25)
+    queries = rows[np.random.default_rng(0).choice(5_000, 12, replace=False)] + np.float32(0.01)
+    index = filled(rows, metric, cascade=asx.Cascade([*stages, asx.Full()]), ids=shuffled_ids(5_000))
+    kept = [index._prepare(backend, number) for number in range(len(stages))]
+    full = index._prepare_full(backend)
+    sparse = np.random.default_rng(1).random(5_000) < 0.02
+    own = np.random.default_rng(2).random((12, 5_000)) < np.linspace(0.0005, 0.9, 12)[:, None]
+    for margins in (0.0, 2.0):
+        models = [replace(stage, model=ErrorModel(0.0, 1.0, 0.3), margins=margins) for stage in kept]
+        for allowed in (None, sparse, own):
+            counts = np.full(12, 5_000) if allowed is None else np.broadcast_to(allowed.sum(axis=-1), 12)
+            for k in (1, 10):
+                k = min(k, int(counts.max()))
+                first = run(backend, [*models, full], queries, k, allowed, counts)
+                for opening in (*OPENINGS[1:], Opening(7, 300), Opening(spare=5_000)):
+                    found = run(backend, [*models, full], queries, k, allowed, counts, opening=opening)
+                    np.testing.assert_array_equal(found.positions, first.positions)
+                    assert oracles.same_bits(found.scores, first.scores)
+
+
+def test_a_good_guess_saves_the_second_scan(backend: Backend) -> None:
+    """Of rows in no order, with margins that leave less than a list holds: hardly any query is scanned again."""
+    if backend.name in ("numba",):
+        pytest.skip("small searches are made of whole scans")
+    rows = np.random.default_rng(0).standard_normal((20_000, 16)).astype(np.float32)
+    queries = np.random.default_rng(1).standard_normal((64, 16)).astype(np.float32)
+    index = filled(rows, "ip", cascade=asx.Cascade([asx.Int8(), asx.Full()]))
+    stage, full = index._prepare(backend, 0), index._prepare_full(backend)
+    models = [PreparedStage(stage.representation, stage.rows, None, ErrorModel(0.0, 1.0, 0.15), 2.0), full]
+    counts = np.full(64, 20_000)
+    openings = Opening(), Opening(spare=112)
+    scored = [run(backend, models, queries, 10, None, counts, opening=opening).scored[0].mean() for opening in openings]
+    assert scored[1] < 1.2 * 20_000 < scored[0]
+
+
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_scans_of_samples_and_from_floors(metric: Any, backend: Backend) -> None:
+    rows = np.random.default_rng(0).standard_normal((9_000, 7)).astype(np.float32)
+    queries = np.random.default_rng(1).standard_normal((5, 7)).astype(np.float32)
+    index = filled(rows, metric)
+    full = index._prepare_full(backend)
+    level, visits = full.level(backend, queries, True)[0], full.rows.visits
+
+    def found(k: int, **options: Any) -> Any:
+        scan = backend.level_scan(level, k, None, **options)
+        other = scan.fork()
+        scan.run(0, visits // 2)
+        other.run(visits // 2, visits)
+        scan.merge(other)
+        return scan.finish()
+
+    scores, positions = found(9_000)
+    # Runs of 64 rows, spread over all blocks, one of five of them.
+    some, places = found(9_000, share=5)
+    taken = np.sort(places[0][places[0] >= 0])
+    assert 0.15 * 9_000 < len(taken) < 0.25 * 9_000
+    assert set(np.unique(taken // 64, return_counts=True)[1]) <= {64, 9_000 % 64, 4_096 % 64, 40}
+    assert len(np.unique(taken // 4_096)) == 3
+    for query in range(5):
+        mine = places[query][places[query] >= 0]
+        np.testing.assert_array_equal(mine, positions[query][np.isin(positions[query], taken)])
+        assert oracles.same_bits(some[query, : len(mine)], scores[query][np.isin(positions[query], taken)])
+    # Rows that are as good as the floor are wanted; NaN wants all.
+    floors = np.ascontiguousarray(scores[:, 20])
+    floors[3] = np.nan
+    best, there = found(50, floors=floors)
+    for query in range(5):
+        width = 50 if query == 3 else 21
+        np.testing.assert_array_equal(there[query], np.append(positions[query, :width], np.full(50 - width, -1)))
+        assert oracles.same_bits(best[query, :width], scores[query, :width])

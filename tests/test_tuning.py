@@ -17,6 +17,7 @@ import adaptive_search as asx
 from adaptive_search import tuning
 from adaptive_search.backends import current
 from adaptive_search.calibration import Calibration
+from adaptive_search.cascade import Opening
 from adaptive_search.margins import ErrorModel
 from adaptive_search.types import F32, I64
 
@@ -145,7 +146,7 @@ def test_queries_so_far_away_that_all_estimates_are_equal(keep: int, backend: An
     rows, queries = clustered()
     index = asx.Index(DIM, "l2", cascade=asx.Cascade([asx.Binary(), asx.Binary(keep=keep), asx.Full()]), fit_rows=1)
     index.add(rows)
-    index._tuned = Calibration(0.9, 10, (ErrorModel(0.0, 1.0, 1.0), None, None), 1, (9.0,), (0.0,), 100, True, 1.0)
+    index._tuned = Calibration(0.9, 10, (ErrorModel(0.0, 1.0, 1.0), None, None), Opening(), (9.0,), (0.0,), 100, True, 1.0)
     plain = asx.Index(DIM, "l2", cascade=asx.Cascade([asx.Binary(keep=keep), asx.Full()]), fit_rows=1)
     plain.add(rows)
     asked = np.float32(1e29) * queries[400:440]
@@ -166,7 +167,7 @@ def test_rows_are_not_lost_to_the_rounding_of_bounds(
     index.add(rows * np.float32(scale))
     for intercepts in ((-7.0, 9.0), (9.0, -7.0), (1e3, 0.0)):
         models = (*(ErrorModel(intercept, 1e-6, 1e-7) for intercept in intercepts[: len(stages) - 1]), None)
-        index._tuned = Calibration(0.9, 10, models, 1, (0.0,), (0.0,), 100, True, 1.0)
+        index._tuned = Calibration(0.9, 10, models, Opening(), (0.0,), (0.0,), 100, True, 1.0)
         asked = queries[400:404] * np.float32(scale)
         np.testing.assert_array_equal(index.search(asked).ids, by_definition(index, asked))
 

@@ -1,6 +1,7 @@
 #include "bindings/cascade.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "ops/cascade.h"
@@ -120,18 +121,55 @@ PyScan cascade_scan(const Target&, const py::sequence& levels, const PyLevel& ju
     return {std::make_unique<CascadeScan>(std::move(made.cascade), k, map, from), py::make_tuple(std::move(made.owners), allowed)};
 }
 
-PyScan level_scan(const Target&, const PyLevel& level, int64_t k, const py::object& allowed) {
-    require(level.level.problem->queries() == 0 || !level.level.problem->groups().empty(), "level: expected one that is ready to scan");
-    return PyScan::make(level.level.problem, k, allowed, level.owners);
+PyScan level_scan(const Target&, const PyLevel& level, int64_t k, const py::object& allowed, const py::object& floors, int64_t share) {
+    require(share > 0, "share: expected at least 1");
+    const Problem& problem = *level.level.problem;
+    require(problem.queries() == 0 || !problem.groups().empty(), "level: expected one that is ready to scan");
+    std::vector<float> keys;
+    if (!floors.is_none()) {
+        const float* raw = per_query<float>(floors.cast<py::array>(), problem.queries(), "floors");
+        for (int64_t q = 0; q < problem.queries(); ++q)
+            keys.push_back(std::isnan(raw[q]) ? kLowest : problem.smallest_first() ? -raw[q] : raw[q]);
+    }
+    const Allowed map = allowed_of(allowed, problem);
+    return {std::make_unique<TopK>(level.level.problem, k, map, std::move(keys), share), py::make_tuple(level.owners, allowed)};
 }
 
-py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel& judge, int64_t k, int64_t sampled,
-                        const py::object& allowed, bool hard, const py::object& seeder) {
+// The keys of the first level from which on a list should hold what can matter, and not many more rows than `listed`: see `Backend.cascade_top_k`.
+// What is scored for it goes to `scored`.
+std::vector<float> guessed_floors(const std::shared_ptr<const Cascade>& cascade, int64_t k, int64_t listed, int64_t guess,
+                                  const Allowed& allowed, std::vector<int64_t>& scored) {
+    const Level& first = cascade->levels.front();
+    const Problem& problem = *first.problem;
+    const double part = static_cast<double>(k) / static_cast<double>(guess);
+    const auto decides = static_cast<int64_t>(std::lround(part + 2.0 * std::sqrt(part) + 1.0)), taken = decides + 9;
+    const int64_t rank = (listed + guess - 1) / guess, width = std::max(rank, taken);
+    TopK best(first.problem, width, allowed, {}, guess);
+    best.run(0, problem.rows().visits());
+    std::vector<float> keys(static_cast<size_t>(problem.queries() * width)), floors;
+    std::vector<int64_t> rows(keys.size());
+    best.finish(keys.data(), rows.data());
+    if (problem.smallest_first())
+        for (float& key : keys) key = -key;
+    CascadeScan seeds(cascade, decides, {}, nullptr);
+    for (int64_t q = 0; q < problem.queries(); ++q) {
+        const int64_t* found = rows.data() + q * width;
+        const float* key = keys.data() + q * width;
+        seeds.take(q, found, key, std::find(found, found + taken, int64_t{-1}) - found);
+        floors.push_back(std::max(found[rank - 1] < 0 ? kLowest : key[rank - 1], first.least_key(q, seeds.least(q))));
+    }
+    scored = seeds.scored();
+    return floors;
+}
+
+py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel& judge, int64_t k, int64_t listed, int64_t share,
+                        int64_t guess, const py::object& allowed, bool hard, const py::object& seeder) {
     const PyCascade made = cascade_of(levels, judge, hard);
     require_ready(*made.cascade, hard);
     const Problem& problem = *judge.level.problem;
-    const int64_t queries = problem.queries(), visits = problem.rows().visits(), width = k + 16;
-    require(0 <= sampled && sampled <= visits, "sampled: expected a number of visits");
+    const int64_t queries = problem.queries(), visits = problem.rows().visits(), width = std::min(listed, problem.rows().size());
+    require(listed > 0, "listed: expected at least one row");
+    require(share > 0 && guess >= 0, "share: expected at least 1, and a guess from 0 up");
     const Allowed map = allowed_of(allowed, problem);
     const Level& first = made.cascade->levels.front();
     const auto looked_for = seeder.is_none() ? first.problem : seeder.cast<const PyLevel&>().level.problem;
@@ -144,13 +182,16 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
     float* s = scores.mutable_data();
     int64_t* r = rows.mutable_data();
     std::vector<double> floors(static_cast<size_t>(queries));
-    std::vector<bool> done(floors.size());          // what is not listed cannot matter
+    py::array_t<bool> more(queries);                // queries to which something that is not listed may matter
+    bool* again = more.mutable_data();
     CascadeScan seeds(made.cascade, k, {}, nullptr);
     std::unique_ptr<CascadeScan> scan;
+    std::vector<int64_t> before;
     {
         const py::gil_scoped_release free;
-        TopK best(looked_for, width, map);
-        best.run(0, sampled);
+        const std::vector<float> from_key = guess ? guessed_floors(made.cascade, k, width, guess, map, before) : std::vector<float>();
+        TopK best(looked_for, width, map, from_key, share);
+        best.run(0, visits);
         std::vector<float> raw(static_cast<size_t>(queries * width));
         std::vector<int64_t> found(raw.size());
         best.finish(raw.data(), found.data());
@@ -163,17 +204,20 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
             seeds.take(q, from, keyed ? keys : nullptr, count);
             const double least = seeds.least(q);
             const auto i = static_cast<size_t>(q);
-            done[i] = keyed && !hard && sampled == visits && (count < width || first.upper(q, keys[count - 1], from[count - 1]) < least);
-            floors[i] = done[i] ? std::numeric_limits<double>::infinity() : least;
+            // Rows that are not listed have no better keys than this; if there is none, all rows are listed.
+            const float beyond = count == width ? keys[count - 1] : from_key.empty() ? kLowest : from_key[i];
+            const bool all = share == 1 && (beyond == kLowest || first.estimate(q, beyond) < least);
+            again[q] = !keyed || hard || !all;
+            floors[i] = again[q] ? least : std::numeric_limits<double>::infinity();
         }
         scan = std::make_unique<CascadeScan>(made.cascade, k, map, floors.data());
-        if (!std::all_of(done.begin(), done.end(), [](bool d) { return d; })) scan->run(0, visits);
-        for (int64_t q = 0; q < queries; ++q) (done[static_cast<size_t>(q)] ? seeds : *scan).finish_query(q, s + q * k, r + q * k);
+        if (std::any_of(again, again + queries, [](bool a) { return a; })) scan->run(0, visits);
+        for (int64_t q = 0; q < queries; ++q) (again[q] ? *scan : seeds).finish_query(q, s + q * k, r + q * k);
     }
     py::array_t<int64_t> counts = counts_of(*scan, 0, queries);
-    const std::vector<int64_t> more = seeds.scored();
-    for (size_t i = 0; i < more.size(); ++i) counts.mutable_data()[i] += more[i];
-    return py::make_tuple(scores, rows, counts);
+    const std::vector<int64_t> listing = seeds.scored();
+    for (size_t i = 0; i < listing.size(); ++i) counts.mutable_data()[i] += listing[i] + (before.empty() ? 0 : before[i]);
+    return py::make_tuple(scores, rows, counts, more);
 }
 
 py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLevel& judge, const py::array& candidates,
@@ -234,11 +278,11 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
              arg("scan") = false)
         .def("hamming_level", &hamming_level, arg("rows"), arg("codes"), arg("bound"), arg("scan") = false)
         .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false)
-        .def("level_scan", &level_scan, arg("level"), arg("k"), arg("allowed") = py::none())
+        .def("level_scan", &level_scan, arg("level"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(), arg("share") = 1)
         .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(),
              arg("hard") = false)
-        .def("cascade_top_k", &cascade_top_k, arg("levels"), arg("judge"), arg("k"), arg("sampled"), arg("allowed") = py::none(),
-             arg("hard") = false, arg("seeds") = py::none())
+        .def("cascade_top_k", &cascade_top_k, arg("levels"), arg("judge"), arg("k"), arg("listed"), arg("share"), arg("guess"),
+             arg("allowed") = py::none(), arg("hard") = false, arg("seeds") = py::none())
         .def("cascade_rescore", &cascade_rescore, arg("levels"), arg("judge"), arg("candidates"), arg("raw"), arg("k"), arg("hard") = false,
              arg("first") = 0);
 }

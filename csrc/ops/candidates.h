@@ -30,6 +30,8 @@ void sort_best(std::vector<Candidate>& items, const Rows& rows);
 
 class Candidates {
 public:
+    explicit Candidates(float threshold = kLowest) : threshold_(threshold) {}
+
     // Not worse than this can still matter: the k-th largest lower bound.
     float threshold() const { return threshold_; }
 
@@ -50,7 +52,7 @@ private:
     void settle(const Problem& problem, int64_t query, int64_t k);
 
     std::vector<Candidate> items_;
-    float threshold_ = kLowest;
+    float threshold_;
 };
 
 }  // namespace asx

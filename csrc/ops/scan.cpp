@@ -91,8 +91,12 @@ void Scan::scan_group(const Problem& problem, const Group& group, const Block& b
     }
 }
 
-TopK::TopK(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed)
-    : Scan(problem->queries(), k, allowed), problem_(std::move(problem)), candidates_(static_cast<size_t>(queries())) {
+TopK::TopK(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed, std::vector<float> floors, int64_t share)
+    : Scan(problem->queries(), k, allowed), problem_(std::move(problem)), floors_(std::move(floors)), share_(share) {
+    for (const float floor : floors_) candidates_.emplace_back(floor);
+    candidates_.resize(static_cast<size_t>(queries()));
+    const bool known = !floors_.empty() && std::all_of(floors_.begin(), floors_.end(), [](float floor) { return floor > kLowest; });
+    for (int i = 0; known && i < 4; ++i) lengthen_step();
     if (problem_->in_pq_blocks()) lengthen_step();      // 192: whole PQ blocks
 }
 
@@ -101,9 +105,17 @@ void TopK::run(int64_t first_visit, int64_t last_visit) {
     Workspace& workspace = thread_workspace(problem_->unpacked_bytes());
     for (int64_t v = first_visit; v < last_visit; ++v) {
         const Visit visit = problem_->rows().visit(v);
+        const auto scan_rows = [&](int64_t from, int64_t count) {
+            scan_block(*problem_, *visit.chunk, visit.start + from, count, workspace);
+        };
+        if (share_ > 1) {
+            for (int64_t from = v % share_ * kPqBlock; from < visit.rows; from += share_ * kPqBlock)
+                scan_rows(from, std::min<int64_t>(kPqBlock, visit.rows - from));
+            continue;
+        }
         for (int64_t done = 0; done < visit.rows;) {
             const int64_t count = std::min(next_step(problem_->block_rows()), visit.rows - done);
-            scan_block(*problem_, *visit.chunk, visit.start + done, count, workspace);
+            scan_rows(done, count);
             done += count;
             lengthen_step();
         }

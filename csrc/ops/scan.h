@@ -59,12 +59,13 @@ private:
     int64_t step_ = 96;         // few rows at first, so that thresholds come before whole blocks survive
 };
 
-// The k rows of the best canonical keys.
+// The k rows of the best canonical keys; floors: per query, the key from which on rows are wanted, or none. share: a sample is enough, one of so
+// many runs of 64 rows; every visit has some, as rows that lie together may be alike.
 class TopK final : public Scan {
 public:
-    TopK(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed);
+    TopK(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed, std::vector<float> floors = {}, int64_t share = 1);
 
-    std::unique_ptr<Scan> fork() const override { return std::make_unique<TopK>(problem_, k(), allowed()); }
+    std::unique_ptr<Scan> fork() const override { return std::make_unique<TopK>(problem_, k(), allowed(), floors_, share_); }
     void run(int64_t first_visit, int64_t last_visit) override;
     void merge(const Scan& other) override;
     void finish(float* scores, int64_t* rows) override;
@@ -74,6 +75,8 @@ private:
     void drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) override;
 
     std::shared_ptr<const Problem> problem_;
+    std::vector<float> floors_;
+    int64_t share_;
     std::vector<Candidates> candidates_;
 };
 

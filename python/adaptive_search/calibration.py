@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .cascade import Opening
 from .margins import ErrorModel
 from .types import F64
 
@@ -73,8 +74,8 @@ class Calibration:
         What was asked for.
     models : tuple of ErrorModel or None
         For every stage that is adaptive.
-    share : int
-        One of so many blocks of rows gives a search its first thresholds.
+    opening : Opening
+        How a search finds its first thresholds.
     margins : tuple of float
         The grid, rising.
     losses : tuple of float
@@ -90,7 +91,7 @@ class Calibration:
     recall: float
     k: int
     models: tuple[ErrorModel | None, ...]
-    share: int
+    opening: Opening
     margins: tuple[float, ...]
     losses: tuple[float, ...]
     queries: int
@@ -119,7 +120,9 @@ class Calibration:
         return wilson(1.0 - self.losses[self.margins.index(margin)], self.queries)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"models": [None if model is None else list(model) for model in self.models]}
+        values = asdict(self) | self.opening._asdict() | {"models": [None if model is None else list(model) for model in self.models]}
+        del values["opening"]
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any], stages: int) -> Self:
@@ -130,7 +133,7 @@ class Calibration:
             _number(values["recall"]),
             _count(values["k"]),
             models,
-            _count(values["share"]),
+            Opening(_count(values["share"]), _count(values.get("spare", Opening().spare))),
             margins,
             losses,
             _count(values["queries"], 0),

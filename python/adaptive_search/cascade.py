@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +17,26 @@ from .margins import ErrorModel, Units
 from .representations import Bounded, Full, Representation, Stage
 from .types import F32, F64, I64, Bool
 
-SHARES = (1, 32)
-"""A search finds its first thresholds in all blocks of rows, or in one of so many: which takes less time depends on how far the best rows
-stand out, and is measured by `tuning`."""
 
-SMALL = 32
+class Opening(NamedTuple):
+    """How a search finds its first thresholds: the rows that look best to the first stage, ``spare`` more than are wanted, in one of
+    ``share`` runs of 64 rows, are taken through all stages.
+
+    If all rows were looked at, a query is done whose list holds whatever can matter; the others are scanned once more, with their
+    thresholds. Long lists begin with a guess, from a sample, of the score from which on rows can matter. It all changes times, not answers.
+    """
+
+    share: int = 1
+    spare: int = 16
+
+
+OPENINGS = (Opening(), Opening(spare=112), Opening(spare=496), Opening(share=32))
+"""Which one takes the least time depends on how far the best rows stand out, and is measured by `tuning`."""
+
+GUESS = 16
+"""One of so many runs of rows is the sample of a guess."""
+
+SMALL = 64
 """Blocks of rows, times queries, up to which a search is one call of the backend, on one thread: some milliseconds at most."""
 
 GROUP_BYTES = 64 << 20
@@ -190,6 +207,17 @@ def segments_of(stages: Sequence[PreparedStage], k: int, most: int) -> list[Segm
     return [*found, Segment(first, len(stages) - 1, k)]
 
 
+class _Levels(NamedTuple):
+    """Stages for the queries of a search: adaptive ones, and the one that decides."""
+
+    adaptive: Sequence[Level]
+    judge: Level
+    bound: Bound | None
+    """What raw scores of the first say; None if no bound can fail."""
+    seeds: Level | None = None
+    """Finds what looks best, if that is not up to the first."""
+
+
 @dataclass(frozen=True)
 class _Run:
     """One search of a group of queries: what all steps need to know."""
@@ -199,57 +227,83 @@ class _Run:
     allowed: Bool | None
     counts: I64
     threads: int | None
-    share: int = 1
+    opening: Opening = OPENINGS[0]
 
-    def top(self, level: Level, width: int, visits: int, progress: Progress | None = None) -> tuple[F32, I64]:
-        """The best rows of some visits by one level's raw scores."""
-        scan = self.backend.level_scan(level, width, self.allowed)
+    def part(self, chosen: I64) -> _Run:
+        """The same for some of the queries."""
+        allowed = self.allowed if self.allowed is None or self.allowed.ndim == 1 else self.allowed[chosen]
+        return replace(self, queries=self.queries[chosen], allowed=allowed, counts=self.counts[chosen])
+
+    def top(
+        self, level: Level, width: int, visits: int, progress: Progress | None = None, floors: F32 | None = None, share: int = 1
+    ) -> tuple[F32, I64]:
+        """The best rows, of all or of one of ``share`` runs, by one level's raw scores."""
+        scan = self.backend.level_scan(level, width, self.allowed, floors, share)
         run_rows(scan, visits, len(self.queries), threads=self.threads, progress=progress)
         return scan.finish()
 
-    def scan(
-        self,
-        levels: Sequence[Level],
-        judge: Level,
-        bound: Bound | None,
-        k: int,
-        visits: int,
-        scored: I64,
-        progress: Progress | None,
-        seeds: Level | None = None,
-    ) -> tuple[F32, I64]:
-        """All rows through the levels: the judge's raw scores of the best k, and their positions. Counts into ``scored`` (stages, Q).
-
-        ``bound``: what the first level's raw scores say of scores; None if no bound can fail. Then ``seeds`` finds what looks best.
-        """
+    def scan(self, prepare: Callable[[F32], _Levels], k: int, visits: int, scored: I64, progress: Progress | None) -> tuple[F32, I64]:
+        """All rows through the levels: the judge's raw scores of the best k, and their positions. Counts into ``scored`` (stages, Q)."""
+        made = prepare(self.queries)
+        levels, judge, bound, seeds = made
         if not levels:
             scored[0] += self.counts
             return self.top(judge, k, visits, progress)
         # The values of a few rows that look best, among all or in a sample, are the first thresholds.
-        sampled, hard = -(-visits // self.share), bound is None
-        scored[0] += self.counts * sampled // max(visits, 1)
+        share, spare = self.opening
+        width, hard = min(int(self.counts.max()), k + spare), bound is None
+        guess = GUESS if share == 1 and spare > OPENINGS[0].spare and not hard else 0
+        scored[0] += self.counts // share
         if visits * len(self.queries) <= SMALL:
-            scored[0] += self.counts
-            scores, best, others = self.backend.cascade_top_k(levels, judge, k, sampled, self.allowed, hard, seeds)
+            scores, best, others, more = self.backend.cascade_top_k(levels, judge, k, width, share, guess, self.allowed, hard, seeds)
             scored += others
+            scored[0] += np.where(more, self.counts, 0) + (self.counts // guess if guess else 0)
             return scores, best
-        raw, positions = self.top(levels[0] if seeds is None else seeds, min(int(self.counts.max()), k + 16), sampled)
+        floors = self._guess(made, k, width, visits, scored) if guess else None
+        raw, positions = self.top(levels[0] if seeds is None else seeds, width, visits, progress if share == 1 else None, floors, share)
         least = np.empty(len(self.queries))
         scores, best = self._rescore(levels, judge, positions, raw if seeds is None else None, k, scored, hard, least=least)
-        more = np.ones(len(self.queries), np.bool_)
-        if sampled == visits and bound is not None:
-            # Beyond its list, nothing can matter to a query whose last listed row does not.
-            keys = raw[:, -1:].astype(np.float64)
-            more = (positions[:, -1] >= 0) & ~(bound.of(keys)[:, 0] < least)
-            more &= self.counts > positions.shape[1]
-        if more.any():
-            scan = self.backend.cascade_scan(levels, judge, k, self.allowed, np.where(more, least, np.inf), hard)
-            run_rows(scan, visits, len(self.queries), threads=self.threads, progress=progress)
-            scored += scan.scored
-            scored[0] += np.where(more, self.counts, 0)
-            found, places = scan.finish()
-            scores[more], best[more] = found[more], places[more]
+        more = self._undecided(raw, positions, floors, bound, least) if share == 1 and bound is not None else np.ones(len(least), np.bool_)
+        if not more.any():
+            return scores, best
+        rest, which = self, np.flatnonzero(more)
+        if len(which) < len(more):
+            rest = self.part(which)
+            levels, judge, *_ = prepare(rest.queries)
+        scan = self.backend.cascade_scan(levels, judge, k, rest.allowed, least[which], hard)
+        run_rows(scan, visits, len(which), threads=self.threads, progress=progress if share > 1 else None)
+        scored[:, which] += scan.scored
+        scored[0, which] += rest.counts
+        scores[which], best[which] = scan.finish()
         return scores, best
+
+    def _guess(self, made: _Levels, k: int, width: int, visits: int, scored: I64) -> F32:
+        """Raw scores of the first level (Q,) from which on a list should hold what can matter, and not many more rows than ``width``.
+
+        The value of rank k / GUESS in the sample would be about right; two standard deviations further on, it is hardly ever too high.
+        """
+        levels, judge, bound, _ = made
+        if bound is None:
+            raise RuntimeError("there is nothing to guess where all rows are scanned again")
+        part = k / GUESS
+        decides, rank = round(part + 2.0 * math.sqrt(part) + 1.0), -(-width // GUESS)
+        taken = decides + 9
+        raw, positions = self.top(levels[0], max(rank, taken), visits, share=GUESS)
+        scored[0] += self.counts // GUESS
+        value = np.empty(len(self.queries))
+        some, keys = np.ascontiguousarray(positions[:, :taken]), np.ascontiguousarray(raw[:, :taken])
+        self._rescore(levels, judge, some, keys, decides, scored, False, least=value)
+        tighter = np.fmax if np.all(np.asarray(bound.factor) > 0) else np.fmin
+        floors: F32 = tighter(raw[:, rank - 1], bound.reaching(value).astype(np.float32))
+        return floors
+
+    def _undecided(self, raw: F32, positions: I64, floors: F32 | None, bound: Bound, least: F64) -> Bool:
+        """Which queries (Q,) rows may matter to that are not listed; ``floors``: raw scores from which on rows were."""
+        beyond = raw[:, -1] if floors is None else np.where(positions[:, -1] >= 0, raw[:, -1], floors)
+        # NaN: there are no other rows.
+        more = ~np.isnan(beyond) & ~(bound.of(beyond[:, None].astype(np.float64))[:, 0] < least)
+        undecided: Bool = more & (self.counts > (positions >= 0).sum(axis=1))
+        return undecided
 
     def rescore(self, levels: Sequence[Level], judge: PreparedStage, candidates: I64, k: int, scored: I64) -> tuple[F32, I64]:
         """Candidates (Q, C) through levels that the judge ends: its raw scores of the best k, and their positions."""
@@ -300,7 +354,7 @@ def run(
     allowed: Bool | None,
     counts: I64,
     *,
-    share: int = 1,
+    opening: Opening = OPENINGS[0],
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Found:
@@ -316,8 +370,8 @@ def run(
     allowed : ndarray of bool, shape (N,) or (Q, N), or None
     counts : ndarray of int64, shape (Q,)
         Allowed rows per query.
-    share : int
-        One of so many blocks of rows is looked at for first thresholds: see `SHARES`. It changes times, not answers.
+    opening : Opening
+        It changes times, not answers.
     """
     found = Found.empty(len(queries), k, len(stages))
     segments = segments_of(stages, k, int(counts.max()))
@@ -325,27 +379,23 @@ def run(
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
         own, part = found.part(first, last), queries[first:last]
-        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads, share)
+        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads, opening)
         for segment in segments:
-            *adaptive, judge = stages[segment.first : segment.last + 1]
             scored = own.scored[segment.first : segment.last + 1]
-            scans = segment.first == 0
-            made = [stage.level(backend, part, scans and stage is adaptive[0]) for stage in adaptive]
-            levels = [level for level, _ in made]
-            if scans:
-                last_level, bound = judge.level(backend, part, True)
-                if adaptive:
-                    # Keys with the sign of raw scores, as those of the first stage come.
-                    bound = made[0][1].signed(stages[0].representation.largest)
-                raw, positions = search.scan(levels, last_level, bound, segment.width, visits, scored, shown)
+            if segment.first == 0:
+                raw, positions = search.scan(partial(_scanned, backend, stages[: segment.last + 1]), segment.width, visits, scored, shown)
             else:
+                *adaptive, judge = stages[segment.first : segment.last + 1]
+                levels = [stage.level(backend, part)[0] for stage in adaptive]
                 raw, positions = search.rescore(levels, judge, positions, segment.width, scored)
             own.survivors[segment.first : segment.last] = _handed_on(scored, search.counts)
             own.survivors[segment.last] = (positions >= 0).sum(axis=1)
         own.positions[...] = positions
         own.scores[...] = stages[-1].representation.estimates(backend, part, raw)
 
-    _run_groups(group, len(queries), max(segment.width for segment in segments), visits, threads, progress)
+    listed = segments[0].width + opening.spare if segments[0].last else 0
+    widest = max(listed, *(segment.width for segment in segments))
+    _run_groups(group, len(queries), widest, visits, threads, progress)
     return found
 
 
@@ -359,7 +409,7 @@ def run_exact(
     allowed: Bool | None,
     counts: I64,
     *,
-    share: int = 1,
+    opening: Opening = OPENINGS[0],
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Found:
@@ -373,7 +423,7 @@ def run_exact(
         At least one, cheap ones first; the search goes on to the next where one leaves too many rows, and to whole rows at last.
     full : PreparedStage
         The vectors.
-    share : int
+    opening : Opening
         As for `run`.
     """
     found = Found.empty(len(queries), k, len(bounds) + 1)
@@ -381,15 +431,17 @@ def run_exact(
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> None:
         own, part = found.part(first, last), queries[first:last]
-        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads, share)
-        levels = [bound.level(backend, part, True) for bound in bounds]
-        judge, _ = full.level(backend, part, True)
-        first_level, _ = seeds.level(backend, part, True)
-        own.scores[...], own.positions[...] = search.scan(levels, judge, None, k, visits, own.scored, shown, first_level)
+        search = _Run(backend, part, _part_of(allowed, first, last), counts[first:last], threads, opening)
+
+        def prepare(some: F32) -> _Levels:
+            levels = [bound.level(backend, some, True) for bound in bounds]
+            return _Levels(levels, full.level(backend, some, True)[0], None, seeds.level(backend, some, True)[0])
+
+        own.scores[...], own.positions[...] = search.scan(prepare, k, visits, own.scored, shown)
         own.survivors[:-1] = _handed_on(own.scored, search.counts)
         own.survivors[-1] = (own.positions >= 0).sum(axis=1)
 
-    _run_groups(group, len(queries), k + 16, visits, threads, progress)
+    _run_groups(group, len(queries), k + opening.spare, visits, threads, progress)
     return found
 
 
@@ -410,6 +462,17 @@ def run_on_candidates(
         mine.positions[...] = positions
         mine.scores[...] = stages[-1].representation.estimates(backend, part, raw)
     return found
+
+
+def _scanned(backend: Backend, stages: Sequence[PreparedStage], queries: F32) -> _Levels:
+    """The first stages of a cascade, which look at all rows."""
+    *adaptive, judge = stages
+    made = [stage.level(backend, queries, number == 0) for number, stage in enumerate(adaptive)]
+    decides, bound = judge.level(backend, queries, True)
+    if adaptive:
+        # Keys with the sign of raw scores, as those of the first stage come.
+        bound = made[0][1].signed(stages[0].representation.largest)
+    return _Levels([level for level, _ in made], decides, bound)
 
 
 def _handed_on(scored: I64, counts: I64) -> I64:

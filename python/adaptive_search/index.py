@@ -18,7 +18,7 @@ from .arrays import finite_rows, float32, rounded, widened
 from .backends import current
 from .backends.protocol import Backend
 from .calibration import Calibration
-from .cascade import Cascade, Found, PreparedStage, SearchStats, StageStats
+from .cascade import Cascade, Found, Opening, PreparedStage, SearchStats, StageStats
 from .execution import Progress, progress_bar
 from .explaining import Explanation
 from .layout import Slabs
@@ -768,7 +768,8 @@ class Index:
     def _made_way(self, backend: Backend, margins: float) -> searching.Way:
         full = self._prepare_full(backend)
         # What a plan found best for its margins says nothing of bounds that cannot fail.
-        share = 1 if self._tuned is None or math.isinf(margins) != (self._tuned.recall == 1.0) else self._tuned.share
+        tuned = self._tuned
+        opening = Opening() if tuned is None or math.isinf(margins) != (tuned.recall == 1.0) else tuned.opening
         if math.isinf(margins):
             bounds = self._prepare_bounds(backend) if self.fitted and len(self) >= LEAST_ROWS else []
             if not bounds:
@@ -776,15 +777,15 @@ class Index:
             sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
             pairs = zip(self._stages, self._all_bounds(backend), strict=True)
             names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
-            return searching.Way(backend, margins, (self._prepare(backend, 0), full), tuple(bounds), names, sizes, share)
+            return searching.Way(backend, margins, (self._prepare(backend, 0), full), tuple(bounds), names, sizes, opening)
         stages = [self._prepare(backend, number) for number in range(len(self._stages))]
-        if self._tuned is not None:
+        if tuned is not None:
             stages = [
                 stage if model is None else replace(stage, model=model, margins=margins)
-                for stage, model in zip(stages, self._tuned.models, strict=True)
+                for stage, model in zip(stages, tuned.models, strict=True)
             ]
         sizes = tuple(stage.representation.bytes_per_row for stage in stages)
-        return searching.Way(backend, margins, tuple(stages), (), tuple(map(repr, self._stages)), sizes, share)
+        return searching.Way(backend, margins, tuple(stages), (), tuple(map(repr, self._stages)), sizes, opening)
 
     def _prepare_full(self, backend: Backend) -> PreparedStage:
         return self._prepared_as(backend, -1, self._exact, None)

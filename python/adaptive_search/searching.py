@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backends.protocol import Backend
-from .cascade import Found, PreparedStage, run, run_exact, run_on_candidates
+from .cascade import OPENINGS, Found, Opening, PreparedStage, run, run_exact, run_on_candidates
 from .execution import Progress
 from .filters import Allowed
 from .representations import Bounded
@@ -35,18 +35,17 @@ class Way:
     bounds: tuple[Bounded, ...]
     names: tuple[str, ...]
     row_bytes: tuple[int, ...]
-    share: int = 1
-    """See `cascade.SHARES`."""
+    opening: Opening = OPENINGS[0]
 
     def over_all(
         self, queries: F32, k: int, allowed: Bool | None, counts: I64, threads: int | None, progress: Progress | None = None
     ) -> Found:
         """Search all allowed rows."""
         if not self.bounds:
-            return run(self.backend, self.stages, queries, k, allowed, counts, share=self.share, threads=threads, progress=progress)
+            return run(self.backend, self.stages, queries, k, allowed, counts, opening=self.opening, threads=threads, progress=progress)
         seeds, full = self.stages
         return run_exact(
-            self.backend, seeds, self.bounds, full, queries, k, allowed, counts, share=self.share, threads=threads, progress=progress
+            self.backend, seeds, self.bounds, full, queries, k, allowed, counts, opening=self.opening, threads=threads, progress=progress
         )
 
     def over_few(self, queries: F32, k: int, candidates: Sequence[I64], threads: int | None) -> Found:

@@ -18,7 +18,7 @@ from . import fitting
 from .arrays import ranges
 from .backends.protocol import Backend
 from .calibration import Calibration, never_rising, queries_needed
-from .cascade import SHARES, Cascade, PreparedStage, run, run_exact
+from .cascade import OPENINGS, Cascade, Opening, PreparedStage, run, run_exact
 from .execution import Progress
 from .layout import Slabs
 from .margins import ErrorModel
@@ -60,6 +60,12 @@ SPECTRUM_ROWS = 4_096
 
 MOST_ROTATED = 4_096
 """Dims of vectors whose principal directions are learned without being asked for: beyond, that takes minutes."""
+
+MOST_TURNED = 1_024
+"""Dims of vectors up to which an OPQ rotation is learned without being asked for, in a minute or two."""
+
+WEIGHT = 4.0
+"""Of errors along a row in codes that are chosen without being asked for: the best of 1 to 16 on tuning queries of sentence embeddings."""
 
 SAFETY = 0.7
 """Cascades are compared at margins that lose this part of what may be lost: calibration asks for a little more than tuning queries do."""
@@ -131,8 +137,7 @@ class Candidate:
     stages: tuple[PreparedStage, ...]
     stores: tuple[RowStore, ...]
     """Where each stage's columns are."""
-    share: int = 1
-    """What part of the blocks gives first thresholds: one of so many."""
+    opening: Opening = OPENINGS[0]
 
     def at(self, margins: float) -> list[PreparedStage]:
         """The stages with so many deviations of margin."""
@@ -288,26 +293,31 @@ class Measured:
     cost: Cost
 
 
-def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, recall: float) -> Measured | None:
-    """Time per query at a margin that reaches the recall on the tuning queries; None if only exact search does."""
+def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, recall: float, limit: float = math.inf) -> Measured | None:
+    """Time per query at a margin that reaches the recall on the tuning queries; None if only exact search does, or if its first stage
+    alone takes as long as the ``limit``."""
     if not candidate.adaptive:
         return Measured(candidate, None, seconds(ground, candidate.stages, queries.vectors, k))
+    alone = replace(candidate.stages[0], shortlist=None, model=None)
+    if seconds(ground, [alone], queries.vectors, k).together >= limit:
+        return None
     fitted = fit_models(ground, candidate, queries, k)
     found = curve(ground, fitted, queries, k, SAFETY * (1.0 - recall) / 4.0)
     margin = found.at(SAFETY * (1.0 - recall))
     if math.isinf(margin):
         return None
-    costs = {share: seconds(ground, fitted.at(margin), queries.vectors, k, share) for share in SHARES}
-    share = min(costs, key=lambda share: costs[share].together)
-    return Measured(replace(fitted, share=share), found, costs[share])
+    stages = fitted.at(margin)
+    costs = {opening: seconds(ground, stages, queries.vectors, k, opening) for opening in OPENINGS}
+    opening = min(costs, key=lambda opening: costs[opening].together)
+    return Measured(replace(fitted, opening=opening), found, costs[opening])
 
 
-def seconds(ground: Ground, stages: Sequence[PreparedStage], queries: F32, k: int, share: int = 1) -> Cost:
+def seconds(ground: Ground, stages: Sequence[PreparedStage], queries: F32, k: int, opening: Opening = OPENINGS[0]) -> Cost:
     """Time per query of a batch, and of queries one at a time."""
 
     def search(some: F32) -> None:
         counts = np.full(len(some), ground.store.live)
-        run(ground.backend, stages, some, min(k, ground.store.live), ground.store.alive, counts, share=share)
+        run(ground.backend, stages, some, min(k, ground.store.live), ground.store.alive, counts, opening=opening)
 
     return cost(search, queries)
 
@@ -342,7 +352,7 @@ def calibrate(
     candidate, tuned = measured.candidate, measured.curve
     stages = candidate.stages
     models = tuple(stage.model for stage in stages)
-    nothing = Calibration(recall, k, models, candidate.share, (), (), 0, given, 1e6 * measured.cost.batch)
+    nothing = Calibration(recall, k, models, candidate.opening, (), (), 0, given, 1e6 * measured.cost.batch)
     if tuned is None:
         if recall == 1.0:
             return nothing
@@ -470,7 +480,8 @@ def best_plan(
         candidate = bench.prepare(cascade)
         held = sum(column.row_bytes for part in candidate.parts for column in part.columns)
         if own is not None or memory is None or held <= memory:
-            one = measure_exact(ground, candidate, tuners, k) if recall == 1.0 else measure(ground, candidate, tuners, k, recall)
+            limit = math.inf if best is None else best.cost.together
+            one = measure_exact(ground, candidate, tuners, k) if recall == 1.0 else measure(ground, candidate, tuners, k, recall, limit)
             if one is not None and (best is None or one.cost.together < best.cost.together):
                 best = one
         if progress is not None:
@@ -491,13 +502,15 @@ def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int
     if not useful:
         return Measured(candidate, None, seconds(ground, [ground.full], queries.vectors, k))
 
-    def search(some: F32, share: int) -> None:
+    def search(some: F32, opening: Opening) -> None:
         counts, wanted = np.full(len(some), ground.store.live), min(k, ground.store.live)
-        run_exact(ground.backend, candidate.stages[0], useful, ground.full, some, wanted, ground.store.alive, counts, share=share)
+        run_exact(ground.backend, candidate.stages[0], useful, ground.full, some, wanted, ground.store.alive, counts, opening=opening)
 
-    costs = {share: cost(lambda some, share=share: search(some, share), queries.vectors) for share in SHARES}  # type: ignore[misc]
-    share = min(costs, key=lambda share: costs[share].together)
-    return Measured(replace(candidate, share=share), None, costs[share])
+    # Longer lists end no search: bounds are looked at for all rows in any case.
+    tried = [opening for opening in OPENINGS if opening.spare == Opening().spare]
+    costs = {opening: cost(lambda some, opening=opening: search(some, opening), queries.vectors) for opening in tried}  # type: ignore[misc]
+    opening = min(costs, key=lambda opening: costs[opening].together)
+    return Measured(replace(candidate, opening=opening), None, costs[opening])
 
 
 def best_of(work: Callable[[], object]) -> float:
@@ -528,6 +541,11 @@ def family(dim: int, metric: Metric, uneven: bool) -> list[Cascade]:
         found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths if dims < middle]
         # Half a byte for every pair of dims: few bytes to read for a single query.
         found += [[PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths[:3]]
+        if metric != "l2" and not uneven and dim <= MOST_TURNED:
+            # The same bytes keep more of what inner products need, for longer learning.
+            found += [
+                [PQ(size, 4, rotation="opq", anisotropy=WEIGHT), Int8(bounded=bounded), Full()] for size in (64, 96) if 2 * size <= dim
+            ]
         if metric == "cosine":
             found.append([Binary(), Int8(bounded=bounded), Full()])
     if dim > 256 and uneven:

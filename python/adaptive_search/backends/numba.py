@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
+
 from ..types import F32, F64, I8, I32, I64, KINDS, U8, Array, Bool, Kind, Metric
 from .numba_ops import cascade, codewords, dense, dense_rows, hamming, integer, pq
 from .numba_ops.chunks import NumbaRows
@@ -165,9 +167,13 @@ class NumbaBackend:
             lambda part, candidates, k: pq.rescore(own, tables[part], candidates, k, largest),
         )
 
-    def level_scan(self, level: Level, k: int, allowed: Bool | None = None) -> Scan:
+    def level_scan(self, level: Level, k: int, allowed: Bool | None = None, floors: F32 | None = None, share: int = 1) -> Scan:
         own = _own_level(level)
-        return own.scan(slice(0, own.queries), k, allowed)
+        scan = own.scan(slice(0, own.queries), k, allowed)
+        scan.sample(share)
+        if floors is not None:
+            scan.cut(np.where(np.isnan(floors), -np.inf, np.float32(own.sign) * floors).astype(np.float32))
+        return scan
 
     def cascade_scan(
         self,
@@ -188,18 +194,21 @@ class NumbaBackend:
         levels: Sequence[Level],
         judge: Level,
         k: int,
-        sampled: int,
+        listed: int,
+        share: int,
+        guess: int,
         allowed: Bool | None = None,
         hard: bool = False,
         seeds: Level | None = None,
-    ) -> tuple[F32, I64, I64]:
-        first = self.level_scan(levels[0] if seeds is None else seeds, k + 16, allowed)
-        first.run(0, sampled)
+    ) -> tuple[F32, I64, I64, Bool]:
+        visits = _own_level(judge).rows.visits
+        first = self.level_scan(levels[0] if seeds is None else seeds, listed, allowed, share=share)
+        first.run(0, visits)
         raw, rows = first.finish()
         *_, floors, seeded = self.cascade_rescore(levels, judge, rows, raw if seeds is None else None, k, hard)
         scan = self.cascade_scan(levels, judge, k, allowed, floors, hard)
-        scan.run(0, _own_level(judge).rows.visits)
-        return *scan.finish(), scan.scored + seeded
+        scan.run(0, visits)
+        return *scan.finish(), scan.scored + seeded, np.ones(len(rows), np.bool_)
 
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0

@@ -76,6 +76,11 @@ class Bound(NamedTuple):
         said: F64 = np.reshape(self.offset, (-1, 1)) + np.reshape(self.factor, (-1, 1)) * keys
         return said
 
+    def reaching(self, values: F64) -> F64:
+        """About the keys (Q,) that say so much."""
+        keys: F64 = (values - self.offset) / self.factor
+        return keys
+
     def signed(self, largest: bool) -> Bound:
         """The same of raw scores, of which larger ones are better or not."""
         return self if largest else self._replace(factor=-self.factor)
@@ -240,8 +245,11 @@ class Backend(Protocol):
 
     def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False) -> Level: ...
 
-    def level_scan(self, level: Level, k: int, allowed: Bool | None = None) -> Scan:
-        """A top-k by the keys of one level, in its raw scores: what `Bound` says of them is left out. For levels without margins."""
+    def level_scan(self, level: Level, k: int, allowed: Bool | None = None, floors: F32 | None = None, share: int = 1) -> Scan:
+        """A top-k by the keys of one level, in its raw scores: what `Bound` says of them is left out. For levels without margins.
+
+        ``floors`` (Q,): raw scores from which on rows are wanted; NaN wants all. ``share``: a sample is enough, one of so many runs of 64
+        rows; every visit has some, as rows that lie together may be alike."""
 
     def cascade_scan(
         self, levels: Sequence[Level], judge: Level, k: int, allowed: Bool | None = None, floors: F64 | None = None, hard: bool = False
@@ -256,15 +264,19 @@ class Backend(Protocol):
         levels: Sequence[Level],
         judge: Level,
         k: int,
-        sampled: int,
+        listed: int,
+        share: int,
+        guess: int,
         allowed: Bool | None = None,
         hard: bool = False,
         seeds: Level | None = None,
-    ) -> tuple[F32, I64, I64]:
+    ) -> tuple[F32, I64, I64, Bool]:
         """A whole search, for work of no more than some milliseconds.
 
-        `cascade_scan` with floors from the ``k + 16`` rows of the first ``sampled`` visits that look best to ``seeds``, or else to the
-        first level. Scores and row numbers (Q, k); rows scored (stages, Q), without what the first level's scans score."""
+        `cascade_scan` with floors from the ``listed`` rows that look best to ``seeds``, or else to the first level, in one of ``share``
+        runs of 64 rows; if ``guess`` is not 0, one of so many of them may be looked at before, for the key from which on rows are listed.
+        Scores and row numbers (Q, k); rows scored (stages, Q), without what the first level's scans score; and which queries (Q,) the list
+        was not enough for, so that all rows were scanned once more."""
 
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0

@@ -225,6 +225,8 @@ class NumbaScan:
         self._queries = queries
         self._k = k
         self._sign = 1.0 if largest else -1.0
+        self._cut = np.full(queries, -np.inf, np.float32)
+        self._share = 1
         self._reset()
 
     def _reset(self) -> None:
@@ -235,7 +237,7 @@ class NumbaScan:
             keys=np.empty(shape, np.float32),
             rows=np.empty(shape, np.int64),
             counts=np.zeros(self._queries, np.int64),
-            cut_keys=np.full(self._queries, -np.inf, np.float32),
+            cut_keys=self._cut.copy(),
             cut_ids=np.full(self._queries, np.iinfo(np.int64).max),
             k=k,
             ids=self._rows.ids,
@@ -247,11 +249,16 @@ class NumbaScan:
 
     def cut(self, keys: F32) -> None:
         """Rows whose key is below that of their query (Q,) are not wanted."""
+        self._cut = keys
         self._held.cut_keys[:] = keys
+
+    def sample(self, share: int) -> None:
+        """One of so many runs of 64 rows is enough."""
+        self._share = share
 
     def run(self, first: int, last: int) -> None:
         if self._queries and first < last:
-            self._note(self._visit(self._rows.blocks[first:last]))
+            self._note(self._visit(self._rows.blocks[first:last] if self._share == 1 else self._rows.sample(first, last, self._share)))
 
     def _visit(self, blocks: I64) -> int:
         """Score the rows of the blocks; smallest bad row or -1."""

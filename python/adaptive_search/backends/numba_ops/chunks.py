@@ -13,6 +13,9 @@ from .memory import load_i64
 BLOCK = 4096
 """Rows of a visit, at most."""
 
+RUN = 64
+"""Rows of a sample that lie together: a block of packed codes."""
+
 MAX_PIECES = 8
 
 # Columns of the chunk table.
@@ -64,6 +67,15 @@ class NumbaRows:
     @property
     def visits(self) -> int:
         return len(self.blocks)
+
+    def sample(self, first: int, last: int, share: int) -> I64:
+        """One of ``share`` runs of 64 rows of some visits, as `blocks`."""
+        runs = [
+            (chunk, start + run, min(RUN, count - run))
+            for number, (chunk, start, count) in enumerate(self.blocks[first:last].tolist(), first)
+            for run in range(number % share * RUN, count, share * RUN)
+        ]
+        return np.array(runs, np.int64).reshape(-1, 3)
 
     def __len__(self) -> int:
         return self.count
