@@ -218,3 +218,17 @@ def test_scans_of_samples_and_from_floors(metric: Any, backend: Backend) -> None
         width = 50 if query == 3 else 21
         np.testing.assert_array_equal(there[query], np.append(positions[query, :width], np.full(50 - width, -1)))
         assert oracles.same_bits(best[query, :width], scores[query, :width])
+
+
+def test_codes_in_blocks_may_decide(backend: Backend) -> None:
+    """Margins that leave every row in, so that the last stage decides alone; without thresholds, and scanned whole as the first does not help."""
+    rows, queries = collection(5_000), questions(9)
+    index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(2), asx.PQ(6)]), ids=shuffled_ids(5_000))
+    first, last = (index._prepare(backend, number) for number in range(2))
+    counts = np.full(9, 5_000)
+    alone = run(backend, [last], queries, 300, None, counts)
+    both = [replace(first, model=ErrorModel(0.0, 1.0, 1.0), margins=1e6), last]
+    for opening in (Opening(), Opening(share=32)):
+        found = run(backend, both, queries, 300, None, counts, opening=opening)
+        np.testing.assert_array_equal(found.positions, alone.positions)
+        assert oracles.same_bits(found.scores, alone.scores)
