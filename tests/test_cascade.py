@@ -232,3 +232,15 @@ def test_codes_in_blocks_may_decide(backend: Backend) -> None:
         found = run(backend, both, queries, 300, None, counts, opening=opening)
         np.testing.assert_array_equal(found.positions, alone.positions)
         assert oracles.same_bits(found.scores, alone.scores)
+
+
+@pytest.mark.parametrize("few", [1, 64], ids=["steps", "one call"])
+def test_lists_of_rows_that_scans_know_little_of(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums near the limits of float32, of which scans return more than was asked for: what fills a list is then below its guessed floor."""
+    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    rows, queries = (1e19 * np.random.default_rng(seed).standard_normal((n, 7), np.float32) for seed, n in ((2, 4_096), (3, 12)))
+    index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(4), asx.Full()]))
+    stages = [replace(index._prepare(backend, 0), model=ErrorModel(0.0, 1.0, 3e18), margins=-1.0), index._prepare_full(backend)]
+    counts = np.full(12, 4_096)
+    first, second = (run(backend, stages, queries, 1_000, None, counts, opening=opening) for opening in (Opening(), Opening(spare=112)))
+    np.testing.assert_array_equal(second.positions, first.positions)
