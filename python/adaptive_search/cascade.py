@@ -268,7 +268,7 @@ class _Run:
             if guess:
                 scored[0] += self.counts // guess
             return scores, best
-        width = min(int(self.counts.max()), width)
+        width = max(1, min(int(self.counts.max()), width))
         floors = self._guess(made, k, width, visits, scored) if guess else None
         raw, positions = self.top(levels[0] if seeds is None else seeds, width, visits, progress if share == 1 else None, floors, share)
         least = np.empty(len(self.queries))
