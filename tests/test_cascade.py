@@ -218,3 +218,62 @@ def test_scans_of_samples_and_from_floors(metric: Any, backend: Backend) -> None
         width = 50 if query == 3 else 21
         np.testing.assert_array_equal(there[query], np.append(positions[query, :width], np.full(50 - width, -1)))
         assert oracles.same_bits(best[query, :width], scores[query, :width])
+
+
+def test_codes_in_blocks_may_decide(backend: Backend) -> None:
+    """Margins that leave every row in, so that the last stage decides alone; without thresholds, and scanned whole as the first does not help."""
+    rows, queries = collection(5_000), questions(9)
+    index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(2), asx.PQ(6)]), ids=shuffled_ids(5_000))
+    first, last = (index._prepare(backend, number) for number in range(2))
+    counts = np.full(9, 5_000)
+    alone = run(backend, [last], queries, 300, None, counts)
+    both = [replace(first, model=ErrorModel(0.0, 1.0, 1.0), margins=1e6), last]
+    for opening in (Opening(), Opening(share=32)):
+        found = run(backend, both, queries, 300, None, counts, opening=opening)
+        np.testing.assert_array_equal(found.positions, alone.positions)
+        assert oracles.same_bits(found.scores, alone.scores)
+
+
+@pytest.mark.parametrize("few", [1, 64], ids=["steps", "one call"])
+def test_lists_of_rows_that_scans_know_little_of(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums near the limits of float32, of which scans return more than was asked for: what fills a list is then below its guessed floor."""
+    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    rows, queries = (1e19 * np.random.default_rng(seed).standard_normal((n, 7), np.float32) for seed, n in ((2, 4_096), (3, 12)))
+    index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(4), asx.Full()]))
+    stages = [replace(index._prepare(backend, 0), model=ErrorModel(0.0, 1.0, 3e18), margins=-1.0), index._prepare_full(backend)]
+    counts = np.full(12, 4_096)
+    first, second = (run(backend, stages, queries, 1_000, None, counts, opening=opening) for opening in (Opening(), Opening(spare=112)))
+    np.testing.assert_array_equal(second.positions, first.positions)
+
+
+@pytest.mark.parametrize("few", [1, 64], ids=["steps", "one call"])
+def test_first_keys_of_minus_infinity(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All rows are the worst there are to the first stage, so that the next one decides among all, not among those that were listed."""
+    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    rows, queries = np.random.default_rng(0).standard_normal((300, 5), np.float32), np.random.default_rng(1).standard_normal((4, 5), np.float32)
+    rows[:, 0], queries[:, 0] = -1e30, 1e30
+    index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(1), asx.Binary()]), ids=shuffled_ids(300))
+    first, last = (index._prepare(backend, number) for number in range(2))
+    counts = np.full(4, 300)
+    found = run(backend, [replace(first, model=ErrorModel(0.0, 1.0, 1.0)), last], queries, 10, None, counts)
+    np.testing.assert_array_equal(found.positions, run(backend, [last], queries, 10, None, counts).positions)
+
+
+def test_a_row_of_the_largest_id_on_the_floor_is_wanted(backend: Backend) -> None:
+    index = filled(np.arange(9, dtype=np.float32)[:, np.newaxis], "ip", ids=[*range(5), np.iinfo(np.int64).max, 6, 7, 8])
+    full, queries = index._prepare_full(backend), np.ones((1, 1), np.float32)
+    scan = backend.level_scan(full.level(backend, queries, True)[0], 5, None, np.float32([5.0]))
+    scan.run(0, full.rows.visits)
+    assert scan.finish()[1].tolist() == [[8, 7, 6, 5, -1]]
+
+
+@pytest.mark.parametrize("few", [1, 64], ids=["steps", "one call"])
+def test_groups_of_queries_without_rows(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    index = filled(collection(300), "ip", cascade=asx.Cascade([asx.Prefix(5), asx.Full()]))
+    stages = [replace(index._prepare(backend, 0), model=ErrorModel(0.0, 1.0, 1.0)), index._prepare_full(backend)]
+    allowed = np.zeros((2, 300), np.bool_)
+    for opening in OPENINGS:
+        found = run(backend, stages, questions(2), 3, allowed, np.zeros(2, np.int64), opening=opening)
+        assert (found.positions == -1).all()
+        assert np.isnan(found.scores).all()

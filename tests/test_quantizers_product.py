@@ -507,6 +507,21 @@ def test_awkward_rows_have_anisotropic_codes_all_the_same(backend: Backend, rows
     assert (np.linalg.norm(decoded - rows, axis=1) <= np.linalg.norm(rows, axis=1)).all()
 
 
+@pytest.mark.parametrize("weight", [4.0, 1e6])
+def test_anisotropic_codes_of_rows_one_by_one(weight: float, backend: Backend) -> None:
+    """Sums over many subspaces, to the bit: choices that are nearly equal go the same way alone as among others."""
+    rows = np.outer(rows_of(40, 1)[:, 0], rows_of(1, 33)[0]).astype(np.float32)
+    quantizer = asx.ProductQuantizer(33, bits=4, metric="cosine", anisotropy=weight).fit(rows)
+    np.testing.assert_array_equal(np.concatenate([quantizer.encode(row[np.newaxis]) for row in rows]), quantizer.encode(rows))
+
+
+@pytest.mark.parametrize("rotation", [None, "opq"])
+def test_anisotropic_codebooks_of_the_largest_numbers(rotation: Any, backend: Backend) -> None:
+    rows = (np.clip(rows_of(40, 8), -1, 1) * np.float64(3.4e38)).astype(np.float32)
+    quantizer = asx.ProductQuantizer(4, bits=4, rotation=rotation, anisotropy=4).fit(rows)
+    assert np.isfinite(quantizer.codebooks).all()
+
+
 def test_anisotropy_is_checked() -> None:
     for value, error in ((0.5, ValueError), (np.nan, ValueError), ("4", TypeError), (True, TypeError)):
         with pytest.raises(error, match=r"^anisotropy: expected a number"):

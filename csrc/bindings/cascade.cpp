@@ -206,9 +206,11 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
             seeds.take(q, from, keyed ? keys : nullptr, count);
             const double least = seeds.least(q);
             const auto i = static_cast<size_t>(q);
-            // Rows that are not listed have no better keys than this; if there is none, all rows are listed.
-            const float beyond = count == width ? keys[count - 1] : from_key.empty() ? kLowest : from_key[i];
-            const bool all = share == 1 && (beyond == kLowest || first.estimate(q, beyond) < least);
+            // Rows that are not listed have no better keys than this. Some that are may have worse ones than the floor: a scan is not that exact.
+            const float floor = from_key.empty() ? kLowest : from_key[i];
+            const float beyond = count == width ? std::max(keys[count - 1], floor) : floor;
+            const bool listed_all = count < width && floor == kLowest;
+            const bool all = share == 1 && (listed_all || first.estimate(q, beyond) < least);
             again[q] = !keyed || hard || !all;
             floors[i] = again[q] ? least : std::numeric_limits<double>::infinity();
         }

@@ -63,7 +63,8 @@ CascadeScan::CascadeScan(std::shared_ptr<const Cascade> cascade, int64_t k, Allo
     const bool known = std::all_of(floors_.begin(), floors_.end(), [](double floor) { return floor > -kInfinite; });
     if (cascade_->flat && !known) whole_rows_ = kFirstWhole;
     for (int i = 0; known && i < 4; ++i) lengthen_step();     // few rows at first are for those who know nothing
-    if (!cascade_->levels.empty() && cascade_->levels.front().problem->in_pq_blocks()) lengthen_step();
+    const auto in_blocks = [](const Level& level) { return level.problem->in_pq_blocks(); };
+    if (in_blocks(cascade_->judge) || std::any_of(cascade_->levels.begin(), cascade_->levels.end(), in_blocks)) lengthen_step();
 }
 
 void CascadeScan::run(int64_t first_visit, int64_t last_visit) {

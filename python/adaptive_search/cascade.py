@@ -268,7 +268,7 @@ class _Run:
             if guess:
                 scored[0] += self.counts // guess
             return scores, best
-        width = min(int(self.counts.max()), width)
+        width = max(1, min(int(self.counts.max()), width))
         floors = self._guess(made, k, width, visits, scored) if guess else None
         raw, positions = self.top(levels[0] if seeds is None else seeds, width, visits, progress if share == 1 else None, floors, share)
         least = np.empty(len(self.queries))
@@ -303,13 +303,12 @@ class _Run:
         value = np.empty(len(self.queries))
         some, keys = np.ascontiguousarray(positions[:, :taken]), np.ascontiguousarray(raw[:, :taken])
         self._rescore(levels, judge, some, keys, decides, scored, False, least=value)
-        tighter = np.fmax if np.all(np.asarray(bound.factor) > 0) else np.fmin
-        floors: F32 = tighter(raw[:, rank - 1], bound.reaching(value).astype(np.float32))
-        return floors
+        return _tighter(bound, raw[:, rank - 1], bound.reaching(value).astype(np.float32))
 
     def _undecided(self, raw: F32, positions: I64, floors: F32 | None, bound: Bound, least: F64) -> Bool:
         """Which queries (Q,) rows may matter to that are not listed; ``floors``: raw scores from which on rows were."""
-        beyond = raw[:, -1] if floors is None else np.where(positions[:, -1] >= 0, raw[:, -1], floors)
+        # Rows that are listed may be worse than the floor: a scan is not that exact.
+        beyond = raw[:, -1] if floors is None else _tighter(bound, raw[:, -1], floors)
         # NaN: there are no other rows.
         more = ~np.isnan(beyond) & ~(bound.of(beyond[:, None].astype(np.float64))[:, 0] < least)
         undecided: Bool = more & (self.counts > (positions >= 0).sum(axis=1))
@@ -481,6 +480,12 @@ def _scanned(backend: Backend, stages: Sequence[PreparedStage], queries: F32) ->
         # Keys with the sign of raw scores, as those of the first stage come.
         bound = made[0][1].signed(stages[0].representation.largest)
     return _Levels([level for level, _ in made], decides, bound)
+
+
+def _tighter(bound: Bound, raw: F32, other: F32) -> F32:
+    """Of two raw scores (Q,) each the better one; NaN is none."""
+    better: F32 = np.where(np.asarray(bound.factor) < 0, np.fmin(raw, other), np.fmax(raw, other))
+    return better
 
 
 def _handed_on(scored: I64, counts: I64) -> I64:

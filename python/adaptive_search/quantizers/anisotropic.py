@@ -8,6 +8,8 @@ nearest codewords, and codewords solve the normal equations of least squares, by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..arrays import ranges
@@ -49,7 +51,7 @@ def _descend(parts: list[F32], books: list[F32], lengths: list[F32], extra: np.f
     rows = np.arange(len(nearest))
     with np.errstate(all="ignore"):
         own = [_squares(part) for part in parts]
-        squares = np.sum(own, axis=0, dtype=np.float32)
+        squares = _sum(own)
         scale = np.where(squares > 0, 1 / np.sqrt(squares), 0).astype(np.float32)
         along, losses, left = [], [], []
         for part, book, length, square, chosen in zip(parts, books, lengths, own, nearest.T, strict=False):
@@ -59,7 +61,7 @@ def _descend(parts: list[F32], books: list[F32], lengths: list[F32], extra: np.f
             along.append(products)
             losses.append(length + extra * np.square(products) - (2 / scale)[:, np.newaxis] * products)
             left.append(scale * square - products[rows, chosen])
-        total = np.sum(left, axis=0, dtype=np.float32)
+        total = _sum(left)
         tried = nearest.copy()
         for _ in range(SWEEPS):
             for m, (products, loss) in enumerate(zip(along, losses, strict=True)):
@@ -75,10 +77,15 @@ def _descend(parts: list[F32], books: list[F32], lengths: list[F32], extra: np.f
 
 def _squares(rows: F32) -> F32:
     """|x|^2 of every row, summed in the order of the dims."""
-    total = np.zeros(len(rows), np.float32)
     with np.errstate(over="ignore", under="ignore"):
-        for column in rows.T:
-            total += column * column
+        return _sum([column * column for column in rows.T])
+
+
+def _sum(parts: Sequence[F32]) -> F32:
+    """Of arrays (n,) one after the other, for any n: `np.sum` goes another way where n is 1."""
+    total = np.zeros_like(parts[0])
+    for part in parts:
+        total += part
     return total
 
 
@@ -148,4 +155,5 @@ def _solved(units: F32, lengths: F64, codebooks: F32, nearest: I32, extra: float
         scaled = residual / np.maximum(counts, 1.0)
         before, size = size, float((residual * scaled).sum())
         direction = scaled + size / before * direction
-    return found.astype(np.float32)
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32)

@@ -131,7 +131,8 @@ def _fill_unused(part: F32, nearest: I32 | I64, codebook: F32) -> bool:
     if not len(unused):
         return False
     width = part.shape[1]
-    errors = ((part - codebook[nearest, :width]).astype(np.float64) ** 2).sum(axis=1)
+    with np.errstate(over="ignore"):
+        errors = ((part - codebook[nearest, :width]).astype(np.float64) ** 2).sum(axis=1)
     places = _farthest_distinct(part, errors, len(unused))
     codebook[unused[: len(places)], :width] = part[places]
     return len(places) > 0

@@ -127,7 +127,7 @@ class Reservoirs(NamedTuple):
     cut_keys: F32
     """(Q,) key of the k-th best at the last cut"""
     cut_ids: I64
-    """(Q,) its id; before the first cut, one that every row beats"""
+    """(Q,) its id; before the first cut, one that no row is worse than"""
     k: int
     ids: int
     """Address of the ids of the rows, or 0."""
@@ -180,7 +180,7 @@ def candidate(lists: Lists, query: int, c: int) -> Int:
 def offer(to: Reservoirs, query: int, key: Real, row: int) -> bool:
     """Keep a row unless k better ones are known; whether the cut moved."""
     key = ordered(key)
-    if not better(key, row_id(to.ids, row), to.cut_keys[query], to.cut_ids[query]):
+    if better(to.cut_keys[query], to.cut_ids[query], key, row_id(to.ids, row)):
         return False
     count = to.counts[query]
     to.keys[query, count] = key
