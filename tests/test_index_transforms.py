@@ -487,6 +487,7 @@ PCA8 = {"transform": "PCA", "dims": 8, "center": False}
         ({"transform": PCA8 | {"dims": -1}}, {}),
         ({"transform": PCA8 | {"center": 1}}, {}),
         ({"transform": PCA8 | {"more": 1}}, {}),
+        ({"transform": {"transform": "Whitening", "dims": 8, "ridge": 10**400}}, {}),
         ({"transform": {"transform": "Chain", "transforms": [PCA8]}}, {}),
         ({"transform": {"transform": "RelativeProjection", "anchors": 10**9}}, {}),
         ({"transform": {"transform": "RandomRotation", "seed": 3}}, {}),

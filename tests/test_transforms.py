@@ -214,6 +214,7 @@ def test_anchors_stand_apart() -> None:
         (lambda: asx.PCA(center="yes"), TypeError, "center"),  # type: ignore[arg-type]
         (lambda: asx.Whitening(ridge=-1.0), ValueError, "ridge"),
         (lambda: asx.Whitening(ridge="x"), TypeError, "ridge"),  # type: ignore[arg-type]
+        (lambda: asx.Whitening(ridge=10**400), ValueError, "ridge"),
         (lambda: asx.RandomRotation(-1), ValueError, "seed"),
         (lambda: asx.LearnedRotation([]), ValueError, "prefixes"),
         (lambda: asx.LearnedRotation([2.5]), TypeError, "prefixes"),  # type: ignore[list-item]

@@ -100,9 +100,18 @@ def as_float(value: Any, name: str, low: float) -> float:
     """A finite number from ``low`` up."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not low <= float(value) < float("inf"):
+    number = nearest_float(value)
+    if not low <= number < float("inf"):
         raise ValueError(f"{name}: expected a number from {low:g} up, got {value!r}")
-    return float(value)
+    return number
+
+
+def nearest_float(number: Any) -> float:
+    """A number as a float; infinite if it is an integer beyond all floats."""
+    try:
+        return float(number)
+    except OverflowError:
+        return float("inf") if number > 0 else float("-inf")
 
 
 def as_float32(array: Array, name: str = "queries", row_name: str = "row") -> F32:
