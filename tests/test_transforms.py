@@ -218,10 +218,12 @@ def test_anchors_stand_apart() -> None:
         (lambda: asx.RandomRotation(-1), ValueError, "seed"),
         (lambda: asx.LearnedRotation([]), ValueError, "prefixes"),
         (lambda: asx.LearnedRotation([2.5]), TypeError, "prefixes"),  # type: ignore[list-item]
+        (lambda: asx.LearnedRotation(64), TypeError, "prefixes: expected a sequence of lengths, got 64"),  # type: ignore[arg-type]
         (lambda: asx.RelativeProjection(0), ValueError, "anchors"),
         (lambda: asx.RelativeProjection([[np.nan, 1.0]]), ValueError, "anchors"),
         (lambda: asx.Chain([]), ValueError, "transforms"),
         (lambda: asx.Chain([asx.Full()]), TypeError, "transforms"),  # type: ignore[list-item]
+        (lambda: asx.Chain(asx.PCA()), TypeError, r"transforms: expected a sequence of transforms, got PCA\("),  # type: ignore[arg-type]
         (lambda: asx.PCA(9).fit(np.ones((3, 8))), ValueError, "X"),
         (lambda: asx.PCA().fit(np.empty((0, 8))), ValueError, "X"),
         (lambda: asx.PCA().fit([[1.0, np.inf]]), ValueError, "row 0"),
