@@ -169,7 +169,7 @@ class Index:
             tuning_queries.split(len(batch), wanted)
         index = cls(rows.dim, as_metric(metric), rows.kind, transform=transform)
         if len(rows) and not index._intake.ready:
-            index.fit(rows.array[fitting.spread(len(rows), rows.dim)])
+            index._intake = index._intake.fitted_to(rows, fitting.spread(len(rows), max(rows.dim, index._intake.width)))
         index._asked = (wanted, k)
         index.add(rows.array, ids, progress=progress)
         if len(index) >= LEAST_ROWS and index.dtype != "int8":
@@ -669,7 +669,7 @@ class Index:
         >>> found.found, found.rank, found.lost_at
         (False, 2, 'Full()')
         """
-        batch, single = self._intake.queries(query)
+        batch, single = self._intake.queries(query, "query")
         if not single:
             raise ValueError(f"query: expected shape ({self.dim},), got {np.shape(query)}")
         if id not in self:
