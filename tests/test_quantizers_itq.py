@@ -181,6 +181,20 @@ def test_awkward_rows_have_codes_all_the_same(backend: Backend, metric: Metric, 
             assert np.isfinite(scores).all()
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_almost_too_long_are_as_far_away_as_a_number_can_say(backend: Backend, metric: Metric, kind: Any) -> None:
+    rows = np.full((50, 2), 2.3e38, np.float32)
+    rows[:5] *= -1
+    quantizer = asx.BinaryQuantizer(metric=metric, rotation=kind).fit(rows)
+    codes = quantizer.encode(rows)
+    assert np.isfinite(quantizer.decode(codes)).all()
+    for queries in (rows, np.full((1, 2), 3e38, np.float32), np.float32([[1, 0]])):
+        assert not np.isnan(quantizer.top_k(queries, codes, 9).scores).any()
+    again = asx.BinaryQuantizer.from_state(quantizer.state(), metric)
+    assert again.encode(rows).tobytes() == codes.tobytes()
+
+
 def test_a_fit_that_is_interrupted_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     quantizer = asx.BinaryQuantizer(rotation="itq").fit(mixed(100, 6))
     before = quantizer.directions
