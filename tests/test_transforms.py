@@ -240,6 +240,15 @@ def test_errors_name_the_argument(make: Any, error: type[Exception], named: str)
         make()
 
 
+@pytest.mark.parametrize("transform", [asx.PCA(center=True), asx.Whitening()], ids=repr)
+def test_rows_too_far_from_their_mean_are_named(transform: Transform) -> None:
+    rows = np.full((50, 2), 2.3e38, np.float32)
+    rows[7] *= -1
+    with pytest.raises(ValueError, match=r"^X: row 7 is farther from the mean of all than float32 can tell"):
+        transform.fit(rows)
+    assert not transform.fitted
+
+
 def test_a_fit_that_fails_changes_nothing() -> None:
     rows = collection(50, 8)
     transform = asx.PCA(4).fit(rows)
