@@ -105,6 +105,7 @@ def test_a_calibration_as_json() -> None:
         {"spare": 0},
         {"queries": -1},
         {"cost_us": float("nan")},
+        {"cost_us": 10**400},
     ],
     ids=str,
 )

@@ -305,6 +305,7 @@ def lying(folder: Path, *, meta: Changes = {}, segment: Changes = {}, aux: Chang
         {"asked": ["x", 3]},
         {"asked": [2.0, 3]},
         {"asked": [0.9, 0]},
+        {"asked": [10**400, 3]},
         {"asked": {}},
     ],
     ids=str,

@@ -204,6 +204,13 @@ def test_build_fits_to_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_array_equal(index.transform.state()["matrix"], asx.PCA().fit(ROWS[::8]).state()["matrix"])
 
 
+def test_wide_transforms_are_fitted_to_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "SAMPLE_BYTES", 4 * 40 * 100)
+    index = asx.Index.build(ROWS, transform=asx.RelativeProjection(40))
+    assert index.transform is not None
+    np.testing.assert_array_equal(index.transform.state()["anchors"], asx.RelativeProjection(40).fit(ROWS[::4]).state()["anchors"])
+
+
 def test_a_tuned_index_keeps_its_promise_among_transformed_vectors() -> None:
     rows, queries = vectors(5_000, 64), vectors(400, 64, seed=1)
     index = asx.Index.build(rows, metric="ip", recall=0.9, queries=queries[:300], transform=asx.PCA(48))
@@ -375,7 +382,7 @@ def row(values: Any, at: int = 5) -> Array:
             "row 5 has a norm too large for float32 once transformed",
         ),
         ("float16", row(3e4), "vectors: row 5 holds a number too large for float16 once transformed"),
-        ("float32", ROWS[:, :9], "vectors: expected 20 dims, got shape"),
+        ("float32", ROWS[:, :9], r"vectors: expected 20 dims, got shape \(400, 9\)"),
         ("float32", ROWS[0], "vectors: expected shape"),
     ],
 )
@@ -396,11 +403,17 @@ def test_sums_that_cancel_are_beyond_float32_too(backend: Any) -> None:
     index.add(1e-6 * ROWS)
     with pytest.raises(ValueError, match="queries: row 5 holds a number too large for float32 once transformed"):
         index.search(row(np.where(np.arange(DIM) % 2, 1e36, -1e36)))
-    for ask in (index.search, index.audit, lambda queries: index.tune(queries, recall=0.5), lambda queries: index.explain(queries[5], 0)):
-        with pytest.raises(ValueError, match=r"queries: row [05] holds NaN or infinity"):
+    for ask in (index.search, index.audit, lambda queries: index.tune(queries, recall=0.5)):
+        with pytest.raises(ValueError, match=r"queries: row 5 holds NaN or infinity"):
             ask(row(np.nan))
         with pytest.raises(ValueError, match="queries: expected 20 dims"):
             ask(np.ones((9, 19)))
+    with pytest.raises(ValueError, match=r"^query: row 0 holds NaN or infinity"):
+        index.explain(row(np.nan)[5], 0)
+    with pytest.raises(ValueError, match=r"^query: row 0 holds a number too large for float32 once transformed"):
+        index.explain(np.where(np.arange(DIM) % 2, 1e36, -1e36), 0)
+    with pytest.raises(ValueError, match=r"^query: expected 20 dims, got shape \(19,\)"):
+        index.explain(np.ones(19), 0)
 
 
 @pytest.mark.parametrize(
@@ -421,6 +434,26 @@ def test_a_failed_fit_changes_nothing(sample: Array, words: str) -> None:
     halved = asx.Index(DIM, dtype="float16", transform=asx.PCA())
     with pytest.raises(ValueError, match="sample: row 5 holds a number too large for float16 once transformed"):
         halved.fit(row(6e4))
+
+
+LONG = (ROWS / np.abs(ROWS).max()).astype(np.float16)
+LONG[392] = 6e4
+
+
+@pytest.mark.parametrize(
+    ("rows", "transform", "words"),
+    [
+        (row(np.nan, 392), asx.PCA(), "row 392 holds NaN or infinity"),
+        (row(1e39, 392), asx.PCA(), "row 392 holds a number too large for float32$"),
+        (LONG, asx.PCA(), "row 392 holds a number too large for float16 once transformed"),
+        (ROWS[:8], asx.RelativeProjection(9), "expected at least 9 rows, one for each anchor, got shape"),
+    ],
+)
+@pytest.mark.parametrize("most", [50, 1000])
+def test_build_names_its_own_argument(rows: Array, transform: Transform, words: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "SAMPLE_ROWS", most)
+    with pytest.raises(ValueError, match=f"^vectors: {words}"):
+        asx.Index.build(rows, transform=transform)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------------
@@ -487,6 +520,7 @@ PCA8 = {"transform": "PCA", "dims": 8, "center": False}
         ({"transform": PCA8 | {"dims": -1}}, {}),
         ({"transform": PCA8 | {"center": 1}}, {}),
         ({"transform": PCA8 | {"more": 1}}, {}),
+        ({"transform": {"transform": "Whitening", "dims": 8, "ridge": 10**400}}, {}),
         ({"transform": {"transform": "Chain", "transforms": [PCA8]}}, {}),
         ({"transform": {"transform": "RelativeProjection", "anchors": 10**9}}, {}),
         ({"transform": {"transform": "RandomRotation", "seed": 3}}, {}),

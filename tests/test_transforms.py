@@ -214,13 +214,16 @@ def test_anchors_stand_apart() -> None:
         (lambda: asx.PCA(center="yes"), TypeError, "center"),  # type: ignore[arg-type]
         (lambda: asx.Whitening(ridge=-1.0), ValueError, "ridge"),
         (lambda: asx.Whitening(ridge="x"), TypeError, "ridge"),  # type: ignore[arg-type]
+        (lambda: asx.Whitening(ridge=10**400), ValueError, "ridge"),
         (lambda: asx.RandomRotation(-1), ValueError, "seed"),
         (lambda: asx.LearnedRotation([]), ValueError, "prefixes"),
         (lambda: asx.LearnedRotation([2.5]), TypeError, "prefixes"),  # type: ignore[list-item]
+        (lambda: asx.LearnedRotation(64), TypeError, "prefixes: expected a sequence of lengths, got 64"),  # type: ignore[arg-type]
         (lambda: asx.RelativeProjection(0), ValueError, "anchors"),
         (lambda: asx.RelativeProjection([[np.nan, 1.0]]), ValueError, "anchors"),
         (lambda: asx.Chain([]), ValueError, "transforms"),
         (lambda: asx.Chain([asx.Full()]), TypeError, "transforms"),  # type: ignore[list-item]
+        (lambda: asx.Chain(asx.PCA()), TypeError, r"transforms: expected a sequence of transforms, got PCA\("),  # type: ignore[arg-type]
         (lambda: asx.PCA(9).fit(np.ones((3, 8))), ValueError, "X"),
         (lambda: asx.PCA().fit(np.empty((0, 8))), ValueError, "X"),
         (lambda: asx.PCA().fit([[1.0, np.inf]]), ValueError, "row 0"),
@@ -235,6 +238,15 @@ def test_anchors_stand_apart() -> None:
 def test_errors_name_the_argument(make: Any, error: type[Exception], named: str) -> None:
     with pytest.raises(error, match=named):
         make()
+
+
+@pytest.mark.parametrize("transform", [asx.PCA(center=True), asx.Whitening()], ids=repr)
+def test_rows_too_far_from_their_mean_are_named(transform: Transform) -> None:
+    rows = np.full((50, 2), 2.3e38, np.float32)
+    rows[7] *= -1
+    with pytest.raises(ValueError, match=r"^X: row 7 is farther from the mean of all than float32 can tell"):
+        transform.fit(rows)
+    assert not transform.fitted
 
 
 def test_a_fit_that_fails_changes_nothing() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 from .cascade import Opening
 from .margins import ErrorModel
 from .types import F64
+from .validation import nearest_float
 
 Z95 = 1.959963984540054
 """Two-sided 95% of the normal distribution."""
@@ -152,7 +153,7 @@ class Calibration:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(nearest_float(value)):
         raise TypeError(f"expected a finite number, got {value!r}")
     return float(value)
 

@@ -30,7 +30,7 @@ from .rows import RowStore, Span
 from .storage import read_state
 from .transforms import Transform
 from .types import F32, I64, MAX_DIM, Array, IndexFormatError, Kind, Metric, Neighbors
-from .validation import as_id_list, as_ids, as_int, as_k, as_kind, as_matrix, as_metric, as_queries, as_rows, as_threads, as_vectors
+from .validation import as_id_list, as_ids, as_int, as_k, as_kind, as_metric, as_ndarray, as_queries, as_rows, as_threads, check_vectors
 from .vectors import write_vectors
 
 LEAST_ROWS = 4_096
@@ -169,7 +169,7 @@ class Index:
             tuning_queries.split(len(batch), wanted)
         index = cls(rows.dim, as_metric(metric), rows.kind, transform=transform)
         if len(rows) and not index._intake.ready:
-            index.fit(rows.array[fitting.spread(len(rows), rows.dim)])
+            index._intake = index._intake.fitted_to(rows, fitting.spread(len(rows), max(rows.dim, index._intake.width)))
         index._asked = (wanted, k)
         index.add(rows.array, ids, progress=progress)
         if len(index) >= LEAST_ROWS and index.dtype != "int8":
@@ -362,9 +362,8 @@ class Index:
             Naming the argument and the first bad row: a wrong shape or dtype, NaN or infinity, a number or norm that overflows, a
             negative, repeated or present id. Also while the transform is not fitted.
         """
-        # Rank, width and dtype are looked at on no rows, so that nothing is converted as a whole.
-        matrix = as_matrix(vectors, "vectors") if self.dtype != "int8" else np.asanyarray(vectors)
-        as_vectors(matrix[:0] if matrix.ndim == 2 else matrix, self.dtype, self.dim)
+        matrix = as_ndarray(vectors, "vectors")
+        check_vectors(matrix, self.dtype, self.dim)
         count = len(matrix)
         new_ids = self._new_ids(ids, count)
         if not count:
@@ -669,7 +668,7 @@ class Index:
         >>> found.found, found.rank, found.lost_at
         (False, 2, 'Full()')
         """
-        batch, single = self._intake.queries(query)
+        batch, single = self._intake.queries(query, "query")
         if not single:
             raise ValueError(f"query: expected shape ({self.dim},), got {np.shape(query)}")
         if id not in self:

@@ -8,9 +8,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from .arrays import finite_rows, float32, rounded, widened
+from .arrays import Matrix, finite_rows, float32, rounded, widened
 from .transforms import TRANSFORMS, Chain, Transform
-from .types import F32, MAX_DIM, Array, Kind
+from .types import F32, I64, MAX_DIM, Array, Kind
 from .validation import as_queries, as_vectors
 
 
@@ -91,12 +91,12 @@ class Intake:
             what = f"has a norm too large for float32{came}"
         return ValueError(f"{name}: row {first + row} {what}")
 
-    def queries(self, value: Any) -> tuple[F32, bool]:
+    def queries(self, value: Any, name: str = "queries") -> tuple[F32, bool]:
         """Queries (Q, dim) as they are searched (Q, width), and whether it was a single one (dim,). As they are while not `ready`."""
-        batch, single = as_queries(value, self.dim)
+        batch, single = as_queries(value, self.dim, name)
         if self.transform is None or not self.ready:
             return batch, single
-        return self.transform.applied(batch, "queries"), single
+        return self.transform.applied(batch, name), single
 
     def sample(self, value: Any) -> tuple[Self, F32]:
         """A sample (n, dim) as stages learn from it (n, width), and the way in: its transform is fitted to the sample if it was not."""
@@ -108,14 +108,27 @@ class Intake:
             if not self.transform.fitted:
                 if not len(vectors):
                     raise ValueError("sample: there are no rows to learn from")
-                transform = deepcopy(self.transform)
-                transform.learn(vectors, "sample")
-                intake = replace(self, transform=transform)
+                intake = self._learned(vectors, "sample")
             stored = intake.rows(vectors)
             bad = ~finite_rows(stored)
             if bad.any():
                 raise self.bad_row(vectors, stored, int(bad.argmax()), "sample")
         return intake, widened(stored) if self.kind == "bfloat16" else float32(stored)
+
+    def fitted_to(self, matrix: Matrix, rows: I64) -> Self:
+        """The way in, its transform fitted to some rows of a user's."""
+        vectors = np.require(float32(matrix.array[rows]), requirements=("C", "A"))
+        bad = ~finite_rows(vectors)
+        if bad.any():
+            raise matrix.bad_row_error(int(rows[bad.argmax()]))
+        return self._learned(vectors, matrix.name)
+
+    def _learned(self, vectors: F32, name: str) -> Self:
+        transform = deepcopy(self.transform)
+        if transform is None:
+            raise RuntimeError("there is no transform to be fitted")
+        transform.learn(vectors, name)
+        return replace(self, transform=transform)
 
 
 def _can_be_saved(transform: Transform) -> bool:

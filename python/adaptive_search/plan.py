@@ -11,6 +11,7 @@ import numpy as np
 from .calibration import wilson
 from .representations import Stage
 from .types import F64
+from .validation import nearest_float
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def as_recall(value: Any) -> float:
     """A recall above 0 and up to 1."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, np.number)):
         raise TypeError(f"recall: expected a number, got {value!r}")
-    recall = float(value)
+    recall = nearest_float(value)
     if not 0.0 < recall <= 1.0:
         raise ValueError(f"recall: expected a number above 0 and up to 1, got {value!r}")
     return recall

@@ -100,9 +100,18 @@ def as_float(value: Any, name: str, low: float) -> float:
     """A finite number from ``low`` up."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name}: expected a number, got {value!r}")
-    if not low <= float(value) < float("inf"):
+    number = nearest_float(value)
+    if not low <= number < float("inf"):
         raise ValueError(f"{name}: expected a number from {low:g} up, got {value!r}")
-    return float(value)
+    return number
+
+
+def nearest_float(number: Any) -> float:
+    """A number as a float; infinite if it is an integer beyond all floats."""
+    try:
+        return float(number)
+    except OverflowError:
+        return float("inf") if number > 0 else float("-inf")
 
 
 def as_float32(array: Array, name: str = "queries", row_name: str = "row") -> F32:
@@ -142,18 +151,9 @@ def as_vectors(value: Any, kind: Kind, dim: int | None = None, name: str = "vect
     The caller's memory is returned where nothing had to change: copy before keeping it.
     """
     array = as_ndarray(value, name)
+    check_vectors(array, kind, dim, name)
     if kind == "int8":
-        out = _as_int8(array, name)
-    else:
-        check_elements(array, name)
-        out = array
-    if array.ndim != 2:
-        raise ValueError(f"{name}: expected shape (n, {'dims' if dim is None else dim}), got {array.shape}")
-    if dim is not None and array.shape[1] != dim:
-        raise ValueError(f"{name}: expected {dim} dims, got shape {array.shape}")
-    Matrix.of(out, name).check_dim()
-    if kind == "int8":
-        return np.ascontiguousarray(out)
+        return np.ascontiguousarray(_as_int8(array, name))
     out = np.ascontiguousarray(arrays.rounded(array, kind))
     finite = arrays.finite_rows(out)
     if not finite.all():
@@ -163,9 +163,20 @@ def as_vectors(value: Any, kind: Kind, dim: int | None = None, name: str = "vect
     return out
 
 
-def _as_int8(array: Array, name: str) -> I8:
-    if array.dtype.kind not in "iu":
+def check_vectors(array: Array, kind: Kind, dim: int | None = None, name: str = "vectors") -> None:
+    """Vectors (n, dim) of an element kind, but for their numbers, which nobody looks at here."""
+    if kind != "int8":
+        check_elements(array, name)
+    elif array.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers from -128 to 127 (dtype int8), got {array.dtype}")
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected shape (n, {'dims' if dim is None else dim}), got {array.shape}")
+    if dim is not None and array.shape[1] != dim:
+        raise ValueError(f"{name}: expected {dim} dims, got shape {array.shape}")
+    Matrix.of(array, name).check_dim()
+
+
+def _as_int8(array: Array, name: str) -> I8:
     if array.dtype != np.int8 and array.size and (array.max() > 127 or array.min() < -128):
         raise ValueError(f"{name}: expected integers from -128 to 127, got values from {array.min()} to {array.max()}")
     return array.astype(np.int8, copy=False)

@@ -144,7 +144,8 @@ class BinaryQuantizer(Quantizer):
         return self._signs(queries if self.directions is None else self.directions.asked(queries, self.metric))
 
     def estimates(self, queries: F32, distances: F32) -> F32:
-        """Scores in the metric's units for Hamming distances (Q, k) of checked float32 queries (Q, D); NaN stays NaN."""
+        """Scores in the metric's units for Hamming distances (Q, k) of checked float32 queries (Q, D); NaN stays NaN, and
+        what is beyond float32 is infinite."""
         cosines = np.cos(np.pi / self.bits * distances.astype(np.float64))
         norms = np.empty(len(queries), np.float32)
         current().dense_norms("float32", [queries], norms)
@@ -158,7 +159,8 @@ class BinaryQuantizer(Quantizer):
             scores = lengths * cosines
         else:
             scores = 1.0 + lengths * lengths - 2.0 * lengths * cosines
-        return scores.astype(np.float32)
+        with np.errstate(over="ignore"):
+            return scores.astype(np.float32)
 
     def top_k(self, queries: Any, codes: Any, k: int, *, mask: Any = None, threads: int | None = None) -> Neighbors:
         """The k rows nearest to every query by Hamming distance, ties by row number.

@@ -128,6 +128,7 @@ class Directions:
 
 
 def _norms(vectors: F32) -> F64:
+    """Of vectors (n, D), finite also where float32 holds none so large."""
     out = np.empty(len(vectors), np.float32)
     current().dense_norms("float32", [vectors], out)
-    return out.astype(np.float64)
+    return np.minimum(out.astype(np.float64), FLOAT32_MAX)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from itertools import pairwise
 from typing import Any, Self
@@ -38,6 +38,8 @@ class Chain(Transform):
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         super().__init__()
+        if not isinstance(transforms, Iterable):
+            raise TypeError(f"transforms: expected a sequence of transforms, got {transforms!r}")
         given = tuple(transforms)
         if not given:
             raise ValueError("transforms: expected at least one, got none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -70,6 +70,8 @@ class LearnedRotation(Transform):
 
     def __init__(self, prefixes: Sequence[int] | None = None, steps: int = 400, seed: int = 0) -> None:
         super().__init__()
+        if prefixes is not None and not isinstance(prefixes, Iterable):
+            raise TypeError(f"prefixes: expected a sequence of lengths, got {prefixes!r}")
         self.prefixes = None if prefixes is None else tuple(sorted({as_int(dims, "prefixes", 1) for dims in prefixes}))
         if self.prefixes == ():
             raise ValueError("prefixes: expected at least one length, got none")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..arrays import finite_rows
 from ..backends import current
 from ..rotations import is_orthogonal, mapped, principal_directions
 from ..types import F32, Array
@@ -41,15 +42,20 @@ class _Linear(Transform):
             raise ValueError("state: expected orthonormal directions, and no mean")
         self._install(matrix, mean)
 
-    def _directions(self, sample: F32, name: str) -> tuple[F32, F32]:
-        """The first principal directions, and the mean that is taken off."""
+    def _directions(self, sample: F32, name: str) -> tuple[F32, F32, F32]:
+        """The first principal directions, the mean that is taken off, and what is left of the sample."""
         if self.dims is not None and self.dims > sample.shape[1]:
             raise ValueError(f"{name}: expected at least {self.dims} dims, got shape {sample.shape}")
         dims = self.width(sample.shape[1])
-        mean = np.zeros(sample.shape[1], np.float32)
-        if self.center:
-            mean[:] = sample.mean(axis=0, dtype=np.float64)
-        return principal_directions(sample - mean, dims), mean
+        if not self.center:
+            return principal_directions(sample, dims), np.zeros(sample.shape[1], np.float32), sample
+        mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+        with np.errstate(over="ignore"):
+            centred = sample - mean
+        far = ~finite_rows(centred)
+        if far.any():
+            raise ValueError(f"{name}: row {far.argmax()} is farther from the mean of all than float32 can tell")
+        return principal_directions(centred, dims), mean, centred
 
     def _install(self, matrix: F32, mean: F32) -> None:
         self.matrix, self.mean, self.dim = np.ascontiguousarray(matrix), mean, matrix.shape[1]
@@ -89,7 +95,8 @@ class PCA(_Linear):
         return not self.center
 
     def learn(self, sample: F32, name: str) -> None:
-        self._install(*self._directions(sample, name))
+        directions, mean, _ = self._directions(sample, name)
+        self._install(directions, mean)
 
 
 class Whitening(_Linear):
@@ -117,8 +124,8 @@ class Whitening(_Linear):
         self.ridge = as_float(ridge, "ridge", 0.0)
 
     def learn(self, sample: F32, name: str) -> None:
-        directions, mean = self._directions(sample, name)
-        variances = np.square(mapped(current(), sample - mean, directions), dtype=np.float64).mean(axis=0)
-        total = np.square(sample - mean, dtype=np.float64).mean()
+        directions, mean, centred = self._directions(sample, name)
+        variances = np.square(mapped(current(), centred, directions), dtype=np.float64).mean(axis=0)
+        total = np.square(centred, dtype=np.float64).mean()
         floor = max(self.ridge * float(total), 1e-30)
         self._install((directions / np.sqrt(variances + floor)[:, None]).astype(np.float32), mean)
