@@ -277,3 +277,22 @@ def test_groups_of_queries_without_rows(few: int, backend: Backend, monkeypatch:
         found = run(backend, stages, questions(2), 3, allowed, np.zeros(2, np.int64), opening=opening)
         assert (found.positions == -1).all()
         assert np.isnan(found.scores).all()
+
+
+@pytest.mark.parametrize("few", [1, 64], ids=["steps", "one call"])
+@pytest.mark.parametrize("stages", [[asx.Binary(), asx.Full()], [asx.Prefix(2), asx.Prefix(4)]], ids=str)
+@pytest.mark.parametrize("scale", [1e-25, 10])
+def test_queries_whose_length_is_beyond_float32(
+    scale: float, stages: list[Any], few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bounds say nothing then; nor do values, infinite or not known, which do not tell rows apart. The last stage decides."""
+    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    rows = np.float32(scale) * np.random.default_rng(0).standard_normal((300, 6), np.float32)
+    queries = np.float32(3e38) * np.sign(np.random.default_rng(1).standard_normal((4, 6), np.float32))
+    index = filled(rows, "ip", cascade=asx.Cascade(stages))
+    first, last = (index._prepare(backend, number) for number in range(2))
+    counts = np.full(4, 300)
+    alone = run(backend, [last], queries, 5, None, counts)
+    for opening in (*OPENINGS, Opening(spare=300)):
+        found = run(backend, [replace(first, model=ErrorModel(0.0, 1.0, 1.0)), last], queries, 5, None, counts, opening=opening)
+        np.testing.assert_array_equal(found.positions, alone.positions)

@@ -212,7 +212,7 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
             const bool listed_all = count < width && floor == kLowest;
             const bool all = share == 1 && (listed_all || first.estimate(q, beyond) < least);
             again[q] = !keyed || hard || !all;
-            floors[i] = again[q] ? least : std::numeric_limits<double>::infinity();
+            floors[i] = again[q] ? std::min(least, std::numeric_limits<double>::max()) : std::numeric_limits<double>::infinity();
         }
         scan = std::make_unique<CascadeScan>(made.cascade, k, map, floors.data());
         if (std::any_of(again, again + queries, [](bool a) { return a; })) scan->run(0, visits);

@@ -124,9 +124,8 @@ void CascadeScan::forget_block(int64_t first_row, int64_t count) {
 }
 
 float CascadeScan::threshold(int64_t query) const {
-    const double least_value = least(query);
-    if (least_value == kInfinite) return std::numeric_limits<float>::max();     // nothing is looked for
-    return (whole_ ? cascade_->judge : cascade_->levels[filter_]).least_key(query, least_value);
+    if (floors_[static_cast<size_t>(query)] == kInfinite) return std::numeric_limits<float>::max();     // nothing is looked for
+    return (whole_ ? cascade_->judge : cascade_->levels[filter_]).least_key(query, least(query));
 }
 
 void CascadeScan::drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
@@ -224,7 +223,7 @@ void CascadeScan::judge(int64_t query, const Pending* items, size_t count) {
     spent_ += static_cast<double>(count) * last.row_cost();
     scored_[static_cast<size_t>(query) + cascade_->levels.size() * pending_.size()] += static_cast<int64_t>(count);
     for (size_t i = 0; i < count; ++i) {
-        hold(query, {std::min(last.estimate(query, keys_[i]), items[i].upper), keys_[i], items[i].row});
+        hold(query, {std::min(last.upper(query, keys_[i], items[i].row), items[i].upper), keys_[i], items[i].row});
     }
 }
 

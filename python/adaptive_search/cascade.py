@@ -156,7 +156,9 @@ class PreparedStage:
 
     def bounding(self, units: Units) -> Bound:
         """What its keys say of scores."""
-        return units.estimated() if self.model is None else self.model.bound(units, self.margins)
+        # Infinite units, of queries too long for float32, make bounds that say nothing.
+        with np.errstate(invalid="ignore"):
+            return units.estimated() if self.model is None else self.model.bound(units, self.margins)
 
     def level(self, backend: Backend, queries: F32, scan: bool = False) -> tuple[Level, Bound]:
         return self.representation.level(backend, self.rows, queries, self.bounding, scan)
@@ -280,7 +282,8 @@ class _Run:
         if len(which) < len(more):
             rest = self.part(which)
             levels, judge, *_ = prepare(rest.queries)
-        scan = self.backend.cascade_scan(levels, judge, k, rest.allowed, least[which], hard)
+        floor = np.minimum(least[which], np.finfo(np.float64).max)  # infinity would find nothing
+        scan = self.backend.cascade_scan(levels, judge, k, rest.allowed, floor, hard)
         run_rows(scan, visits, len(which), threads=self.threads, progress=progress if share > 1 else None)
         scored[:, which] += scan.scored
         scored[0, which] += rest.counts
@@ -303,7 +306,9 @@ class _Run:
         value = np.empty(len(self.queries))
         some, keys = np.ascontiguousarray(positions[:, :taken]), np.ascontiguousarray(raw[:, :taken])
         self._rescore(levels, judge, some, keys, decides, scored, False, least=value)
-        return _tighter(bound, raw[:, rank - 1], bound.reaching(value).astype(np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):
+            reaching = bound.reaching(value).astype(np.float32)
+        return _tighter(bound, raw[:, rank - 1], reaching)
 
     def _undecided(self, raw: F32, positions: I64, floors: F32 | None, bound: Bound, least: F64) -> Bool:
         """Which queries (Q,) rows may matter to that are not listed; ``floors``: raw scores from which on rows were."""

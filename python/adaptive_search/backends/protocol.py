@@ -100,7 +100,8 @@ class Bound(NamedTuple):
 
     def of(self, keys: F64) -> F64:
         """What keys (Q, C) say, without margins."""
-        said: F64 = np.reshape(self.offset, (-1, 1)) + np.reshape(self.factor, (-1, 1)) * keys
+        with np.errstate(over="ignore", invalid="ignore"):  # infinities say nothing
+            said: F64 = np.reshape(self.offset, (-1, 1)) + np.reshape(self.factor, (-1, 1)) * keys
         return said
 
     def reaching(self, values: F64) -> F64:
