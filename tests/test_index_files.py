@@ -371,8 +371,10 @@ def test_a_segment_with_other_rows_than_it_says(saved: Path, rows: int) -> None:
         np.eye(DIM, dtype=np.float32),
         np.eye(DIM)[:9],
         np.full((9, DIM), np.nan, np.float32),
+        np.full((9, DIM), 3e38, np.float32),
+        np.repeat(np.eye(DIM, dtype=np.float32)[:3], 3, axis=0),
     ],
-    ids=["none", "too few", "too many", "float64", "NaN"],
+    ids=["none", "too few", "too many", "float64", "NaN", "huge", "repeated"],
 )
 def test_directions_that_lie(rotation: Any, directions: Any, tmp_path: Path) -> None:
     for stage in (asx.Int8(9, keep=20, rotation=rotation), asx.PQ(3, 4, 20, 9, rotation)):

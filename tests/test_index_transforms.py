@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from index_cases import METRICS, assert_equal
 from ml_dtypes import bfloat16
 
 import adaptive_search as asx
-from adaptive_search import fitting, index as index_module
+from adaptive_search import execution, fitting, index as index_module
 from adaptive_search.storage import NewSegment, read_state, write_state
 from adaptive_search.transforms import PCA, Transform
 from adaptive_search.types import F32, Array
@@ -299,6 +300,50 @@ def test_an_interrupted_add_changes_nothing(failing: str, monkeypatch: pytest.Mo
     assert calls == 1
     assert_equal(index.search(QUERIES, 20), before)
     assert (index.plan, len(index)) == (plan, 400)
+
+
+@pytest.mark.parametrize("stop", ["search", "transform", "add"])
+def test_transforming_is_stopped_between_ranges(stop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    transform = asx.PCA(8).fit(ROWS)
+    index, _ = pair(transform)
+    begun: list[int] = []
+    apply = asx.PCA.apply
+
+    def interrupted(self: asx.PCA, block: F32) -> F32:
+        begun.append(len(block))
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return apply(self, block)
+
+    monkeypatch.setattr(asx.PCA, "apply", interrupted)
+    many = np.tile(ROWS, (10, 1))
+    calls: dict[str, Callable[[], Any]] = {
+        "search": lambda: index.search(many, threads=1),
+        "transform": lambda: transform.transform(many),
+        "add": lambda: index.add(many),
+    }
+    with pytest.raises(KeyboardInterrupt):
+        calls[stop]()
+    assert begun[0] < len(many) / 4
+    assert len(index) == 400
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_no_more_threads_transform_than_search(transform: Transform, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, plain = pair(transform)
+    many = np.tile(QUERIES, (200, 1))
+    expected = plain.search(transform.transform(many), 3)
+    monkeypatch.setattr(execution, "WORTH_SECONDS", 0.0)
+    used: set[int] = set()
+    apply = type(transform).apply
+
+    def noted(self: Any, block: F32) -> F32:
+        used.add(threading.get_ident())
+        return apply(self, block)
+
+    monkeypatch.setattr(type(transform), "apply", noted)
+    assert_equal(index.search(many, 3, threads=threads), expected)
+    assert used if threads > 1 else used == {threading.get_ident()}
 
 
 # --- its own ---------------------------------------------------------------------------------------------------------------

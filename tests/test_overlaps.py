@@ -224,3 +224,21 @@ def test_no_matrix_of_scores_is_held(measure: str) -> None:
         tracemalloc.stop()
     # Scores of all pairs would take 32 MB.
     assert peak < 8 << 20
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_masked_rows_are_copied_in_blocks(measure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "BLOCK_BYTES", 1 << 16)
+    codes = drawn(20_000, 4095)
+    mask = np.arange(20_000) % 20 == 7
+    tracemalloc.start()
+    try:
+        found = BEST[measure](codes[:2], codes, 10, bits=4095, mask=mask, threads=1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    ids = np.flatnonzero(mask)
+    scores, places = oracles.best(wanted(measure, codes[:2], codes[ids], 4095), 10)
+    assert_found(found, scores, ids[places])
+    # The codes of all allowed rows would take 512 KB.
+    assert peak < 400_000

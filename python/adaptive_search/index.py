@@ -593,9 +593,9 @@ class Index:
         TypeError, ValueError
             Naming the argument that is wrong; also for a cascade that needs calibration.
         """
-        batch, single = self._intake.queries(queries)
-        k = as_k(k)
         threads = as_threads(threads)
+        batch, single = self._intake.queries(queries, threads=threads)
+        k = as_k(k)
         wanted_recall = None if recall is None else as_recall(recall)
         if not len(self):
             self._margins(wanted_recall)

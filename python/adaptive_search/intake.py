@@ -73,7 +73,7 @@ class Intake:
         bad = ~finite_rows(vectors)
         if bad.any():
             vectors = np.where(bad[:, None], np.float32(0), vectors)
-        out = self.transform.apply(vectors)
+        out = self.transform.by_ranges(vectors)
         out[bad] = np.nan
         return rounded(out, self.kind)
 
@@ -91,12 +91,12 @@ class Intake:
             what = f"has a norm too large for float32{came}"
         return ValueError(f"{name}: row {first + row} {what}")
 
-    def queries(self, value: Any, name: str = "queries") -> tuple[F32, bool]:
+    def queries(self, value: Any, name: str = "queries", threads: int | None = None) -> tuple[F32, bool]:
         """Queries (Q, dim) as they are searched (Q, width), and whether it was a single one (dim,). As they are while not `ready`."""
         batch, single = as_queries(value, self.dim, name)
         if self.transform is None or not self.ready:
             return batch, single
-        return self.transform.applied(batch, name), single
+        return self.transform.applied(batch, name, threads), single
 
     def sample(self, value: Any) -> tuple[Self, F32]:
         """A sample (n, dim) as stages learn from it (n, width), and the way in: its transform is fitted to the sample if it was not."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import flat
-from .arrays import ranges
+from .arrays import block_rows, ranges
 from .backends.protocol import Rows, Scan
 from .execution import CANDIDATE_BYTES
 from .flat import HammingFamily
@@ -258,7 +258,9 @@ class _Overlaps(HammingFamily):
         scores, ids = np.full((last - first, k), np.nan, np.float32), np.full((last - first, k), -1, np.int64)
         for query, named in enumerate(candidates):
             chosen = named[named >= 0]
-            found = _Asked.of(self, first + query, first + query + 1).scores(codes[chosen]).astype(np.float32)[0]
+            asked, found = _Asked.of(self, first + query, first + query + 1), np.empty(len(chosen), np.float32)
+            for begin, end in ranges(len(chosen), block_rows(codes.shape[1])):
+                found[begin:end] = asked.scores(codes[chosen[begin:end]])[0]
             order = np.lexsort((chosen, -found))[:k]
             scores[query, : len(order)], ids[query, : len(order)] = found[order], chosen[order]
         return scores, ids, -1

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backends import current
 from ..backends.protocol import Backend
-from ..rotations import principal_directions, rotated
+from ..rotations import is_orthogonal, principal_directions, rotated
 from ..transforms import LearnedRotation, RandomRotation
 from ..types import F32, Array, Metric
 from .base import unit_queries
@@ -73,8 +73,8 @@ class Coordinates(NamedTuple):
         directions = state.get("directions")
         if directions is None or directions.shape != (self.dims, self.dim) or directions.dtype != np.float32:
             raise ValueError(f"state: expected directions of shape ({self.dims}, {self.dim}), float32")
-        if not np.isfinite(directions).all():
-            raise ValueError("state: directions hold NaN or infinity")
+        if not is_orthogonal(directions):
+            raise ValueError("state: expected directions that are orthonormal")
         return self._replace(directions=np.ascontiguousarray(directions)), rest
 
     def _units(self, backend: Backend, vectors: F32) -> F32:

@@ -8,8 +8,12 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from ..execution import run_ranges
 from ..types import F32, MAX_DIM, Array
 from ..validation import as_batch, as_float32, as_queries
+
+RANGE_ROWS = 256
+"""Vectors that are transformed together, at least."""
 
 
 class Transform(ABC):
@@ -76,13 +80,23 @@ class Transform(ABC):
         out = self.applied(vectors, "X")
         return out[0] if single else out
 
-    def applied(self, vectors: F32, name: str) -> F32:
+    def applied(self, vectors: F32, name: str, threads: int | None = None) -> F32:
         """Checked vectors (n, D), contiguous, as (n, dims_out); a `ValueError` for those that it takes beyond float32."""
-        out = self.apply(vectors)
+        out = self.by_ranges(vectors, threads)
         finite = np.isfinite(out)
         if not finite.all():
             row = int((~finite.all(axis=1)).argmax())
             raise ValueError(f"{name}: row {row} holds a number too large for float32 once transformed")
+        return out
+
+    def by_ranges(self, vectors: F32, threads: int | None = None) -> F32:
+        """What `apply` gives, range by range: on several threads, within their caches, and with Ctrl-C in between."""
+        out = np.empty((len(vectors), self.dims_out), np.float32)
+
+        def work(first: int, last: int) -> None:
+            out[first:last] = self.apply(vectors[first:last])
+
+        run_ranges(work, len(vectors), threads=threads, grain=RANGE_ROWS)
         return out
 
     def spec(self) -> dict[str, Any]:
