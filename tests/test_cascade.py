@@ -250,7 +250,10 @@ def test_lists_of_rows_that_scans_know_little_of(few: int, backend: Backend, mon
 def test_first_keys_of_minus_infinity(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows are the worst there are to the first stage, so that the next one decides among all, not among those that were listed."""
     monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
-    rows, queries = np.random.default_rng(0).standard_normal((300, 5), np.float32), np.random.default_rng(1).standard_normal((4, 5), np.float32)
+    rows, queries = (
+        np.random.default_rng(0).standard_normal((300, 5), np.float32),
+        np.random.default_rng(1).standard_normal((4, 5), np.float32),
+    )
     rows[:, 0], queries[:, 0] = -1e30, 1e30
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(1), asx.Binary()]), ids=shuffled_ids(300))
     first, last = (index._prepare(backend, number) for number in range(2))

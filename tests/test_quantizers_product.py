@@ -535,3 +535,19 @@ def test_anisotropy_is_checked() -> None:
         asx.ProductQuantizer.from_state(state | {"anisotropy": np.array([np.nan])}, "ip")
     with pytest.raises(ValueError, match=r"^state: anisotropy: expected 1 for l2"):
         asx.ProductQuantizer.from_state(state, "l2")
+
+
+def test_a_rotation_from_some_of_the_rows() -> None:
+    """Codebooks are learned from all of them still; with as many as there are it is the same."""
+    rows = np.random.default_rng(0).standard_normal((3_000, 12)).astype(np.float32) @ np.random.default_rng(1).standard_normal(
+        (12, 12), np.float32
+    )
+    all_rows, as_many, some = (asx.ProductQuantizer(3, 4, rotation="opq").fit(rows, rotation_rows=most) for most in (None, 3_000, 300))
+    np.testing.assert_array_equal(all_rows.codebooks, as_many.codebooks)
+    assert not np.array_equal(all_rows.rotation_matrix, some.rotation_matrix)
+    plain = asx.ProductQuantizer(3, 4).fit(rows)
+    errors = [float(np.square(rows - quantizer.decode(quantizer.encode(rows))).sum()) for quantizer in (all_rows, some, plain)]
+    assert errors[0] <= errors[1] <= 1.2 * errors[0]
+    assert errors[1] < errors[2]
+    with pytest.raises(ValueError, match="rotation_rows"):
+        asx.ProductQuantizer(3, 4, rotation="opq").fit(rows, rotation_rows=0)

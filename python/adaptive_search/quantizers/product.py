@@ -107,9 +107,14 @@ class ProductQuantizer(Quantizer):
     def code_bytes(self) -> int:
         return code_bytes(self.subspaces, self.bits)
 
-    def fit(self, X: Any, *, threads: int | None = None, progress: bool = False) -> Self:
+    def fit(self, X: Any, *, rotation_rows: int | None = None, threads: int | None = None, progress: bool = False) -> Self:
         """Learn codebooks from rows (n, D), or from a random 256 per codeword where there are more; a rotation, or with
-        anisotropy, from up to 65,536."""
+        anisotropy, from up to 65,536.
+
+        ``rotation_rows`` is the most of them that the rotation is learned from, which takes time in proportion: 16,384 instead of 50,000
+        sentences find 0.001 to 0.01 less of the true ten among the first 20.
+        """
+        most_turned = None if rotation_rows is None else as_int(rotation_rows, "rotation_rows", 1)
         matrix = self._sample(X)
         if self.subspaces > matrix.dim:
             raise ValueError(f"X: expected at least one dim for each of {self.subspaces} subspaces, got shape {matrix.array.shape}")
@@ -119,7 +124,7 @@ class ProductQuantizer(Quantizer):
         points = self._vectors(matrix, some_rows(len(matrix), most, self._seed))
         with progress_bar(progress, "Training codebooks", "rounds" if self.rotation else "subspaces") as report:
             asked = (points, self.subspaces, codewords, self._iterations, self._seed, threads, report)
-            rotation, codebooks = opq.train(*asked) if self.rotation else (None, kmeans.train(*asked))
+            rotation, codebooks = opq.train(*asked, most_turned) if self.rotation else (None, kmeans.train(*asked))
         if self.anisotropy > 1.0:
             with progress_bar(progress, "Training codebooks along rows", "rounds") as report:
                 turned = points if rotation is None else rotated(current(), points, rotation)

@@ -19,6 +19,9 @@ from ..validation import as_float
 from .base import Bounding, Representation, Stage, query_units
 from .coordinates import Coordinates, Rotation, check_rotation
 
+ROTATION_ROWS = 16_384
+"""Rows that an OPQ rotation is learned from, at most: an index is to be built in less than a minute or two."""
+
 
 @dataclass(frozen=True, repr=False)
 class PQ(Stage):
@@ -95,7 +98,7 @@ class PQRows(Representation):
         coordinates = self._coordinates.fit(sample)
         own = self._quantizer
         quantizer = ProductQuantizer(own.subspaces, own.bits, own.metric, rotation=own.rotation, anisotropy=own.anisotropy)
-        return self._with(quantizer.fit(coordinates.of(current(), sample)), coordinates)
+        return self._with(quantizer.fit(coordinates.of(current(), sample), rotation_rows=ROTATION_ROWS), coordinates)
 
     def encode(self, vectors: F32) -> dict[str, Array]:
         return {self.columns[0].name: self._quantizer.encode(self._coordinates.of(current(), vectors))}
