@@ -221,7 +221,7 @@ def test_scans_of_samples_and_from_floors(metric: Any, backend: Backend) -> None
 
 
 def test_codes_in_blocks_may_decide(backend: Backend) -> None:
-    """Margins that leave every row in, so that the last stage decides alone; without thresholds, and scanned whole as the first does not help."""
+    """Margins leave every row in, so that the last stage decides alone; without thresholds, and whole as the first does not help."""
     rows, queries = collection(5_000), questions(9)
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(2), asx.PQ(6)]), ids=shuffled_ids(5_000))
     first, last = (index._prepare(backend, number) for number in range(2))
@@ -250,10 +250,8 @@ def test_lists_of_rows_that_scans_know_little_of(few: int, backend: Backend, mon
 def test_first_keys_of_minus_infinity(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows are the worst there are to the first stage, so that the next one decides among all, not among those that were listed."""
     monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
-    rows, queries = (
-        np.random.default_rng(0).standard_normal((300, 5), np.float32),
-        np.random.default_rng(1).standard_normal((4, 5), np.float32),
-    )
+    random = np.random.default_rng(0)
+    rows, queries = random.standard_normal((300, 5), np.float32), random.standard_normal((4, 5), np.float32)
     rows[:, 0], queries[:, 0] = -1e30, 1e30
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(1), asx.Binary()]), ids=shuffled_ids(300))
     first, last = (index._prepare(backend, number) for number in range(2))
