@@ -169,8 +169,6 @@ def test_openings_change_no_answer(metric: Any, stages: list[Any], few: int, bac
 
 def test_a_good_guess_saves_the_second_scan(backend: Backend) -> None:
     """Of rows in no order, with margins that leave less than a list holds: hardly any query is scanned again."""
-    if backend.name in ("numba",):
-        pytest.skip("small searches are made of whole scans")
     rows = np.random.default_rng(0).standard_normal((20_000, 16)).astype(np.float32)
     queries = np.random.default_rng(1).standard_normal((64, 16)).astype(np.float32)
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Int8(), asx.Full()]))

@@ -42,11 +42,9 @@ def family(dim: int, metric: Metric, uneven: bool) -> list[Cascade]:
         found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths if dims < middle]
         # Half a byte for every pair of dims: few bytes to read for a single query.
         found += [[PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths[:3]]
-        if metric != "l2" and not uneven and dim <= MOST_TURNED:
+        if metric != "l2" and not uneven and 128 <= dim <= MOST_TURNED:
             # The same bytes keep more of what inner products need, for longer learning.
-            found += [
-                [PQ(size, 4, rotation="opq", anisotropy=WEIGHT), Int8(bounded=bounded), Full()] for size in (64, 96) if 2 * size <= dim
-            ]
+            found.append([PQ(64, 4, rotation="opq", anisotropy=WEIGHT), Int8(bounded=bounded), Full()])
         if metric == "cosine":
             found.append([Binary(), Int8(bounded=bounded), Full()])
     if dim > 256 and uneven:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -367,7 +368,7 @@ def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int
 
     # Longer lists end no search: bounds are looked at for all rows in any case.
     tried = [opening for opening in OPENINGS if opening.spare == Opening().spare]
-    costs = {opening: cost(lambda some, opening=opening: search(some, opening), queries.vectors) for opening in tried}  # type: ignore[misc]
+    costs = {opening: cost(partial(search, opening=opening), queries.vectors) for opening in tried}
     opening = min(costs, key=lambda opening: costs[opening].together)
     return Measured(replace(candidate, opening=opening), None, costs[opening])
 

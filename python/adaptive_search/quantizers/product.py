@@ -111,8 +111,7 @@ class ProductQuantizer(Quantizer):
         """Learn codebooks from rows (n, D), or from a random 256 per codeword where there are more; a rotation, or with
         anisotropy, from up to 65,536.
 
-        ``rotation_rows`` is the most of them that the rotation is learned from, which takes time in proportion: 16,384 instead of 50,000
-        sentences find 0.001 to 0.01 less of the true ten among the first 20.
+        ``rotation_rows`` is the most of them that the rotation is learned from: fewer take less time in proportion, and keep a little less.
         """
         most_turned = None if rotation_rows is None else as_int(rotation_rows, "rotation_rows", 1)
         matrix = self._sample(X)
