@@ -6,6 +6,7 @@
 
 #include "ops/cascade.h"
 #include "ops/codes.h"
+#include "ops/source.h"
 
 namespace asx {
 
@@ -164,64 +165,161 @@ std::vector<float> guessed_floors(const std::shared_ptr<const Cascade>& cascade,
     return floors;
 }
 
+// See `Backend.cascade_top_k`: scores and rows (queries, k), and which queries were scanned once more. Returns rows scored, (stages, queries).
+// looked_for: whose best rows come first, the first level of the cascade if `keyed`.
+std::vector<int64_t> top_k_at_once(const std::shared_ptr<const Cascade>& cascade, const std::shared_ptr<const Problem>& looked_for, bool keyed,
+                                   int64_t k, int64_t listed, int64_t share, int64_t guess, const Allowed& allowed, float* scores,
+                                   int64_t* rows, bool* again) {
+    const Level& first = cascade->levels.front();
+    const int64_t queries = looked_for->queries(), visits = looked_for->rows().visits();
+    const int64_t width = std::min(listed, looked_for->rows().size());
+    std::vector<int64_t> before;
+    const std::vector<float> from_key = guess ? guessed_floors(cascade, k, width, guess, allowed, before) : std::vector<float>();
+    TopK best(looked_for, width, allowed, from_key, share);
+    best.run(0, visits);
+    std::vector<float> raw(static_cast<size_t>(queries * width));
+    std::vector<int64_t> found(raw.size());
+    best.finish(raw.data(), found.data());
+    CascadeScan seeds(cascade, k, {}, nullptr);
+    std::vector<double> floors(static_cast<size_t>(queries));
+    for (int64_t q = 0; q < queries; ++q) {
+        const int64_t* from = found.data() + q * width;
+        const int64_t count = std::find(from, from + width, int64_t{-1}) - from;
+        float* keys = raw.data() + q * width;
+        if (first.problem->smallest_first())
+            for (int64_t i = 0; i < count; ++i) keys[i] = -keys[i];
+        seeds.take(q, from, keyed ? keys : nullptr, count);
+        const double least = seeds.least(q);
+        const auto i = static_cast<size_t>(q);
+        // Rows that are not listed have no better keys than this. Some that are may have worse ones than the floor: a scan is not that exact.
+        const float floor = from_key.empty() ? kLowest : from_key[i];
+        const float beyond = count == width ? std::max(keys[count - 1], floor) : floor;
+        const bool listed_all = count < width && floor == kLowest;
+        const bool all = share == 1 && (listed_all || first.estimate(q, beyond) < least);
+        again[q] = !keyed || cascade->hard || !all;
+        floors[i] = again[q] ? std::min(least, std::numeric_limits<double>::max()) : std::numeric_limits<double>::infinity();
+    }
+    CascadeScan scan(cascade, k, allowed, floors.data());
+    if (std::any_of(again, again + queries, [](bool a) { return a; })) scan.run(0, visits);
+    for (int64_t q = 0; q < queries; ++q) (again[q] ? scan : seeds).finish_query(q, scores + q * k, rows + q * k);
+    std::vector<int64_t> scored = scan.scored();
+    const std::vector<int64_t> listing = seeds.scored();
+    for (size_t i = 0; i < scored.size(); ++i) scored[i] += listing[i] + (before.empty() ? 0 : before[i]);
+    return scored;
+}
+
 py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel& judge, int64_t k, int64_t listed, int64_t share,
                         int64_t guess, const py::object& allowed, bool hard, const py::object& seeder) {
     const PyCascade made = cascade_of(levels, judge, hard);
     require_ready(*made.cascade, hard);
     const Problem& problem = *judge.level.problem;
-    const int64_t queries = problem.queries(), visits = problem.rows().visits(), width = std::min(listed, problem.rows().size());
+    const int64_t queries = problem.queries();
     require(listed > 0, "listed: expected at least one row");
     require(share > 0 && guess >= 0, "share: expected at least 1, and a guess from 0 up");
     const Allowed map = allowed_of(allowed, problem);
-    const Level& first = made.cascade->levels.front();
-    const auto looked_for = seeder.is_none() ? first.problem : seeder.cast<const PyLevel&>().level.problem;
+    const bool keyed = seeder.is_none();
+    const auto looked_for = keyed ? made.cascade->levels.front().problem : seeder.cast<const PyLevel&>().level.problem;
     require(looked_for->queries() == queries && looked_for->rows().size() == problem.rows().size(),
             "seeds: expected the same queries and rows");
     require(queries == 0 || !looked_for->groups().empty(), "seeds: expected a level that is ready to scan");
-    const bool keyed = seeder.is_none();
     py::array_t<float> scores({queries, k});
-    py::array_t<int64_t> rows({queries, k});
-    float* s = scores.mutable_data();
-    int64_t* r = rows.mutable_data();
-    std::vector<double> floors(static_cast<size_t>(queries));
+    py::array_t<int64_t> rows({queries, k}), counts({static_cast<int64_t>(made.cascade->levels.size()) + 1, queries});
     py::array_t<bool> more(queries);                // queries to which something that is not listed may matter
+    float* s = scores.mutable_data();
+    int64_t *r = rows.mutable_data(), *c = counts.mutable_data();
     bool* again = more.mutable_data();
-    CascadeScan seeds(made.cascade, k, {}, nullptr);
-    std::unique_ptr<CascadeScan> scan;
-    std::vector<int64_t> before;
     {
         const py::gil_scoped_release free;
-        const std::vector<float> from_key = guess ? guessed_floors(made.cascade, k, width, guess, map, before) : std::vector<float>();
-        TopK best(looked_for, width, map, from_key, share);
-        best.run(0, visits);
-        std::vector<float> raw(static_cast<size_t>(queries * width));
-        std::vector<int64_t> found(raw.size());
-        best.finish(raw.data(), found.data());
-        for (int64_t q = 0; q < queries; ++q) {
-            const int64_t* from = found.data() + q * width;
-            const int64_t count = std::find(from, from + width, int64_t{-1}) - from;
-            float* keys = raw.data() + q * width;
-            if (first.problem->smallest_first())
-                for (int64_t i = 0; i < count; ++i) keys[i] = -keys[i];
-            seeds.take(q, from, keyed ? keys : nullptr, count);
-            const double least = seeds.least(q);
-            const auto i = static_cast<size_t>(q);
-            // Rows that are not listed have no better keys than this. Some that are may have worse ones than the floor: a scan is not that exact.
-            const float floor = from_key.empty() ? kLowest : from_key[i];
-            const float beyond = count == width ? std::max(keys[count - 1], floor) : floor;
-            const bool listed_all = count < width && floor == kLowest;
-            const bool all = share == 1 && (listed_all || first.estimate(q, beyond) < least);
-            again[q] = !keyed || hard || !all;
-            floors[i] = again[q] ? std::min(least, std::numeric_limits<double>::max()) : std::numeric_limits<double>::infinity();
-        }
-        scan = std::make_unique<CascadeScan>(made.cascade, k, map, floors.data());
-        if (std::any_of(again, again + queries, [](bool a) { return a; })) scan->run(0, visits);
-        for (int64_t q = 0; q < queries; ++q) (again[q] ? *scan : seeds).finish_query(q, s + q * k, r + q * k);
+        const std::vector<int64_t> scored = top_k_at_once(made.cascade, looked_for, keyed, k, listed, share, guess, map, s, r, again);
+        std::copy(scored.begin(), scored.end(), c);
     }
-    py::array_t<int64_t> counts = counts_of(*scan, 0, queries);
-    const std::vector<int64_t> listing = seeds.scored();
-    for (size_t i = 0; i < listing.size(); ++i) counts.mutable_data()[i] += listing[i] + (before.empty() ? 0 : before[i]);
     return py::make_tuple(scores, rows, counts, more);
+}
+
+// --- queries made ready here ----------------------------------------------------------------------------------------------------
+
+struct PySource {
+    std::shared_ptr<const Source> source;
+    py::object owners;
+};
+
+const float* matrix_of(const py::object& matrix, int64_t rows, int64_t columns, const char* name) {
+    if (matrix.is_none()) return nullptr;
+    const auto a = matrix.cast<py::array>();
+    const float* p = contiguous<float>(a, 2, name);
+    require(a.shape(0) == rows && a.shape(1) == columns, "directions: expected one row per dim that is coded");
+    return p;
+}
+
+Coded coded_of(int64_t dim, int64_t dims, const py::object& directions, bool whole) {
+    require(0 < dims && dims <= dim, "dims: expected 1 up to the dims of queries");
+    return {dims, matrix_of(directions, dims, dim, "directions"), whole};
+}
+
+PySource full_source(const Target& self, const PyRows& rows, const std::string& metric) {
+    return {std::make_shared<FullSource>(*self.table, rows.rows, metric_of(metric), width_of(rows)), rows.owners};
+}
+
+PySource integer_source(const Target& self, const PyRows& rows, const std::string& metric, int64_t dim, const py::object& directions,
+                        bool whole, double intercept, double slope, const py::array& scales) {
+    const Coded coded = coded_of(dim, width_of(rows), directions, whole);
+    require(rows.rows->kind() == kInt8 && scales.size() == coded.dims, "scales: expected one per dim of int8 rows");
+    return {std::make_shared<IntegerSource>(*self.table, rows.rows, metric_of(metric), dim, coded, Line{intercept, slope},
+                                            contiguous<float>(scales, 1, "scales")),
+            py::make_tuple(rows.owners, directions, scales)};
+}
+
+PySource pq_source(const Target& self, const PyRows& rows, const std::string& metric, int64_t dim, int64_t dims, const py::object& directions,
+                   double intercept, double slope, const py::array& codebooks, const py::object& rotation) {
+    const Coded coded = coded_of(dim, dims, directions, false);
+    const float* books = contiguous<float>(codebooks, 3, "codebooks");
+    require(codebooks.shape(0) == rows.subspaces && codebooks.shape(1) == int64_t{1} << rows.bits, "codebooks: expected those of the rows");
+    require(dims <= codebooks.shape(0) * codebooks.shape(2), "dims: wider than the codebooks");
+    return {std::make_shared<PqSource>(*self.table, rows.rows, metric_of(metric), dim, coded, Line{intercept, slope},
+                                       Codebooks(books, codebooks.shape(0), codebooks.shape(1), codebooks.shape(2)), rows.subspaces, rows.bits,
+                                       matrix_of(rotation, dims, dims, "rotation")),
+            py::make_tuple(rows.owners, directions, codebooks, rotation)};
+}
+
+// None if some query's scores are too large for float32.
+py::object source_top_k(const Target&, const py::sequence& sources, const py::array& queries, int64_t k, int64_t listed, int64_t share,
+                        int64_t guess, const py::object& allowed) {
+    std::vector<const Source*> all;
+    for (const py::handle& item : sources) all.push_back(item.cast<const PySource&>().source.get());
+    require(all.size() > 1, "sources: expected at least two");
+    const Rows& stored = *all.back()->rows();
+    const float* q = queries_of<float>(queries, all.back()->dim(), "queries");
+    for (const Source* source : all)
+        require(source->dim() == all.back()->dim() && source->rows()->size() == stored.size(), "sources: expected the same rows in all");
+    const int64_t count = queries.shape(0);
+    py::array_t<float> scores({count, k});
+    py::array_t<int64_t> ids({count, k});
+    float* s = scores.mutable_data();
+    int64_t* r = ids.mutable_data();
+    const Allowed map = allowed_of(allowed, stored.size(), count);
+    bool too_large = false;
+    {
+        const py::gil_scoped_release free;
+        Cascade cascade;
+        for (const Source* source : all) {
+            auto level = source->level(q, count, source == all.front() || source == all.back());
+            if ((too_large = !level)) break;
+            if (source == all.back())
+                cascade.judge = std::move(*level);
+            else
+                cascade.levels.push_back(std::move(*level));
+        }
+        if (!too_large) {
+            cascade.flat = true, cascade.hard = false;
+            const auto made = std::make_shared<const Cascade>(std::move(cascade));
+            const auto again = std::make_unique<bool[]>(static_cast<size_t>(count));
+            top_k_at_once(made, made->levels.front().problem, true, k, listed, share, guess, map, s, r, again.get());
+            for (int64_t i = 0; i < count * k; ++i)
+                if (r[i] >= 0) r[i] = stored.id(r[i]);
+        }
+    }
+    if (too_large) return py::none();
+    return py::make_tuple(scores, ids);
 }
 
 py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLevel& judge, const py::array& candidates,
@@ -275,6 +373,7 @@ py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLev
 void register_cascades(py::module_& m, py::class_<Target>& target) {
     using py::arg;
     py::class_<PyLevel>(m, "Level", "A stage of a cascade with the queries of a batch.");
+    py::class_<PySource>(m, "Source", "A stage of a cascade for queries that come later.");
     target.def("dense_level", &dense_level, arg("rows"), arg("queries"), arg("metric"), arg("bound"), arg("scan") = false)
         .def("prefix_level", &prefix_level, arg("rows"), arg("queries"), arg("squares"), arg("largest"), arg("metric"), arg("bound"),
              arg("scan") = false)
@@ -283,6 +382,13 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
         .def("hamming_level", &hamming_level, arg("rows"), arg("codes"), arg("bound"), arg("scan") = false)
         .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false,
              arg("scaling") = py::none())
+        .def("full_source", &full_source, arg("rows"), arg("metric"))
+        .def("integer_source", &integer_source, arg("rows"), arg("metric"), arg("dim"), arg("directions"), arg("whole"), arg("intercept"),
+             arg("slope"), arg("scales"))
+        .def("pq_source", &pq_source, arg("rows"), arg("metric"), arg("dim"), arg("dims"), arg("directions"), arg("intercept"),
+             arg("slope"), arg("codebooks"), arg("rotation"))
+        .def("source_top_k", &source_top_k, arg("sources"), arg("queries"), arg("k"), arg("listed"), arg("share"), arg("guess"),
+             arg("allowed"))
         .def("level_scan", &level_scan, arg("level"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(), arg("share") = 1)
         .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(),
              arg("hard") = false)

@@ -111,13 +111,13 @@ PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py
     return result;
 }
 
-Allowed allowed_of(const py::object& allowed, const Problem& problem) {
+Allowed allowed_of(const py::object& allowed, int64_t rows, int64_t queries) {
     Allowed map;
     if (!allowed.is_none()) {
         const auto a = allowed.cast<py::array>();
         const int axes = a.ndim() == 2 ? 2 : 1;
         map.bytes = reinterpret_cast<const uint8_t*>(contiguous<bool>(a, axes, "allowed"));
-        require(a.shape(axes - 1) == problem.rows().size() && (axes == 1 || a.shape(0) == problem.queries()),
+        require(a.shape(axes - 1) == rows && (axes == 1 || a.shape(0) == queries),
                 "allowed: expected shape (N,) or (Q, N)");
         map.stride = axes == 2 ? a.shape(1) : 0;
     }

@@ -26,7 +26,10 @@ struct PyScan {
     static PyScan make(std::shared_ptr<const Problem> problem, int64_t k, const py::object& allowed, py::object owners);
 };
 
-Allowed allowed_of(const py::object& allowed, const Problem& problem);
+Allowed allowed_of(const py::object& allowed, int64_t rows, int64_t queries);
+inline Allowed allowed_of(const py::object& allowed, const Problem& problem) {
+    return allowed_of(allowed, problem.rows().size(), problem.queries());
+}
 
 Kind kind_of(const std::string& name);
 Metric metric_of(const std::string& name);

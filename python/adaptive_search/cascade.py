@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .arrays import ranges
-from .backends.protocol import Backend, Bound, Level, Rows
+from .backends.protocol import Backend, Bound, Level, Rows, Source
 from .execution import MAX_GROUP, Progress, get_threads, run_ranges, run_rows
 from .margins import ErrorModel, Units
 from .representations import Bounded, Full, Representation, Stage
@@ -29,12 +29,20 @@ class Opening(NamedTuple):
     share: int = 1
     spare: int = 16
 
+    @property
+    def guess(self) -> int:
+        """One of so many runs of rows is the sample of a guess; 0 if there is none."""
+        return GUESS if self.share == 1 and self.spare > SHORT else 0
 
-OPENINGS = (Opening(), Opening(spare=112), Opening(spare=496), Opening(share=32))
-"""Which one takes the least time depends on how far the best rows stand out, and is measured by `tuning`."""
 
 GUESS = 16
 """One of so many runs of rows is the sample of a guess."""
+
+SHORT = 16
+"""Lists that are so much longer than what is wanted, and no more, are made without a guess."""
+
+OPENINGS = (Opening(), Opening(spare=112), Opening(spare=496), Opening(share=32))
+"""Which one takes the least time depends on how far the best rows stand out, and is measured by `tuning`."""
 
 SMALL = 64
 """Blocks of rows, times queries, up to which a search is one call of the backend, on one thread: some milliseconds at most."""
@@ -154,6 +162,13 @@ class PreparedStage:
     def adaptive(self) -> bool:
         return self.model is not None
 
+    def source(self, backend: Backend) -> Source | None:
+        """What makes its levels in the backend; None if nothing does, or it hands on a fixed number of rows."""
+        if self.shortlist is not None:
+            return None
+        intercept, slope = (0.0, 1.0) if self.model is None else (self.model.raised(self.margins), self.model.slope)
+        return self.representation.source(backend, self.rows, intercept, slope)
+
     def bounding(self, units: Units) -> Bound:
         """What its keys say of scores."""
         # Infinite units, of queries too long for float32, make bounds that say nothing.
@@ -260,7 +275,7 @@ class _Run:
         # The values of a few rows that look best, among all or in a sample, are the first thresholds.
         share, spare = self.opening
         width, hard = k + spare, bound is None
-        guess = GUESS if share == 1 and spare > OPENINGS[0].spare and not hard else 0
+        guess = 0 if hard else self.opening.guess
         scored[0] += self.counts // share if share > 1 else self.counts
         if visits * len(self.queries) <= SMALL:
             scores, best, others, more = self.backend.cascade_top_k(levels, judge, k, width, share, guess, self.allowed, hard, seeds)

@@ -600,22 +600,24 @@ class Index:
         if not len(self):
             self._margins(wanted_recall)
         way = self._way(current(), wanted_recall) if len(self) else None
-        allowed = filters.resolve(filter, self._store, len(batch))
         wanted = k if way is None else self._run_k(way, k)
         if self._tuned is not None and way is not None and way.margins < math.inf and k > self._tuned.k and not self._warned:
             self._warned = True
             warnings.warn(f"k: the plan is for up to {self._tuned.k} neighbors; the recall of {k} is not certified", stacklevel=2)
+        if way is not None and filter is None and not stats and not progress:
+            quick = way.at_once(batch, wanted, self._store)
+            if quick is not None:
+                return _neighbors(quick[1], quick[0], k, single)
+        allowed = filters.resolve(filter, self._store, len(batch))
         if way is None:
             found = Found.empty(len(batch), 0, 1)
         else:
             # Without a bar, nobody is made to wait for one.
             with progress_bar(progress, "searching", "queries") if progress else nullcontext() as bar:
                 found = searching.answer(way, self._store, batch, wanted, allowed, threads, bar)
-        best, scores = found.positions, found.scores
-        if wanted > k:
-            best, scores = np.ascontiguousarray(best[:, :k]), np.ascontiguousarray(scores[:, :k])
+        best = found.positions
         ids = np.where(best >= 0, self._store.ids[best], -1) if best.size else best
-        neighbors = Neighbors(ids[0], scores[0]) if single else Neighbors(ids, scores)
+        neighbors = _neighbors(ids, found.scores, k, single)
         if not stats:
             return neighbors
         names, row_bytes = (way.names, way.row_bytes) if way is not None else (("Full()",), (0,))
@@ -829,7 +831,10 @@ class Index:
                 for stage, model in zip(stages, tuned.models, strict=True)
             ]
         sizes = tuple(stage.representation.bytes_per_row for stage in stages)
-        return searching.Way(backend, margins, tuple(stages), (), tuple(map(repr, self._stages)), sizes, opening)
+        sources = tuple(source for stage in stages if (source := stage.source(backend)) is not None)
+        if len(sources) < len(stages) or len(stages) < 2 or not isinstance(self._stages[-1], Full):
+            sources = ()
+        return searching.Way(backend, margins, tuple(stages), (), tuple(map(repr, self._stages)), sizes, opening, sources)
 
     def _prepare_full(self, backend: Backend) -> PreparedStage:
         return self._prepared_as(backend, -1, self._exact, None)
@@ -858,3 +863,10 @@ class Index:
     def _prepare_bounds(self, backend: Backend) -> list[Bounded]:
         """The stages with bounds that cannot fail."""
         return [bound for bound in self._all_bounds(backend) if bound is not None]
+
+
+def _neighbors(ids: I64, scores: F32, k: int, single: bool) -> Neighbors:
+    """What was found, cut to k."""
+    if single:
+        return Neighbors(ids[0, :k], scores[0, :k])
+    return Neighbors(ids, scores) if ids.shape[1] <= k else Neighbors(np.ascontiguousarray(ids[:, :k]), np.ascontiguousarray(scores[:, :k]))

@@ -65,7 +65,10 @@ class ErrorModel(NamedTuple):
         deviation = max(float(np.sqrt(np.square(rest).mean())), 1e-7)
         return cls(level - slope * centre, slope, deviation)
 
+    def raised(self, margins: float) -> float:
+        """The intercept of a line so many deviations above this one."""
+        return self.intercept + margins * self.deviation
+
     def bound(self, units: Units, margins: float) -> Bound:
         """Scores up to so many deviations above the line."""
-        offset = units.unit * (self.intercept + margins * self.deviation) - units.shift
-        return Bound(offset, self.slope * units.unit / units.key_unit)
+        return Bound(units.unit * self.raised(margins) - units.shift, self.slope * units.unit / units.key_unit)

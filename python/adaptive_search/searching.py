@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .backends.protocol import Backend
-from .cascade import OPENINGS, Found, Opening, PreparedStage, run, run_exact, run_on_candidates
+from .backends.protocol import Backend, Source
+from .cascade import OPENINGS, SMALL, Found, Opening, PreparedStage, run, run_exact, run_on_candidates
 from .execution import Progress
 from .filters import Allowed
 from .representations import Bounded
@@ -36,6 +36,16 @@ class Way:
     names: tuple[str, ...]
     row_bytes: tuple[int, ...]
     opening: Opening = OPENINGS[0]
+    sources: tuple[Source, ...] = ()
+    """Of all stages, if the backend has them."""
+
+    def at_once(self, queries: F32, k: int, store: RowStore) -> tuple[F32, I64] | None:
+        """Scores and ids (Q, k) of so few queries that calls from here would take longer than the search; None if there is no such way."""
+        if not self.sources or len(queries) * self.stages[0].rows.visits > SMALL:
+            return None
+        share, spare = self.opening
+        k = min(k, store.live)
+        return self.backend.source_top_k(self.sources, queries, k, k + spare, share, self.opening.guess, store.alive)
 
     def over_all(
         self, queries: F32, k: int, allowed: Bool | None, counts: I64, threads: int | None, progress: Progress | None = None

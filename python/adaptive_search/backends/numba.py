@@ -223,6 +223,18 @@ class NumbaBackend:
         scan.run(0, visits)
         return *scan.finish(), scan.scored + seeded, np.ones(len(rows), np.bool_)
 
+    def full_source(self, *_: object) -> None:
+        return None
+
+    def integer_source(self, *_: object) -> None:
+        return None
+
+    def pq_source(self, *_: object) -> None:
+        return None
+
+    def source_top_k(self, *_: object) -> None:
+        return None
+
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0
     ) -> tuple[F32, I64, F64, I64]:

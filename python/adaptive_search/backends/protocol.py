@@ -118,6 +118,10 @@ class Level(Protocol):
     """A stage of a cascade with the queries of a batch (opaque)."""
 
 
+class Source(Protocol):
+    """A stage of a cascade for queries that come later (opaque)."""
+
+
 class Rows(Protocol):
     """Rows prepared for a backend (opaque; keeps the arrays alive). ``len()`` is the number of rows over all chunks.
 
@@ -315,6 +319,37 @@ class Backend(Protocol):
         runs of 64 rows; if ``guess`` is not 0, one of so many of them may be looked at before, for the key from which on rows are listed.
         Scores and row numbers (Q, k); rows scored (stages, Q), without what the first level's scans score; and which queries (Q,) the list
         was not enough for, so that all rows were scanned once more."""
+
+    # Searches so small that making queries ready in Python would take longer: sources do the same, with the same bits. None: this backend
+    # has none. For inner products and cosines, Full for all metrics. ``intercept`` and ``slope``: of `ErrorModel.bound`, with its margins.
+
+    def full_source(self, rows: Rows, metric: Metric) -> Source | None:
+        """The last stage."""
+
+    def integer_source(
+        self, rows: Rows, metric: Metric, dim: int, directions: F32 | None, whole: bool, intercept: float, slope: float, scales: F32
+    ) -> Source | None:
+        """Codes (N, d) times ``scales`` (d,) of rows' first d dims of ``dim``, or of their coordinates along ``directions`` (d, dim). For
+        cosines these are coordinates of unit rows, made units themselves or, if ``whole``, left as they are."""
+
+    def pq_source(
+        self,
+        rows: Rows,
+        metric: Metric,
+        dim: int,
+        dims: int,
+        directions: F32 | None,
+        intercept: float,
+        slope: float,
+        codebooks: F32,
+        rotation: F32 | None,
+    ) -> Source | None:
+        """Codes of the same coordinates, made units, times ``rotation`` (dims, dims); tables of 4 bits are made whole."""
+
+    def source_top_k(
+        self, sources: Sequence[Source], queries: F32, k: int, listed: int, share: int, guess: int, allowed: Bool | None
+    ) -> tuple[F32, I64] | None:
+        """`cascade_top_k` of what the sources make of queries (Q, D): scores and ids (Q, k). None if some are too large for float32."""
 
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0

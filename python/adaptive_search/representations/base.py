@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
-from ..backends.protocol import Backend, Bound, Level, Rows
+from ..backends.protocol import Backend, Bound, Level, Rows, Source
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..rows import RowStore
@@ -109,6 +109,10 @@ class Representation(ABC):
     @abstractmethod
     def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
         """A stage of a cascade for queries (Q, D) float32, and what its keys say of scores, which ``bounding`` makes of its units."""
+
+    def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
+        """What makes the levels of queries in the backend, for scores of about intercept + slope * key; None if nothing does."""
+        return None
 
     @property
     @abstractmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..backends.protocol import Backend, Bound, DenseChunk, Level, Rows
+from ..backends.protocol import Backend, Bound, DenseChunk, Level, Rows, Source
 from ..layout import Slabs
 from ..margins import Units
 from ..rows import RowStore
@@ -49,6 +49,9 @@ class FullRows(Representation):
     def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
         bound = bounding(self.units(backend, queries))
         return backend.dense_level(rows, queries, self._metric, bound, scan), bound
+
+    def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
+        return backend.full_source(rows, self._metric)
 
     def units(self, backend: Backend, queries: F32) -> Units:
         return Units(0.0, 1.0, 1.0)

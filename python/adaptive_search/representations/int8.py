@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from ..backends import current
-from ..backends.protocol import Backend, Bound, DenseChunk, IntegerMetric, Level, Rows
+from ..backends.protocol import Backend, Bound, DenseChunk, IntegerMetric, Level, Rows, Source
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import Int8Quantizer
@@ -78,6 +78,9 @@ class Int8(Stage):
 class Int8Rows(Representation):
     """Signed bytes of every row and, for l2, the squared norm of what they stand for."""
 
+    _cut_off: ClassVar[bool] = False
+    """Whether coordinates are those of unit rows, not made units again."""
+
     def __init__(self, quantizer: Int8Quantizer, coordinates: Coordinates, name: str) -> None:
         self._quantizer = quantizer
         self._coordinates = coordinates
@@ -115,6 +118,14 @@ class Int8Rows(Representation):
     def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
         bound = bounding(self.units(backend, queries))
         return backend.integer_level(rows, *self._prepare(backend, queries), self._scored, bound, scan), bound
+
+    def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
+        if self._metric == "l2":
+            return None
+        coordinates = self._coordinates
+        return backend.integer_source(
+            rows, self._metric, coordinates.dim, coordinates.directions, self._cut_off, intercept, slope, self._quantizer.scales
+        )
 
     @property
     def largest(self) -> bool:
@@ -154,6 +165,8 @@ class BoundedInt8Rows(Int8Rows):
     With x = c + e + r, the code, its error and the dims that are left out: q . x - q . c = q . e + q . r, and by Cauchy and Schwarz
     q . e + q . r <= sqrt((b |q_first|)^2 + |q_rest|^2) * sqrt((|e| / b)^2 + |r|^2) for any b. The second root is the row's weight.
     """
+
+    _cut_off = True
 
     def __init__(self, quantizer: Int8Quantizer, coordinates: Coordinates, name: str) -> None:
         super().__init__(quantizer, coordinates, name)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, NamedTuple, Self
 import numpy as np
 
 from ..backends import current
-from ..backends.protocol import Backend, Bound, CodeChunk, Level, Rows
+from ..backends.protocol import Backend, Bound, CodeChunk, Level, Rows, Source
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import ProductQuantizer
@@ -115,6 +115,22 @@ class PQRows(Representation):
         asked = self._tables(backend, queries)
         bound = bounding(self._units(backend, queries, asked))
         return backend.pq_level(rows, asked.tables, self.largest, bound, scan), bound
+
+    def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
+        quantizer, coordinates = self._quantizer, self._coordinates
+        if quantizer.metric == "l2":
+            return None
+        return backend.pq_source(
+            rows,
+            quantizer.metric,
+            coordinates.dim,
+            coordinates.dims,
+            coordinates.directions,
+            intercept,
+            slope,
+            quantizer.codebooks,
+            quantizer.rotation_matrix,
+        )
 
     def units(self, backend: Backend, queries: F32) -> Units:
         return self._units(backend, queries, self._tables(backend, queries))

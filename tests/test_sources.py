@@ -1,0 +1,135 @@
+"""Small searches whose queries are made ready in the backend: the same answers, to the bit, as by way of Python."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import adaptive_search as asx
+from adaptive_search.backends.protocol import Backend
+from adaptive_search.calibration import Calibration
+from adaptive_search.cascade import OPENINGS, Opening
+from adaptive_search.margins import ErrorModel
+from adaptive_search.searching import Way
+
+DIM = 20
+STAGES: list[list[Any]] = [
+    [asx.PQ(5, 4), asx.Int8()],
+    [asx.PQ(6, 4, dims=13, rotation="pca"), asx.Int8(11, bounded=True)],
+    [asx.PQ(4, 4, rotation="opq"), asx.Int8(bounded=True)],
+    [asx.PQ(7)],
+    [asx.Int8(9, rotation="random"), asx.PQ(3, dims=10)],
+    [asx.Int8(7)],
+]
+
+
+def tuned(metric: Any, stages: list[Any], rows: Any, margins: float) -> asx.Index:
+    """As if tuned: with errors that leave some rows to the stages that follow."""
+    index = asx.Index(DIM, metric, cascade=asx.Cascade([*stages, asx.Full()]), fit_rows=len(rows))
+    index.add(rows, np.random.default_rng(5).permutation(3 * len(rows))[: len(rows)])
+    models = (*(ErrorModel(0.01, 0.9, 0.2) for _ in stages), None)
+    index._tuned = Calibration(0.9, 10, models, Opening(), (margins,), (0.0,), 100, True, 1.0)
+    return index
+
+
+def collection(count: int, seed: int) -> Any:
+    return np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32) * np.linspace(2, 0.3, DIM, dtype=np.float32)
+
+
+def general(index: asx.Index, queries: Any, k: int) -> asx.Neighbors:
+    """By way of Python, as counters are asked for."""
+    return index.search(queries, k, stats=True)[0]
+
+
+def assert_same(found: asx.Neighbors, expected: asx.Neighbors) -> None:
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    assert found.scores.tobytes() == expected.scores.tobytes()
+
+
+@pytest.fixture
+def used(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many searches went that way."""
+    calls: list[Any] = []
+    way = Way.at_once
+
+    def counted(self: Way, *arguments: Any) -> Any:
+        found = way(self, *arguments)
+        calls.append(found)
+        return found
+
+    monkeypatch.setattr(Way, "at_once", counted)
+    return lambda: sum(found is not None for found in calls)
+
+
+@pytest.mark.parametrize("stages", STAGES, ids=str)
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_small_searches_answer_as_others(metric: Any, stages: list[Any], backend: Backend, used: Callable[[], int]) -> None:
+    if metric == "l2" and any(getattr(stage, "bounded", False) for stage in stages):
+        pytest.skip("there are no bounds for l2")
+    index = tuned(metric, stages, collection(1_500, 0), 0.5)
+    queries = collection(7, 1)
+    queries[3] = 0
+    queries[4, 1:] = 0
+    everything = general(index, queries, 10)
+    for opening in (*OPENINGS[1:], Opening(8, 2), Opening()):
+        index._tuned = replace(index._tuned, opening=opening)  # type: ignore[type-var]
+        assert_same(index.search(queries, 10), everything)
+    for query, ids, scores in zip(queries, everything.ids, everything.scores, strict=True):
+        assert_same(index.search(query, 10), asx.Neighbors(ids, scores))
+    assert_same(index.search(queries, 3), asx.Neighbors(everything.ids[:, :3], everything.scores[:, :3]))
+    index.remove(index.ids[::3])
+    assert_same(index.search(queries, 10), general(index, queries, 10))
+    # The plan's k is 10: more of them, and more than there are.
+    with pytest.warns(UserWarning, match="plan is for up to 10"):
+        assert_same(index.search(queries[:2], 40), general(index, queries[:2], 40))
+    assert_same(index.search(queries[:2], 1_500), general(index, queries[:2], 1_500))
+    assert used() == (0 if backend.name == "numba" or metric == "l2" else 16)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 3e37])
+@pytest.mark.parametrize("stages", STAGES, ids=str)
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_queries_of_any_length(metric: Any, stages: list[Any], scale: float, backend: Backend) -> None:
+    """What is too large for float32 is the same error."""
+    index = tuned(metric, stages, collection(1_500, 0), 0.5)
+    for query in (np.float32(scale) * collection(4, 2)).clip(-3e38, 3e38):
+        try:
+            expected = general(index, query, 10)
+        except ValueError as error:
+            said = str(error)
+        else:
+            assert_same(index.search(query, 10), expected)
+            continue
+        with pytest.raises(ValueError, match=re.escape(said)):
+            index.search(query, 10)
+
+
+def test_sources_check_what_they_are_given(backend: Backend) -> None:
+    if backend.name == "numba":
+        pytest.skip("has none")
+    index = tuned("cosine", [asx.PQ(5, 4), asx.Int8()], collection(1_500, 0), 0.5)
+    stages = [index._prepare(backend, number) for number in range(3)]
+    quantizer = stages[0].representation._quantizer  # type: ignore[attr-defined]
+    first = backend.pq_source(stages[0].rows, "cosine", DIM, DIM, None, 0.0, 1.0, quantizer.codebooks, None)
+    last = backend.full_source(stages[2].rows, "cosine")
+    assert first is not None
+    assert last is not None
+    queries = collection(2, 1)
+    assert backend.source_top_k([first, last], queries, 5, 20, 1, 0, None) is not None
+    with pytest.raises(ValueError, match="sources: expected at least two"):
+        backend.source_top_k([last], queries, 5, 20, 1, 0, None)
+    with pytest.raises(ValueError, match="width"):
+        backend.source_top_k([first, last], queries[:, :5].copy(), 5, 20, 1, 0, None)
+    with pytest.raises(ValueError, match="dims"):
+        backend.pq_source(stages[0].rows, "cosine", DIM, DIM + 1, None, 0.0, 1.0, quantizer.codebooks, None)
+    with pytest.raises(ValueError, match="codebooks"):
+        backend.pq_source(stages[0].rows, "cosine", DIM, DIM, None, 0.0, 1.0, quantizer.codebooks[1:], None)
+    with pytest.raises(ValueError, match="scales"):
+        backend.integer_source(stages[1].rows, "cosine", DIM, None, False, 0.0, 1.0, np.ones(DIM - 1, np.float32))
+    with pytest.raises(ValueError, match="directions"):
+        backend.integer_source(stages[1].rows, "cosine", DIM, np.eye(DIM, dtype=np.float32)[1:], False, 0.0, 1.0, np.ones(DIM, np.float32))
