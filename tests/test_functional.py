@@ -124,6 +124,69 @@ def test_work_that_is_shared_out_gives_the_answers_of_small_work(
                 asx.top_k(queries, rows, 9, metric=metric)
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_plain_arguments_are_looked_at_by_the_backend(backend: Backend, metric: Any) -> None:
+    rng = np.random.default_rng(6)
+    wide, batch = drawn(rng, 200, 40), rng.standard_normal((32, 33)).astype(np.float32)
+    for rows in (wide[:, :33], wide[::-3, :33], np.ascontiguousarray(wide[:9, :33])):
+        for queries in (batch, batch[0], batch[:1]):
+            plain = backend.plain_top_k(queries, rows, 12, metric, 1 << 20)
+            assert (plain is None) == (backend.name == "numba")
+            # threads= goes the other way.
+            found = asx.top_k(queries, rows, 12, metric=metric, threads=1)
+            assert_same(asx.top_k(queries, rows, 12, metric=metric), found)
+            if plain is not None:
+                assert_same(asx.Neighbors(*plain), found)
+
+
+class Subclass(np.ndarray):
+    pass
+
+
+QUERIES, ROWS = np.ones((2, 3), np.float32), np.arange(12, dtype=np.float32).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"queries": QUERIES.tolist()},
+        {"queries": QUERIES.astype(np.float64)},
+        {"queries": QUERIES.astype(">f4")},
+        {"queries": QUERIES.view(Subclass)},
+        {"queries": np.ma.array(QUERIES)},
+        {"queries": np.asfortranarray(QUERIES)},
+        {"queries": np.frombuffer(bytes(25), np.uint8)[1:].view(np.float32).reshape(2, 3)},
+        {"queries": QUERIES[:0]},
+        {"queries": QUERIES[:, :2]},
+        {"queries": QUERIES[None]},
+        {"queries": np.ones((33, 3), np.float32)},
+        {"queries": np.float32([0, np.inf, 0])},
+        {"queries": np.float32([0, np.nan, 0])},
+        {"rows": ROWS.astype(np.float16)},
+        {"rows": ROWS.astype(np.int32)},
+        {"rows": ROWS[:, ::-1]},
+        {"rows": ROWS[:0]},
+        {"rows": ROWS[0]},
+        {"rows": np.where(ROWS == 5, np.float32(np.nan), ROWS)},
+        {"k": 0},
+        {"k": -1},
+        {"k": True},
+        {"k": 2.0},
+        {"k": np.int64(2)},
+        {"k": 1 << 70},
+        {"metric": "dot"},
+        {"metric": b"ip"},
+        {"metric": None},
+        {"most": 127},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_all_other_arguments_are_left_to_the_caller(backend: Backend, changed: dict[str, Any]) -> None:
+    arguments = {"queries": QUERIES, "rows": ROWS, "k": 2, "metric": "ip", "most": 128}
+    assert (backend.plain_top_k(**arguments) is None) == (backend.name == "numba")
+    assert backend.plain_top_k(**arguments | changed) is None
+
+
 def test_zero_vectors_have_cosine_zero(backend: Backend) -> None:
     rows = np.array([[0, 0, 1], [0, 0, 0], [-1, 0, 0], [-0.0, 0, 0]], np.float32)
     found = asx.top_k([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]], rows, 4, metric="cosine")

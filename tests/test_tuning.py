@@ -69,6 +69,10 @@ def tuned(
     return index
 
 
+tuned_once = cache(tuned)
+"""For tests of searching alone, which run on every backend: plans do not depend on it. Stages come as a tuple."""
+
+
 def recall_of(index: asx.Index, queries: F32, k: int, **options: Any) -> float:
     found, true = index.search(queries, k, **options).ids, index.search(queries, k, recall=1.0).ids
     return float((found[:, :, None] == true[:, None, :]).any(axis=1).mean())
@@ -92,7 +96,7 @@ def test_a_given_cascade_is_calibrated(stages: list[Any], metric: Any) -> None:
 
 @pytest.mark.parametrize("stages", CASCADES + MIXED, ids=str)
 def test_answers_are_those_of_every_backend_batch_and_thread(stages: list[Any], backend: Any) -> None:
-    index = tuned(stages, "ip", count=120)
+    index = tuned_once(tuple(stages), "ip", count=120)
     queries = clustered()[1][400:450]
     with asx.use_backend(asx.backends()[0]):
         expected = index.search(queries)
@@ -108,7 +112,7 @@ def test_answers_are_those_of_every_backend_batch_and_thread(stages: list[Any], 
 
 @pytest.mark.parametrize("stages", [CASCADES[1], *CASCADES[3:5]], ids=str)
 def test_searches_in_one_call_are_like_others(stages: list[Any], backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    index, queries = tuned(stages, "l2", count=120), clustered()[1][400:408]
+    index, queries = tuned_once(tuple(stages), "l2", count=120), clustered()[1][400:408]
     masks = [None, np.arange(ROWS) % 3 > 0]
     found = [index.search(queries, recall=recall, filter=mask, stats=True, threads=1) for mask in masks for recall in (None, 1.0)]
     monkeypatch.setattr("adaptive_search.cascade.SMALL", 0)
@@ -137,7 +141,7 @@ def by_definition(index: asx.Index, queries: F32) -> I64:
 
 @pytest.mark.parametrize("stages", CASCADES[:4], ids=str)
 def test_answers_are_those_of_the_definition(stages: list[Any], backend: Any) -> None:
-    index = tuned(stages, "cosine", recall=0.8, count=120)
+    index = tuned_once(tuple(stages), "cosine", recall=0.8, count=120)
     queries = clustered()[1][400:420]
     np.testing.assert_array_equal(index.search(queries).ids, by_definition(index, queries))
 

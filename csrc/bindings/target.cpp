@@ -1,5 +1,8 @@
 #include "bindings/target.h"
 
+#include <algorithm>
+#include <cstring>
+
 #include "bindings/cascade.h"
 #include "ops/codes.h"
 #include "ops/cpu.h"
@@ -93,32 +96,84 @@ PyScan dense_scan(const Target& self, const PyRows& rows, const py::array& queri
                         rows.owners);
 }
 
-// Everything at once: for a thousand rows, four calls from Python would take a third of the time.
+// Everything at once: for a thousand rows, four calls from Python would take a third of the time. Returns the first bad row, or -1.
+int64_t search_at_once(const Target& self, Kind kind, const Piece& piece, int64_t count, const float* queries, int64_t n_queries, int64_t k,
+                       Metric metric, float* scores, int64_t* found) {
+    const py::gil_scoped_release free;
+    Chunk chunk;
+    chunk.pieces.push_back(piece);
+    chunk.rows = count;
+    const std::vector<int64_t> widths = {piece.width};
+    const auto rows = std::make_shared<const Rows>(kind, widths, std::vector<Chunk>{chunk}, nullptr);
+    TopK scan(std::make_shared<DenseProblem>(*self.table, rows, queries, n_queries, metric, true), k, {});
+    scan.run(0, rows->visits());
+    if (scan.bad_row() < 0) scan.finish(scores, found);
+    return scan.bad_row();
+}
+
 py::tuple dense_top_k(const Target& self, const std::string& kind_name, const py::array& rows, const py::array& queries, int64_t k,
                       const std::string& metric_name) {
     const Kind kind = kind_of(kind_name);
     const Metric metric = metric_of(metric_name);
-    Chunk chunk;
-    chunk.pieces.push_back(piece_of(rows, kind == kFloat32 ? 4 : kind == kInt8 ? 1 : 2));
-    chunk.rows = rows.shape(0);
+    const Piece piece = piece_of(rows, kind == kFloat32 ? 4 : kind == kInt8 ? 1 : 2);
     const float* q = queries_of<float>(queries, rows.shape(1), "queries");
     require(k >= 0, "k: expected a number of rows");
     const int64_t count = queries.shape(0);
     py::array_t<float> scores({count, k});
     py::array_t<int64_t> found({count, k});
-    float* to_scores = scores.mutable_data();
-    int64_t* to_found = found.mutable_data();
-    int64_t bad_row;
-    {
-        const py::gil_scoped_release free;
-        const std::vector<int64_t> widths = {chunk.pieces[0].width};
-        const auto all = std::make_shared<const Rows>(kind, widths, std::vector<Chunk>{chunk}, nullptr);
-        TopK scan(std::make_shared<DenseProblem>(*self.table, all, q, count, metric, true), k, {});
-        scan.run(0, all->visits());
-        bad_row = scan.bad_row();
-        if (bad_row < 0) scan.finish(to_scores, to_found);
+    const int64_t bad = search_at_once(self, kind, piece, rows.shape(0), q, count, k, metric, scores.mutable_data(), found.mutable_data());
+    return py::make_tuple(scores, found, bad);
+}
+
+// Exactly numpy's own type, none made from it, and float32 as this machine has it.
+bool is_plain_float32(py::handle value) {
+    const auto& api = py::detail::npy_api::get();
+    if (reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) != reinterpret_cast<PyObject*>(api.PyArray_Type_)) return false;
+    const auto a = py::reinterpret_borrow<py::array>(value);
+    const py::dtype type = a.dtype();
+    return type.num() == py::detail::npy_api::NPY_FLOAT_ && type.byteorder() == '=';
+}
+
+bool all_finite(const float* values, int64_t count) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, values + i, 4);
+        bad |= static_cast<uint32_t>((bits & 0x7f800000u) == 0x7f800000u);
     }
-    return py::make_tuple(scores, found, bad_row);
+    return bad == 0;
+}
+
+// The arguments of a user, looked at here: for a thousand rows, doing that in Python takes a third of the time.
+py::object plain_top_k(const Target& self, py::handle queries, py::handle rows, py::handle k, py::handle metric, int64_t most) {
+    constexpr int64_t most_queries = 32, most_dims = 32768;
+    if (!is_plain_float32(queries) || !is_plain_float32(rows) || !PyLong_CheckExact(k.ptr()) || !PyUnicode_CheckExact(metric.ptr()))
+        return py::none();
+    const auto q = py::reinterpret_borrow<py::array>(queries), x = py::reinterpret_borrow<py::array>(rows);
+    const bool single = q.ndim() == 1;
+    if ((!single && q.ndim() != 2) || x.ndim() != 2) return py::none();
+    const int64_t count = single ? 1 : q.shape(0), dims = x.shape(1), n = x.shape(0);
+    constexpr int usable = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+    if (q.shape(q.ndim() - 1) != dims || dims < 1 || dims > most_dims || n < 1 || count < 1 || count > most_queries ||
+        (dims > 1 && x.strides(1) != 4) || (q.flags() & usable) != usable || n > most / (count * std::max<int64_t>(16, dims)))
+        return py::none();
+    int overflow = 0;
+    const int64_t wanted = PyLong_AsLongLongAndOverflow(k.ptr(), &overflow);
+    if (overflow || wanted < 1) return py::none();
+    const auto is = [&](const char* name) { return PyUnicode_CompareWithASCIIString(metric.ptr(), name) == 0; };
+    if (!is("ip") && !is("cosine") && !is("l2")) return py::none();
+    const auto* from = static_cast<const float*>(q.data());
+    if (!all_finite(from, count * dims)) return py::none();
+    const int64_t kept = std::min(wanted, n);
+    std::vector<py::ssize_t> shape = {count, kept};
+    if (single) shape.erase(shape.begin());
+    py::array_t<float> scores(shape);
+    py::array_t<int64_t> found(shape);
+    const Piece piece = {static_cast<const uint8_t*>(x.data()), x.strides(0), dims};
+    const Metric by = is("ip") ? kIp : is("l2") ? kL2 : kCosine;
+    if (search_at_once(self, kFloat32, piece, n, from, count, kept, by, scores.mutable_data(), found.mutable_data()) >= 0)
+        return py::none();
+    return py::make_tuple(found, scores);
 }
 
 py::tuple dense_rescore(const Target& self, const PyRows& rows, const py::array& queries, const py::array& candidates, int64_t k,
@@ -306,6 +361,7 @@ void register_targets(py::module_& m) {
             arg("kind"), arg("chunks"), arg("ids") = none)
         .def("dense_scan", &dense_scan, arg("rows"), arg("queries"), arg("k"), arg("metric"), arg("allowed") = none)
         .def("dense_top_k", &dense_top_k, arg("kind"), arg("rows"), arg("queries"), arg("k"), arg("metric"))
+        .def("plain_top_k", &plain_top_k, arg("queries"), arg("rows"), arg("k"), arg("metric"), arg("most"))
         .def("dense_rescore", &dense_rescore, arg("rows"), arg("queries"), arg("candidates"), arg("k"), arg("metric"))
         .def("dense_dot", &dense_dot_op, arg("rows"), arg("queries"), arg("out"), arg("first"), arg("last"))
         .def("dense_norms", &dense_norms, arg("kind"), arg("pieces"), arg("out"), arg("upward") = false)

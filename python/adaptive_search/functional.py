@@ -201,6 +201,10 @@ def top_k(
     >>> asx.top_k(np.float32([1, 0]), rows, k=2)
     Neighbors(ids=array([0, 2]), scores=array([1. , 0.6], dtype=float32))
     """
+    if dims is None and mask is None and threads is None:
+        plain = current().plain_top_k(queries, rows, k, metric, flat.SMALL_WORK)
+        if plain is not None:
+            return Neighbors._make(plain)
     family, single = _dense_family(queries, rows, dims, as_metric(metric))
     k = as_k(k)
     allowed = as_mask(mask, family.queries, family.rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,9 @@ class NumbaBackend:
         scan = self.dense_scan(whole, queries, k, metric)
         scan.run(0, whole.visits)
         return *scan.finish(), scan.bad_row
+
+    def plain_top_k(self, queries: Any, rows: Any, k: Any, metric: Any, most: int) -> None:
+        """Always left to the caller."""
 
     def dense_rescore(self, rows: Rows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
         return dense.rescore(_own(rows, NumbaRows), queries, candidates, k, metric)

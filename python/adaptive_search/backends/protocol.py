@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -175,6 +175,12 @@ class Backend(Protocol):
         """`dense_scan` over rows (N, D) from beginning to end, in one call.
 
         Third value: see ``bad_row``; if there is one, the others say nothing."""
+
+    def plain_top_k(self, queries: Any, rows: Any, k: Any, metric: Any, most: int) -> tuple[I64, F32] | None:
+        """`dense_top_k` of a user's unchecked arguments: row numbers and scores, (Q, min(k, N)), or (min(k, N),) for a single query.
+
+        None, whenever the backend leaves it to its caller: anything but float32 arrays used in place, more than ``most`` products (of
+        16 dims at least), or any argument that may be wrong, which the caller then explains."""
 
     def dense_rescore(self, rows: Rows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
         """Canonical top-k of candidate lists (Q, C): -1 is none, a row named twice counts once. Third value: see ``bad_row``."""

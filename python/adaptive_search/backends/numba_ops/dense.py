@@ -38,8 +38,9 @@ from .memory import INT8, load_f32, load_i64, store_f32, store_i64
 from .parts import COPY_BYTES, PART_BYTES, fill_tile, list_rows, part_rows
 from .tiles import TERMS, TILE_ROWS, WIDE, not_below, pack_tiles, padded_queries, tile_16, tile_32
 
-FEW = 3
-"""Up to so many queries are scored one by one."""
+FEW = 6
+"""Up to so many queries are scored one by one. Alone, 4 to 6 take 0.77 to 0.93 of the time of a tile that is mostly empty; behind
+full tiles, 4 take 0.88 to 0.97 and 6 take 1.03 to 1.05."""
 
 FILTER_ROWS = 16 * TILE_ROWS
 """Rows that are filtered before the survivors among them move the cuts."""
