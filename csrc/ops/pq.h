@@ -24,6 +24,8 @@ public:
     void prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const override;
 
 private:
+    float key_of_sum(int64_t query, int64_t row, float sum) const;
+
     int64_t subspaces_;
     int bits_;
     const float* tables_;

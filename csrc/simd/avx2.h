@@ -226,6 +226,7 @@ struct Simd {
 
     // --- byte tables of product quantization ---------------------------------------------------------------------------------
     static constexpr int pq8_cached = 1, pq8_streamed = 0;
+    static constexpr int pq4_cached(int queries) { return queries == 1 ? 2 : 1; }
     static ASX_INLINE void fetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
     static ASX_INLINE Bytes in_register(Bytes a) {
 #ifdef __GNUC__
@@ -268,6 +269,9 @@ struct Simd {
         const __m128i packed = _mm_packs_epi16(_mm256_castsi256_si128(at_least), _mm256_extracti128_si256(at_least, 1));
         return static_cast<uint32_t>(_mm_movemask_epi8(packed));
     }
+    static ASX_INLINE Bytes max_halves(Bytes a, Bytes b) { return _mm256_max_epu16(a, b); }
+    static ASX_INLINE Bytes sub_to_zero(Bytes a, Bytes b) { return _mm256_subs_epu16(a, b); }
+    static ASX_INLINE bool any_half(Bytes a) { return !_mm256_testz_si256(a, a); }
     static ASX_INLINE void store_bytes(void* p, Bytes a) { _mm256_storeu_si256(static_cast<__m256i*>(p), a); }
 
 private:

@@ -230,6 +230,7 @@ struct Simd {
 
     // --- byte tables of product quantization ---------------------------------------------------------------------------------
     static constexpr int pq8_cached = 4, pq8_streamed = 2;
+    static constexpr int pq4_cached(int queries) { return queries == 1 ? 4 : 2; }
     static ASX_INLINE void fetch(const uint8_t* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T1); }
     // GCC would rather load a value anew for each use than copy a register, but there is one load per cycle, and copies are free.
     static ASX_INLINE Bytes in_register(Bytes a) {
@@ -268,6 +269,9 @@ struct Simd {
         return _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(a, part)));
     }
     static ASX_INLINE uint64_t halves_not_below(Bytes a, Bytes limit) { return _mm512_cmpge_epu16_mask(a, limit); }
+    static ASX_INLINE Bytes max_halves(Bytes a, Bytes b) { return _mm512_max_epu16(a, b); }
+    static ASX_INLINE Bytes sub_to_zero(Bytes a, Bytes b) { return _mm512_subs_epu16(a, b); }
+    static ASX_INLINE bool any_half(Bytes a) { return _mm512_test_epi16_mask(a, a) != 0; }
     static ASX_INLINE void store_bytes(void* p, Bytes a) { _mm512_storeu_si512(p, a); }
 
 private:

@@ -240,6 +240,7 @@ struct Simd {
 
     // --- byte tables of product quantization ---------------------------------------------------------------------------------
     static constexpr int pq8_cached = 4, pq8_streamed = 0;
+    static constexpr int pq4_cached(int queries) { return queries == 1 ? 4 : 2; }
     static ASX_INLINE void fetch(const uint8_t*) {}                             // into the second-level cache
     static ASX_INLINE Bytes in_register(Bytes a) { return a; }                  // used several times, to be loaded once
     struct Table256 {
@@ -296,6 +297,13 @@ struct Simd {
         for (int i = 0; i < bytes / 2; ++i) mask |= static_cast<uint64_t>(half(a, i) >= half(limit, i)) << i;
         return mask;
     }
+    static ASX_INLINE Bytes max_halves(Bytes a, Bytes b) {
+        return halves(a, b, [](uint32_t x, uint32_t y) { return x > y ? x : y; });
+    }
+    static ASX_INLINE Bytes sub_to_zero(Bytes a, Bytes b) {                     // 0 where b is larger
+        return halves(a, b, [](uint32_t x, uint32_t y) { return x > y ? x - y : 0; });
+    }
+    static ASX_INLINE bool any_half(Bytes a) { return halves_not_below(a, set_halves(1)) != 0; }
     static ASX_INLINE void store_bytes(void* p, Bytes a) { write(p, a); }
 
 private:

@@ -74,7 +74,7 @@ def test_subspaces(backend: Backend, subspaces: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("subspaces", [600, 2000])
+@pytest.mark.parametrize("subspaces", [600, 2000, 5000])
 def test_many_subspaces_do_not_overflow(backend: Backend, subspaces: int, bits: int) -> None:
     """Every entry near its table's maximum: sums of rounded entries are as large as they can be, and differences small."""
     codes = make(500, subspaces, bits)

@@ -1,0 +1,156 @@
+// Product quantization: float tables, and the assignment of rows to codewords.
+//
+// Tables. Codewords in lanes, dims in rising order, multiply then add: the canonical sums.
+//
+// Assignment. Rows in lanes, codewords broadcast. Half the squared distance is |x|^2/2 + |c|^2/2 - x.c, one FMA an element where the canonical
+// sum takes three operations, on elements minus the codewords' mean so that little cancels. The number of a codeword replaces the low 8 bits of
+// its distance; two minima and a maximum then keep the two least. The least is the canonical answer if the second is farther away than the
+// errors of both sides allow, which all but some 0.1% of rows pass; the others are settled by canonical sums. The errors, in units of u = 2^-24
+// times (|x| + radius)^2, for two codewords: 2 S for the products, S + 2 for the canonical sums, 4 for norms and centering; the tags add
+// 2^-15 of either distance.
+#pragma once
+
+#include "kernels/memory.h"
+
+namespace asx::ASX_TARGET {
+namespace {
+
+template <bool squared> ASX_INLINE void float_table(const float* query, const float* codebook, int64_t dims, int64_t codewords,
+                                                    int64_t padded, float* out) {
+    using S = Simd;
+    for (int64_t j = 0; j < codewords; j += S::lanes) {
+        auto sum = S::zero();
+        for (int64_t s = 0; s < dims; ++s) {
+            const auto q = S::set(query[s]), c = S::load(codebook + s * padded + j);
+            const auto d = squared ? S::sub(q, c) : q;
+            sum = S::add(sum, S::mul(d, squared ? d : c));
+        }
+        if (j + S::lanes <= codewords) {
+            S::store(out + j, sum);
+        } else {
+            float lane[S::lanes];
+            S::store(lane, sum);
+            for (int64_t i = j; i < codewords; ++i) out[i] = lane[i - j];
+        }
+    }
+}
+
+void pq_table(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, bool squared, float* out) {
+    if (squared)
+        float_table<true>(query, codebook, dims, codewords, padded, out);
+    else
+        float_table<false>(query, codebook, dims, codewords, padded, out);
+}
+
+// The canonical answer. Padding codewords are infinite, so they never come first.
+__attribute__((noinline)) void assign_canonically(const PqCodebook* book, const float* row, int32_t* out) {
+    using S = Simd;
+    alignas(64) float iota[S::lanes];
+    for (int i = 0; i < S::lanes; ++i) iota[i] = static_cast<float>(i);
+    auto best = S::set(__builtin_inff()), best_index = S::load(iota);
+    for (int64_t j = 0; j < book->codewords; j += S::lanes) {
+        auto sum = S::zero();
+        for (int64_t s = 0; s < book->dims; ++s) {
+            const auto d = S::sub(S::set(row[s]), S::load(book->canonical + s * book->padded + j));
+            sum = S::add(sum, S::mul(d, d));
+        }
+        S::keep_least(sum, S::add(S::load(iota), S::set(static_cast<float>(j))), best, best_index);
+    }
+    float least[S::lanes], index[S::lanes];
+    S::store(least, best);
+    S::store(index, best_index);
+    int winner = 0;
+    for (int i = 1; i < S::lanes; ++i)
+        if (least[i] < least[winner] || (least[i] == least[winner] && index[i] < index[winner])) winner = i;
+    *out = static_cast<int32_t>(index[winner]);
+}
+
+// Half the squared distance of V registers of rows to one tile of codewords after the other; the two least of every row, tagged.
+// rows: (dims, V registers), minus the rows; half_squares: of the rows.
+template <int V, int C>
+ASX_INLINE void nearest_two(const PqCodebook* book, const float* rows, const Simd::F (&half_squares)[V], Simd::F (&first)[V],
+                            Simd::F (&second)[V]) {
+    using S = Simd;
+    const float* tile = book->tiles;
+    for (int64_t j = 0; j < book->codewords; j += kPqTile, tile += (book->dims + 2) * kPqTile)
+        for (int part = 0; part < kPqTile; part += C) {
+            const float *half_norms = tile + part, *tags = half_norms + kPqTile, *codewords = tags + kPqTile;
+            S::F half[V][C];
+#pragma GCC unroll 8
+            for (int c = 0; c < C; ++c)
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) half[v][c] = S::add(half_squares[v], S::as_floats(S::repeat_words<1>(half_norms + c)));
+            for (int64_t s = 0; s < book->dims; ++s) {
+                S::F x[V];
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) x[v] = S::load(rows + (s * V + v) * S::lanes);
+#pragma GCC unroll 8
+                for (int c = 0; c < C; ++c) {
+                    const auto codeword = S::as_floats(S::repeat_words<1>(codewords + s * kPqTile + c));
+#pragma GCC unroll 8
+                    for (int v = 0; v < V; ++v) half[v][c] = S::fma(x[v], codeword, half[v][c]);
+                }
+            }
+#pragma GCC unroll 8
+            for (int c = 0; c < C; ++c) {
+                const auto tag = S::as_floats(S::repeat_words<1>(tags + c));
+#pragma GCC unroll 8
+                for (int v = 0; v < V; ++v) {
+                    const auto tagged = S::tag(half[v][c], tag);
+                    second[v] = S::min(S::max(tagged, first[v]), second[v]);
+                    first[v] = S::min(tagged, first[v]);
+                }
+            }
+        }
+}
+
+void pq_assign(const PqCodebook* book, const float* rows, int64_t stride, int64_t count, float* workspace, int32_t* out,
+               int64_t out_stride) {
+    using S = Simd;
+    constexpr int V = 2, C = S::lanes == 16 ? 8 : 4, together = V * S::lanes;
+    static_assert(together <= kPqAssigned, "fits the workspace");
+    if (book->codewords > 256) {
+        for (int64_t i = 0; i < count; ++i) assign_canonically(book, rows + i * stride, out + i * out_stride);
+        return;
+    }
+    for (int64_t start = 0; start < count; start += together) {
+        const float* from = rows + start * stride;
+        const int64_t here = count - start < together ? count - start : together;
+        for (int64_t r = 0; r < together; ++r) {
+            const float* row = from + (r < here ? r : 0) * stride;
+            for (int64_t s = 0; s < book->dims; ++s) workspace[s * together + r] = book->center[s] - row[s];
+        }
+        S::F squares[V], half_squares[V], first[V], second[V];
+        for (int v = 0; v < V; ++v) squares[v] = S::zero();
+        for (int64_t s = 0; s < book->dims; ++s)
+            for (int v = 0; v < V; ++v) {
+                const auto x = S::load(workspace + s * together + v * S::lanes);
+                squares[v] = S::fma(x, x, squares[v]);
+            }
+        for (int v = 0; v < V; ++v) {
+            half_squares[v] = S::mul(squares[v], S::set(0.5f));
+            first[v] = second[v] = S::set(__builtin_inff());
+        }
+        nearest_two<V, C>(book, workspace, half_squares, first, second);
+        for (int v = 0; v < V; ++v) {
+            float best[S::lanes];
+            S::store(best, first[v]);
+            const auto reach = S::add(S::sqrt(squares[v]), S::set(book->radius));
+            const auto square = S::mul(reach, reach);
+            const auto error = S::add(S::mul(square, S::set(static_cast<float>(2 * book->dims + 16) * 0x1p-23f)), S::set(1e-36f));
+            const auto margin = S::add(error, S::mul(second[v], S::set(0x1.1p-14f)));
+            const uint32_t doubtful = S::not_less(S::add(first[v], margin), second[v]) | S::not_less(square, S::set(1e37f));
+            for (int i = 0; i < S::lanes && v * S::lanes + i < here; ++i) {
+                const int64_t r = v * S::lanes + i;
+                int32_t* to = out + (start + r) * out_stride;
+                if (doubtful >> i & 1)
+                    assign_canonically(book, from + r * stride, to);
+                else
+                    *to = static_cast<int32_t>(read<uint32_t>(best + i) & 255u);
+            }
+        }
+    }
+}
+
+} // namespace
+} // namespace asx::ASX_TARGET
