@@ -111,6 +111,15 @@ struct PqCodebook {
     float radius; // largest norm of a centered codeword
 };
 
+// What `pq_descend` lowers: the loss of rows and their codes whose errors along the row count 1 + extra times.
+struct PqLoss {
+    int64_t subspaces, codewords, dims;
+    const float* codebooks; // (subspaces, codewords, dims)
+    const float* tiles; // per subspace and 8 codewords: their squared lengths, (dims, 8) elements; padding codewords are infinitely long
+    float extra;
+    int64_t sweeps;
+};
+
 constexpr int kMaxShapes = 4;
 
 // Shapes by rising number of queries; unused ones have queries == 0.
@@ -155,6 +164,9 @@ struct KernelTable {
     // nearest codewords; workspace: kPqAssigned * dims floats
     void (*pq_assign)(const PqCodebook* codebook, const float* rows, int64_t stride, int64_t count, float* workspace, int32_t* out,
                       int64_t out_stride);
+    // lowers the loss of rows of unit length, `width` elements of a stride each; workspace: kPqAssigned * subspaces * (dims + 3) floats
+    void (*pq_descend)(const PqLoss* loss, const float* units, int64_t width, int64_t stride, const float* lengths, int64_t count,
+                       float* workspace, int32_t* codes);
 };
 
 } // namespace asx

@@ -144,6 +144,25 @@ void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t s
 void make_whole(float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step) {
     std::vector<float> lows(static_cast<size_t>(subspaces));
     for (int64_t q = 0; q < count; ++q) {
+void Codebooks::descend(const KernelTable& table, const float* units, const float* lengths, int64_t count, int64_t vector_dims, float extra,
+                        int64_t sweeps, int32_t* codes) const {
+    const int64_t tiles = (codewords_ + kPqTile - 1) / kPqTile;
+    std::vector<float> prepared(static_cast<size_t>(subspaces_ * tiles * (dims_ + 1) * kPqTile), 0.0f);
+    for (int64_t m = 0; m < subspaces_; ++m)
+        for (int64_t j = 0; j < tiles * kPqTile; ++j) {
+            float* to = prepared.data() + (m * tiles + j / kPqTile) * (dims_ + 1) * kPqTile + j % kPqTile;
+            const float* codeword = codebooks_ + (m * codewords_ + j) * dims_;
+            to[0] = j < codewords_ ? 0.0f : std::numeric_limits<float>::infinity();
+            for (int64_t s = 0; s < dims_ && j < codewords_; ++s) {
+                to[0] += codeword[s] * codeword[s];
+                to[(s + 1) * kPqTile] = codeword[s];
+            }
+        }
+    std::vector<float> workspace(static_cast<size_t>(kPqAssigned * subspaces_ * (dims_ + 3)));
+    const PqLoss loss = {subspaces_, codewords_, dims_, codebooks_, prepared.data(), extra, sweeps};
+    table.pq_descend(&loss, units, vector_dims, vector_dims, lengths, count, workspace.data(), codes);
+}
+
         float* table = tables + q * subspaces * entries;
         float widest = 0.0f;
         base[q] = 0.0;

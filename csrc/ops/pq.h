@@ -37,6 +37,9 @@ public:
     // out (count, subspaces, codewords); missing dims of the queries count as zero
     void tables(const KernelTable& table, const float* queries, int64_t count, int64_t query_dims, bool squared, float* out) const;
     void assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims, int32_t* out) const;
+    // Vectors are units (count, vector_dims) times lengths.
+    void descend(const KernelTable& table, const float* units, const float* lengths, int64_t count, int64_t vector_dims, float extra,
+                 int64_t sweeps, int32_t* codes) const;
 
 private:
     int64_t subspaces_, codewords_, dims_, padded_;

@@ -253,6 +253,16 @@ class Backend(Protocol):
         The order of summation is that of ``pq_tables``."""
 
     def pq_pack(self, codes: U8, bits: int, out: U8) -> None:
+    def pq_descend(self, units: F32, lengths: F32, codebooks: F32, extra: float, sweeps: int, codes: I32) -> None:
+        """Lowers the loss |x - y|^2 + extra <x - y, u>^2 of rows x, units u (n, D) times lengths (n,), and what their ``codes`` (n, M)
+        stand for, y, in place: codewords are chosen anew subspace by subspace, ``sweeps`` times.
+
+        In float32, multiply, then add, sums in rising order from +0. ``along`` of a subspace is the length times the sum of u*u; what is
+        ``left`` is along - the sum of u*c of the codeword c; ``total`` is the sum of what is left. For every subspace: others = total -
+        left; pull = (length + length) + (extra + extra) * (others + along); the new codeword has the least sum of c*c + p * (extra * p -
+        pull), p being its sum of u*c, and the lowest index on ties, where what is NaN or infinite is never least, and the first one has
+        index 0; total = others + left. Rows of no length, or whose total is not finite in the end, keep their codes."""
+
         """Row-major codes (n, code_bytes) to the packed layout. Row-major 4-bit codes hold the even subspace in the low nibble too."""
 
     def pq_unpack(self, packed: U8, bits: int, out: U8) -> None:
