@@ -16,8 +16,9 @@ from ..quantizers import RaBitQuantizer
 from ..quantizers.packed import LARGEST_FACTOR
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
+from ..validation import check_rotation
 from .base import Bounding, Representation, Stage, score_units
-from .coordinates import Coordinates, Rotation, check_rotation
+from .coordinates import ROTATIONS, Coordinates, Rotation
 
 
 @dataclass(frozen=True, repr=False)
@@ -53,7 +54,7 @@ class RaBit(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         RaBitQuantizer(self.bits)
-        check_rotation(self.rotation)
+        check_rotation(self.rotation, *ROTATIONS)
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> RaBitRows:
         dims = slabs.dim if self.dims is None else self.dims
