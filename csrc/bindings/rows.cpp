@@ -98,7 +98,7 @@ PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py
         Chunk chunk;
         chunk.rows = item.attr("rows").cast<int64_t>();
         chunk.weights = per_row(item.attr("scales"), chunk.rows, "scales");
-        chunk.norms = per_row(item.attr("norms2"), chunk.rows, "norms2");
+        chunk.norms = per_row(item.attr("terms"), chunk.rows, "terms");
         const uint8_t* base = contiguous<uint8_t>(a, 3, "packed codes");
         require(a.shape(1) == code_bytes && a.shape(2) == kPqBlock && a.shape(0) >= (chunk.rows + kPqBlock - 1) / kPqBlock,
                 "packed codes: expected shape (blocks of 64 rows, code bytes, 64)");

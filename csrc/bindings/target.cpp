@@ -54,10 +54,10 @@ std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, co
             const double* p = per_query<double>(a, tables.shape(0), name);
             return std::vector<double>(p, p + tables.shape(0));
         };
-        terms = {values("offset"), values("base"), values("step")};
+        terms = {values("offset"), values("base"), values("step"), values("weight")};
         require(rows.bits == 4, "rows: only codes of 4 bits are scaled");
         for (const Chunk& chunk : rows.rows->chunks())
-            require(chunk.weights && (largest || chunk.norms), "rows: scaled sums need scales, and distances norms2");
+            require(chunk.weights && (largest || chunk.norms), "rows: scaled sums need scales, and distances terms");
     }
     return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, std::move(terms), scan);
 }

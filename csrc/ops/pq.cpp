@@ -51,12 +51,14 @@ PqProblem::PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows,
     : Problem(std::move(rows), count, !largest), subspaces_(subspaces), bits_(bits), tables_(tables), scaling_(std::move(scaling)) {
     in_pq_blocks_ = true;
     if (!largest)
-        for (double& offset : scaling_.offset) offset = -offset;
+        for (auto* values : {&scaling_.offset, &scaling_.weight})
+            for (double& value : *values) value = -value;
     if (!scan) return;
     block_rows_ = count > 1 ? cached_rows(bits == 8 ? subspaces : (subspaces + 1) / 2) : kBlockRows;
     const std::vector<int64_t> widths = {subspaces};
     const bool scaled = !scaling_.offset.empty();
-    const Scaling terms = scaled ? Scaling{scaling_.offset.data(), scaling_.base.data(), scaling_.step.data()} : Scaling{};
+    const Scaling terms =
+        scaled ? Scaling{scaling_.offset.data(), scaling_.base.data(), scaling_.step.data(), scaling_.weight.data()} : Scaling{};
     pack(table.pq[bits == 8], tables, subspaces * (int64_t{1} << bits) * 4, widths, nullptr, nullptr, largest || scaled, terms);
 }
 
@@ -77,9 +79,10 @@ void PqProblem::canonical(int64_t query, const int64_t* rows, int64_t count, flo
             continue;
         }
         const auto q = static_cast<size_t>(query);
-        const double norm2 = smallest_first_ ? static_cast<double>(chunk.norms[local]) : 0.0;
+        const double term = chunk.norms ? static_cast<double>(chunk.norms[local]) : 0.0;
         const double scale = static_cast<double>(chunk.weights[local]);
-        keys[i] = static_cast<float>(scaling_.offset[q] - norm2 + scale * (scaling_.base[q] + scaling_.step[q] * static_cast<double>(sum)));
+        keys[i] = static_cast<float>(scaling_.offset[q] + scaling_.weight[q] * term +
+                                     scale * (scaling_.base[q] + scaling_.step[q] * static_cast<double>(sum)));
     }
 }
 
@@ -87,7 +90,7 @@ void PqProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspa
     block.pieces[0].width = subspaces_;
     if (!scaling_.offset.empty()) {
         block.scales = chunk.weights + start;
-        if (smallest_first_) block.norms2 = chunk.norms + start;
+        if (chunk.norms) block.terms = chunk.norms + start;
     }
     block.ahead = kAhead;
     block.ready = true;
@@ -141,9 +144,6 @@ void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t s
     }
 }
 
-void make_whole(float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step) {
-    std::vector<float> lows(static_cast<size_t>(subspaces));
-    for (int64_t q = 0; q < count; ++q) {
 void Codebooks::descend(const KernelTable& table, const float* units, const float* lengths, int64_t count, int64_t vector_dims, float extra,
                         int64_t sweeps, int32_t* codes) const {
     const int64_t tiles = (codewords_ + kPqTile - 1) / kPqTile;
@@ -163,6 +163,9 @@ void Codebooks::descend(const KernelTable& table, const float* units, const floa
     table.pq_descend(&loss, units, vector_dims, vector_dims, lengths, count, workspace.data(), codes);
 }
 
+void make_whole(float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step) {
+    std::vector<float> lows(static_cast<size_t>(subspaces));
+    for (int64_t q = 0; q < count; ++q) {
         float* table = tables + q * subspaces * entries;
         float widest = 0.0f;
         base[q] = 0.0;

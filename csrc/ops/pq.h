@@ -10,7 +10,7 @@ namespace asx {
 
 // How scores are made of sums, per query; see backends/protocol.py. All empty: sums are scores.
 struct ScoreScaling {
-    std::vector<double> offset, base, step;
+    std::vector<double> offset, base, step, weight;
 };
 
 class PqProblem final : public Problem {
@@ -27,7 +27,7 @@ private:
     int64_t subspaces_;
     int bits_;
     const float* tables_;
-    ScoreScaling scaling_; // its offsets are those of keys
+    ScoreScaling scaling_; // its offsets and weights are those of keys
 };
 
 // Codebooks (subspaces, codewords, dims), to be read until this dies.
