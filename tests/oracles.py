@@ -158,12 +158,13 @@ def canonical_adc(tables: F32, codes: Array) -> F32:
     return out
 
 
-def canonical_scaled(sums: F32, scaling: Scaling, scales: F32, norms2: F32 | None) -> F32:
-    """Scores of rows with scales, from sums of table entries (Q, N): distances if there are ``norms2``."""
-    offset, base, step = (values[:, None] for values in scaling)
+def canonical_scaled(sums: F32, scaling: Scaling, scales: F32, terms: F32 | None, largest: bool) -> F32:
+    """Scores of rows with scales, from sums of table entries (Q, N)."""
+    offset, base, step, weight = (values[:, None] for values in scaling)
     scaled = scales.astype(np.float64) * (base + step * sums.astype(np.float64))
+    start = offset if terms is None else offset + weight * terms.astype(np.float64)
     with np.errstate(over="ignore"):
-        return (offset + scaled if norms2 is None else (offset + norms2.astype(np.float64)) - scaled).astype(np.float32)
+        return (start + scaled if largest else start - scaled).astype(np.float32)
 
 
 def canonical_tables(queries: F32, codebooks: F32, squared: bool) -> F32:

@@ -14,6 +14,9 @@ from adaptive_search.transforms import Transform
 
 SAMPLES = sorted((Path(__file__).parent / "data").glob("format-*"))
 
+RABIT = Path(__file__).parent / "data" / "rabit-1"
+"""RaBit codes for cosine as they were at first, without what rows have along the mean."""
+
 
 def make(directory: Path, transform: Transform | None = None) -> None:
     """How a sample is made: every kind of stage and file, ids that do not rise, rows removed, and two commits.
@@ -37,7 +40,7 @@ def make(directory: Path, transform: Transform | None = None) -> None:
 
 
 @pytest.mark.parametrize("mmap", [True, False])
-@pytest.mark.parametrize("sample", SAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize("sample", [*SAMPLES, RABIT], ids=lambda path: path.name)
 def test_a_sample_opens_and_answers_as_it_did(sample: Path, mmap: bool, tmp_path: Path) -> None:
     shutil.copytree(sample / "index", tmp_path / "index")
     expected = np.load(sample / "expected.npz")

@@ -217,7 +217,7 @@ def test_fitting_shows_its_rounds(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("rotation", ["opq", "ITQ", 1, True, ["itq"]])
 def test_unknown_rotations_are_explained(rotation: Any) -> None:
-    with pytest.raises(ValueError, match=r'^rotation: expected "itq", "random" or None, got'):
+    with pytest.raises(ValueError, match=r"^rotation: expected 'itq', 'random' or None, got"):
         asx.BinaryQuantizer(rotation=rotation)
 
 
@@ -228,3 +228,23 @@ def test_states_tell_rotations_apart() -> None:
         again = asx.BinaryQuantizer.from_state(quantizer.state(), "l2")
         assert (repr(again), again.rotation) == (repr(quantizer), kind)
     assert list(asx.BinaryQuantizer(5).fit(rows).state()) == ["shape"]
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_bits_are_those_of_canonical_products(metric: Any, backend: Backend) -> None:
+    """Whatever other products they are guessed from: rows of all lengths, some of them at the mean, where every bit is a near-tie."""
+    rows = np.random.default_rng(3).standard_normal((1_300, 40)).astype(np.float32) + np.float32(0.3)
+    quantizer = asx.BinaryQuantizer(metric=metric, rotation="itq").fit(rows[:1_100])
+    learned = quantizer.directions
+    assert learned is not None
+    rows[200:600] = learned.mean * (1 + np.random.default_rng(4).integers(-9, 9, (400, 1)) * np.float32(2e-7))
+    rows *= np.float32(10.0) ** np.random.default_rng(5).integers(-44, 38, (1_300, 1)).astype(np.float32) if metric == "cosine" else 1
+    if metric == "ip":
+        rows[:5] = np.float32([0, 1e-40, 1e17, 1e19, 3e38])[:, np.newaxis] * np.sign(rows[:5])
+    vectors = rows
+    if metric == "cosine":
+        vectors = np.empty_like(rows)
+        backend.dense_unit(rows, vectors)
+    expected = np.packbits(rotations.rotated(backend, vectors, learned.matrix) > learned.thresholds, axis=1)
+    np.testing.assert_array_equal(quantizer.encode(rows), expected)
+    np.testing.assert_array_equal(quantizer.encode(rows[250:251]), expected[250:251])

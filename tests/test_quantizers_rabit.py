@@ -42,7 +42,7 @@ def test_scores_are_those_of_the_codes(dim: int, metric: Any, bits: int, backend
     quantizer = asx.RaBitQuantizer(bits, metric).fit(rows)
     codes = quantizer.encode(rows)
     assert codes.shape == (300, quantizer.code_bytes)
-    assert quantizer.code_bytes == -(-dim * bits // 8) + (8 if metric == "l2" else 4)
+    assert quantizer.code_bytes == -(-dim * bits // 8) + 8
     ids, scores = quantizer.top_k(queries, codes, 300)
     assert (np.sort(ids, axis=1) == np.arange(300)).all()
     wanted = np.take_along_axis(estimates(quantizer, queries, codes), ids, axis=1)
@@ -78,6 +78,19 @@ def test_estimates_are_unbiased_and_better_with_more_bits(bits: int) -> None:
     limit = {1: 0.045, 2: 0.022, 4: 0.006}[bits]
     assert np.sqrt(np.square(relative).mean()) < limit
     assert abs(relative.mean()) < limit / 10
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_what_queries_have_along_the_mean_is_exact(metric: Any) -> None:
+    rows = collection(400, 33)
+    quantizer = asx.RaBitQuantizer(1, metric).fit(rows)
+    decoded = quantizer.decode(quantizer.encode(rows)).astype(np.float64)
+    exact = (rows / oracles.norms(rows)[:, None] if metric == "cosine" else rows) @ quantizer.mean.astype(np.float64)
+    np.testing.assert_allclose(decoded @ quantizer.mean, exact, rtol=1e-5, atol=1e-6)
+    for factor in (1e-3, 7.0, -2.0):
+        scores = quantizer.top_k(np.float32(factor) * quantizer.mean, quantizer.encode(rows), 400)
+        wanted = exact[scores.ids] * (np.sign(factor) / np.linalg.norm(quantizer.mean) if metric == "cosine" else factor)
+        np.testing.assert_allclose(scores.scores, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_more_of_the_true_neighbours_than_symmetric_codes() -> None:
@@ -144,7 +157,10 @@ def test_packed_codes_of_another_kind_are_refused() -> None:
     assert packed.factors is not None
     for factors in (packed.factors[:-1], packed.factors.astype(np.float64), -packed.factors, np.full(70, np.nan, np.float32)):
         with pytest.raises(ValueError, match=r"^factors: "):
-            asx.PackedCodes(packed.data, 70, 4, 4, factors)
+            asx.PackedCodes(packed.data, 70, 4, 4, factors, None, packed.products)
+    for products in (packed.factors[:-1], np.full(70, np.nan, np.float32), np.full(70, -1e30, np.float32)):
+        with pytest.raises(ValueError, match=r"^(factors|products): "):
+            asx.PackedCodes(packed.data, 70, 4, 4, packed.factors, None, products)
 
 
 def test_rows_at_the_mean_and_rows_that_do_not_vary() -> None:
@@ -181,6 +197,16 @@ def test_states_bring_quantizers_back() -> None:
     quantizer.fit(rows)
     again = asx.RaBitQuantizer.from_state(quantizer.state(), "l2", 4)
     np.testing.assert_array_equal(again.encode(rows), quantizer.encode(rows))
+    plain = asx.RaBitQuantizer(4).fit(rows)
+    assert asx.RaBitQuantizer.from_state(plain.state(), "ip", 4).code_bytes == plain.code_bytes
+    # Codes as they were at first.
+    first = asx.RaBitQuantizer.from_state({name: plain.state()[name] for name in ("mean", "seed")}, "ip", 4)
+    assert first.code_bytes == plain.code_bytes - 4
+    codes = first.encode(rows)
+    np.testing.assert_array_equal(codes, plain.encode(rows)[:, :-4])
+    ids, scores = first.top_k(rows[:5], codes, 100)
+    np.testing.assert_allclose(scores, np.take_along_axis(rows[:5] @ first.decode(codes).T, ids, axis=1), rtol=1e-4, atol=1e-4)
+    assert "terms" not in first.state()
     for damage in ({"mean": np.float32([np.nan])}, {"seed": np.array([-1])}, {"mean": np.empty(0, np.float32)}):
         with pytest.raises(ValueError, match="state"):
             asx.RaBitQuantizer.from_state(quantizer.state() | damage, "l2", 4)

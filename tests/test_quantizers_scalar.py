@@ -350,3 +350,12 @@ def test_scores_beyond_float32_are_refused(backend: Backend) -> None:
     quantizer = asx.Int8Quantizer("l2").fit([[1.0, 1.0]])
     with pytest.raises(ValueError, match=r"^queries: scores of row 1 are too large for float32"):
         quantizer.top_k([[1.0, 1.0], [1e30, 1.0]], np.zeros((2, 2), np.int8), 1)
+
+
+def test_rows_whose_squared_norms_leave_float32_are_infinitely_far() -> None:
+    rows = np.random.default_rng(0).standard_normal((50, 8)).astype(np.float32)
+    rows[20:] *= np.float32(1e20)
+    quantizer = asx.Int8Quantizer("l2").fit(rows)
+    ids, scores = quantizer.top_k(rows[:3], quantizer.encode(rows), 50)
+    assert (np.sort(ids[:, :20], axis=1) == np.arange(20)).all()
+    assert np.isinf(scores[:, -1]).all()

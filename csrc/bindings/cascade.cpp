@@ -167,9 +167,9 @@ std::vector<float> guessed_floors(const std::shared_ptr<const Cascade>& cascade,
 
 // See `Backend.cascade_top_k`: scores and rows (queries, k), and which queries were scanned once more. Returns rows scored, (stages, queries).
 // looked_for: whose best rows come first, the first level of the cascade if `keyed`.
-std::vector<int64_t> top_k_at_once(const std::shared_ptr<const Cascade>& cascade, const std::shared_ptr<const Problem>& looked_for, bool keyed,
-                                   int64_t k, int64_t listed, int64_t share, int64_t guess, const Allowed& allowed, float* scores,
-                                   int64_t* rows, bool* again) {
+std::vector<int64_t> top_k_at_once(const std::shared_ptr<const Cascade>& cascade, const std::shared_ptr<const Problem>& looked_for,
+                                   bool keyed, int64_t k, int64_t listed, int64_t share, int64_t guess, const Allowed& allowed,
+                                   float* scores, int64_t* rows, bool* again) {
     const Level& first = cascade->levels.front();
     const int64_t queries = looked_for->queries(), visits = looked_for->rows().visits();
     const int64_t width = std::min(listed, looked_for->rows().size());
@@ -269,15 +269,15 @@ PySource integer_source(const Target& self, const PyRows& rows, const std::strin
             py::make_tuple(rows.owners, directions, scales)};
 }
 
-PySource pq_source(const Target& self, const PyRows& rows, const std::string& metric, int64_t dim, int64_t dims, const py::object& directions,
-                   double intercept, double slope, const py::array& codebooks, const py::object& rotation) {
+PySource pq_source(const Target& self, const PyRows& rows, const std::string& metric, int64_t dim, int64_t dims,
+                   const py::object& directions, double intercept, double slope, const py::array& codebooks, const py::object& rotation) {
     const Coded coded = coded_of(dim, dims, directions, false);
     const float* books = contiguous<float>(codebooks, 3, "codebooks");
     require(codebooks.shape(0) == rows.subspaces && codebooks.shape(1) == int64_t{1} << rows.bits, "codebooks: expected those of the rows");
     require(dims <= codebooks.shape(0) * codebooks.shape(2), "dims: wider than the codebooks");
     return {std::make_shared<PqSource>(*self.table, rows.rows, metric_of(metric), dim, coded, Line{intercept, slope},
-                                       Codebooks(books, codebooks.shape(0), codebooks.shape(1), codebooks.shape(2)), rows.subspaces, rows.bits,
-                                       matrix_of(rotation, dims, dims, "rotation")),
+                                       Codebooks(books, codebooks.shape(0), codebooks.shape(1), codebooks.shape(2)), rows.subspaces,
+                                       rows.bits, matrix_of(rotation, dims, dims, "rotation")),
             py::make_tuple(rows.owners, directions, codebooks, rotation)};
 }
 

@@ -98,7 +98,7 @@ PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py
         Chunk chunk;
         chunk.rows = item.attr("rows").cast<int64_t>();
         chunk.weights = per_row(item.attr("scales"), chunk.rows, "scales");
-        chunk.norms = per_row(item.attr("norms2"), chunk.rows, "norms2");
+        chunk.norms = per_row(item.attr("terms"), chunk.rows, "terms");
         const uint8_t* base = contiguous<uint8_t>(a, 3, "packed codes");
         require(a.shape(1) == code_bytes && a.shape(2) == kPqBlock && a.shape(0) >= (chunk.rows + kPqBlock - 1) / kPqBlock,
                 "packed codes: expected shape (blocks of 64 rows, code bytes, 64)");
@@ -117,8 +117,7 @@ Allowed allowed_of(const py::object& allowed, int64_t rows, int64_t queries) {
         const auto a = allowed.cast<py::array>();
         const int axes = a.ndim() == 2 ? 2 : 1;
         map.bytes = reinterpret_cast<const uint8_t*>(contiguous<bool>(a, axes, "allowed"));
-        require(a.shape(axes - 1) == rows && (axes == 1 || a.shape(0) == queries),
-                "allowed: expected shape (N,) or (Q, N)");
+        require(a.shape(axes - 1) == rows && (axes == 1 || a.shape(0) == queries), "allowed: expected shape (N,) or (Q, N)");
         map.stride = axes == 2 ? a.shape(1) : 0;
     }
     return map;

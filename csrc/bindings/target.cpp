@@ -57,10 +57,10 @@ std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, co
             const double* p = per_query<double>(a, tables.shape(0), name);
             return std::vector<double>(p, p + tables.shape(0));
         };
-        terms = {values("offset"), values("base"), values("step")};
+        terms = {values("offset"), values("base"), values("step"), values("weight")};
         require(rows.bits == 4, "rows: only codes of 4 bits are scaled");
         for (const Chunk& chunk : rows.rows->chunks())
-            require(chunk.weights && (largest || chunk.norms), "rows: scaled sums need scales, and distances norms2");
+            require(chunk.weights && (largest || chunk.norms), "rows: scaled sums need scales, and distances terms");
     }
     return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, std::move(terms), scan);
 }
@@ -304,6 +304,19 @@ void pq_assign(const Target& self, const py::array& vectors, const py::array& co
     books.assign(*self.table, v, vectors.shape(1), vectors.shape(0), vectors.shape(1), to);
 }
 
+void pq_descend(const Target& self, const py::array& units, const py::array& lengths, const py::array& codebooks, float extra,
+                int64_t sweeps, py::array codes) {
+    const float* u = contiguous<float>(units, 2, "units");
+    const float* l = per_query<float>(lengths, units.shape(0), "lengths");
+    const Codebooks books = codebooks_of(codebooks);
+    auto* to = writable<int32_t>(codes, 2, "codes");
+    require(units.shape(1) <= codebooks.shape(0) * codebooks.shape(2), "units: wider than the codebooks");
+    require(codes.shape(0) == units.shape(0) && codes.shape(1) == codebooks.shape(0), "codes: expected shape (units, subspaces)");
+    for (py::ssize_t i = 0; i < codes.size(); ++i) require(to[i] >= 0 && to[i] < codebooks.shape(1), "codes: expected codewords");
+    const py::gil_scoped_release free;
+    books.descend(*self.table, u, l, units.shape(0), units.shape(1), extra, sweeps, to);
+}
+
 void pq_pack(const Target&, const py::array& codes, int, py::array out) {
     require(codes.ndim() == 2 && codes.itemsize() == 1 && (codes.size() == 0 || codes.shape(1) <= 1 || codes.strides(1) == 1),
             "codes: expected a uint8 matrix with a contiguous last axis");
@@ -414,6 +427,7 @@ void register_targets(py::module_& m) {
         .def("pq_tables", &pq_tables, arg("queries"), arg("codebooks"), arg("squared"), arg("out"))
         .def("pq_whole", &pq_whole, arg("tables"), arg("base"), arg("step"))
         .def("pq_assign", &pq_assign, arg("vectors"), arg("codebooks"), arg("out"))
+        .def("pq_descend", &pq_descend, arg("units"), arg("lengths"), arg("codebooks"), arg("extra"), arg("sweeps"), arg("codes"))
         .def("pq_pack", &pq_pack, arg("codes"), arg("bits"), arg("out"))
         .def("pq_unpack", &pq_unpack, arg("packed"), arg("bits"), arg("out"));
 

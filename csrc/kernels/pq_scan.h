@@ -14,8 +14,8 @@
 // blend, and serves several blocks of rows; with AVX2 it is sixteen 16-entry shuffles. 4 bits: one shuffle per nibble, the nibbles split once for up
 // to 4 queries. A tree is merged as its entries come, query by query, so that of 4 queries' sums and trees most stay in 16 registers.
 //
-// Scales. Where rows have a scale, the key is offset - norms2 + scale * (base + step * sum). A row passes if scale * (sum + b) is not below
-// a + c * norms2, in float32, with a, b and c of the query moved by more than float32 misses; its key is then made as above.
+// Scales. Where rows have a scale, the key is offset + weight * term + scale * (base + step * sum). A row passes if scale * (sum + b) is not
+// below a + c * term - d * |term|, in float32, with a, b and d of the query such that no rounding can lose a row; its key is then made as above.
 //
 // One query from memory takes few blocks at a time and fetches ahead into the second-level cache, in the order of memory (block->ahead).
 //
@@ -53,7 +53,7 @@ struct PqHeader {
     double offset[pq_queries];
     double scaled_base[pq_queries];
     double scaled_step[pq_queries];
-    uint8_t padding[32];
+    double weight[pq_queries];
 };
 static_assert(sizeof(PqHeader) % 64 == 0, "packed tables stay aligned");
 
@@ -175,6 +175,7 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
         header->offset[q] = queries->scaling.offset[q];
         header->scaled_base[q] = queries->scaling.base[q];
         header->scaled_step[q] = queries->scaling.step[q];
+        header->weight[q] = queries->scaling.weight[q];
     }
     header->exact = true;
     for (int32_t q = 0; q < queries->count && header->exact; ++q) header->exact = pq_pack_whole<bits>(header, q, subspaces, to + q * bytes);
@@ -240,9 +241,9 @@ __attribute__((noinline)) void pq_settle(const Block* block, const PqHeader* hea
     for (int64_t i = first; i < count; ++i) {
         Survivor s = items[i];
         if (header->scaled) {
-            const double norm2 = block->norms2 ? static_cast<double>(block->norms2[s.row]) : 0.0;
+            const double term = block->terms ? static_cast<double>(block->terms[s.row]) : 0.0;
             const double scale = static_cast<double>(block->scales[s.row]);
-            s.key = static_cast<float>(header->offset[s.query] - norm2 +
+            s.key = static_cast<float>(header->offset[s.query] + header->weight[s.query] * term +
                                        scale * (header->scaled_base[s.query] + header->scaled_step[s.query] * static_cast<double>(s.key)));
         }
         if (!(s.key < thresholds[s.query])) items[kept++] = s;
@@ -274,9 +275,9 @@ ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64
     pq_append<exact>(block, header, q, row + 1, S::halves_not_below(high, limit), high, survivors);
 }
 
-// Per register of rows: the scales and norms2 of its even and of its odd rows, in two halves each.
+// Per register of rows: the scales and terms of its even and of its odd rows, in two halves each, and how large the terms are.
 struct PqFactors {
-    Simd::F scale[2][2], norm2[2][2];
+    Simd::F scale[2][2], term[2][2], size[2][2];
 };
 
 ASX_INLINE void pq_even_and_odd(const float* from, int64_t rows, Simd::F (&out)[2][2]) {
@@ -291,9 +292,9 @@ ASX_INLINE void pq_even_and_odd(const float* from, int64_t rows, Simd::F (&out)[
     }
 }
 
-// What a query asks of scaled sums: scale * (sum + b) >= a + c * norms2.
+// What a query asks of scaled sums: scale * (sum + b) >= a + c * term - d * |term|.
 struct PqLimit {
-    float a, b, c;
+    float a, b, c, d;
 };
 
 ASX_INLINE PqLimit pq_limit(const PqHeader* header, int q, float threshold) {
@@ -301,8 +302,11 @@ ASX_INLINE PqLimit pq_limit(const PqHeader* header, int q, float threshold) {
     const double b =
         (header->scaled_base[q] / header->scaled_step[q] + header->base[q] + static_cast<double>(header->slack[q])) / header->step[q];
     const double a = (to - from) / step - 0x1p-22 * (__builtin_fabs(to) + __builtin_fabs(from)) / step;
-    return {static_cast<float>(a - 0x1p-22 * __builtin_fabs(a) - 1e-37), static_cast<float>(b + 0x1p-20 * (65536.0 + __builtin_fabs(b))),
-            static_cast<float>((1.0 - 0x1p-22) / step)};
+    const double c = -header->weight[q] / step;
+    const auto b_up = static_cast<float>(b + 0x1p-20 * (65536.0 + __builtin_fabs(b)));
+    if (!(__builtin_fabs(c) < 1e38)) return {-__builtin_inff(), b_up, 0.0f, 0.0f}; // beyond float32: all rows pass
+    return {static_cast<float>(a - 0x1p-22 * __builtin_fabs(a) - 1e-37), b_up, static_cast<float>(c),
+            static_cast<float>(0x1p-22 * __builtin_fabs(c) + 1e-37)};
 }
 
 // As `pq_emit`, of rows with scales.
@@ -315,7 +319,10 @@ ASX_INLINE void pq_emit_scaled(const Block* block, const PqHeader* header, int q
     for (int parity = 0; parity < 2; ++parity) {
         const S::F of_sums[2] = {S::widen_halves<0>(halves[parity]), S::widen_halves<1>(halves[parity])};
         for (int part = 0; part < 2; ++part) {
-            const auto least = block->norms2 ? S::fma(S::set(limit.c), factors.norm2[parity][part], S::set(limit.a)) : S::set(limit.a);
+            auto least = S::set(limit.a);
+            if (block->terms)
+                least =
+                    S::fma(S::set(limit.c), factors.term[parity][part], S::sub(least, S::mul(S::set(limit.d), factors.size[parity][part])));
             const auto scaled = S::mul(factors.scale[parity][part], S::add(of_sums[part], S::set(limit.b)));
             masks[parity] |= static_cast<uint64_t>(S::not_less(scaled, least)) << part * S::lanes;
         }
@@ -472,7 +479,14 @@ ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const fl
                     if (r >= block->rows) break;
                     PqFactors factors;
                     pq_even_and_odd(block->scales + r, block->rows - r, factors.scale);
-                    if (block->norms2) pq_even_and_odd(block->norms2 + r, block->rows - r, factors.norm2);
+                    if (block->terms) {
+                        pq_even_and_odd(block->terms + r, block->rows - r, factors.term);
+                        for (int parity = 0; parity < 2; ++parity)
+                            for (int part = 0; part < 2; ++part) {
+                                const auto term = factors.term[parity][part];
+                                factors.size[parity][part] = Simd::max(term, Simd::sub(Simd::zero(), term));
+                            }
+                    }
                     for (int q = 0; q < Q && q < header->count; ++q)
                         pq_emit_scaled<exact>(block, header, q, r, limits[q], factors, low.v[q][b], high.v[q][b], survivors);
                 }

@@ -43,7 +43,7 @@ struct Block {
     bool scaled; // integer family: whether sums are first multiplied with `scale`
     float* workspace; // kBlockRows * 4 floats
     const float* scales; // PQ whose sums are scaled: per row
-    const float* norms2; // and what is taken off keys, or null
+    const float* terms; // and what the query's weight is multiplied with, or null
     uint64_t last_word; // Hamming: which bits of the row's last (partial) 64-bit word count
     bool cold; // no scan has read these rows yet
     // Rows that tiles do not read as they are: the tile that reads them first unpacks them from `source` to where `pieces` are. Else null.
@@ -66,10 +66,10 @@ struct Survivors {
     int64_t capacity; // at least 4 * kBlockRows: dense scans of few queries never stop midway, and no tile of a batch makes more
 };
 
-// What sums of PQ entries are of keys, per query, in float64: offset - norms2 of the row + scale of the row * (base + step * sum). Null: sums are
-// keys, or minus them. Scales and norms2 are from 0 to 1e30, steps from 1e-33 up.
+// What sums of PQ entries are of keys, per query, in float64: offset + weight * term of the row + scale of the row * (base + step * sum). Null:
+// sums are keys, or minus them. Scales are from 0 to 1e30, terms from -1e30 to 1e30, steps from 1e-33 up.
 struct Scaling {
-    const double *offset, *base, *step;
+    const double *offset, *base, *step, *weight;
 };
 
 // Queries to pack: `count` of them; element type as the family says (float32, int8, bytes, or float32 PQ tables).
@@ -109,6 +109,15 @@ struct PqCodebook {
     const float* tiles; // per 8 centered codewords: half their squared norms, tags (their numbers, as bits), (dims, 8) elements;
     // padding codewords are far away
     float radius; // largest norm of a centered codeword
+};
+
+// What `pq_descend` lowers: the loss of rows and their codes whose errors along the row count 1 + extra times.
+struct PqLoss {
+    int64_t subspaces, codewords, dims;
+    const float* codebooks; // (subspaces, codewords, dims)
+    const float* tiles; // per subspace and 8 codewords: their squared lengths, (dims, 8) elements; padding codewords are infinitely long
+    float extra;
+    int64_t sweeps;
 };
 
 constexpr int kMaxShapes = 4;
@@ -155,6 +164,9 @@ struct KernelTable {
     // nearest codewords; workspace: kPqAssigned * dims floats
     void (*pq_assign)(const PqCodebook* codebook, const float* rows, int64_t stride, int64_t count, float* workspace, int32_t* out,
                       int64_t out_stride);
+    // lowers the loss of rows of unit length, `width` elements of a stride each; workspace: kPqAssigned * subspaces * (dims + 3) floats
+    void (*pq_descend)(const PqLoss* loss, const float* units, int64_t width, int64_t stride, const float* lengths, int64_t count,
+                       float* workspace, int32_t* codes);
 };
 
 } // namespace asx

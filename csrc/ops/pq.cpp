@@ -82,12 +82,14 @@ PqProblem::PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows,
     : Problem(std::move(rows), count, !largest), subspaces_(subspaces), bits_(bits), tables_(tables), scaling_(std::move(scaling)) {
     in_pq_blocks_ = true;
     if (!largest)
-        for (double& offset : scaling_.offset) offset = -offset;
+        for (auto* values : {&scaling_.offset, &scaling_.weight})
+            for (double& value : *values) value = -value;
     if (!scan) return;
     block_rows_ = count > 1 ? cached_rows(bits == 8 ? subspaces : (subspaces + 1) / 2) : kBlockRows;
     const std::vector<int64_t> widths = {subspaces};
     const bool scaled = !scaling_.offset.empty();
-    const Scaling terms = scaled ? Scaling{scaling_.offset.data(), scaling_.base.data(), scaling_.step.data()} : Scaling{};
+    const Scaling terms =
+        scaled ? Scaling{scaling_.offset.data(), scaling_.base.data(), scaling_.step.data(), scaling_.weight.data()} : Scaling{};
     pack(table.pq[bits == 8], tables, subspaces * (int64_t{1} << bits) * 4, widths, nullptr, nullptr, largest || scaled, terms);
 }
 
@@ -113,16 +115,17 @@ float PqProblem::key_of_sum(int64_t query, int64_t row, float sum) const {
     const auto q = static_cast<size_t>(query);
     const Chunk& chunk = rows_->chunk_of(row);
     const int64_t local = row - chunk.first;
-    const double norm2 = smallest_first_ ? static_cast<double>(chunk.norms[local]) : 0.0;
+    const double term = chunk.norms ? static_cast<double>(chunk.norms[local]) : 0.0;
     const double scale = static_cast<double>(chunk.weights[local]);
-    return static_cast<float>(scaling_.offset[q] - norm2 + scale * (scaling_.base[q] + scaling_.step[q] * static_cast<double>(sum)));
+    return static_cast<float>(scaling_.offset[q] + scaling_.weight[q] * term +
+                              scale * (scaling_.base[q] + scaling_.step[q] * static_cast<double>(sum)));
 }
 
 void PqProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const {
     block.pieces[0].width = subspaces_;
     if (!scaling_.offset.empty()) {
         block.scales = chunk.weights + start;
-        if (smallest_first_) block.norms2 = chunk.norms + start;
+        if (chunk.norms) block.terms = chunk.norms + start;
     }
     block.ahead = kAhead;
     block.ready = true;
@@ -181,6 +184,25 @@ void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t s
             table.pq_assign(&books[static_cast<size_t>(m)], from + m * dims_, step, rows, workspace.data(), out + first * subspaces_ + m,
                             subspaces_);
     }
+}
+
+void Codebooks::descend(const KernelTable& table, const float* units, const float* lengths, int64_t count, int64_t vector_dims, float extra,
+                        int64_t sweeps, int32_t* codes) const {
+    const int64_t tiles = (codewords_ + kPqTile - 1) / kPqTile;
+    std::vector<float> prepared(static_cast<size_t>(subspaces_ * tiles * (dims_ + 1) * kPqTile), 0.0f);
+    for (int64_t m = 0; m < subspaces_; ++m)
+        for (int64_t j = 0; j < tiles * kPqTile; ++j) {
+            float* to = prepared.data() + (m * tiles + j / kPqTile) * (dims_ + 1) * kPqTile + j % kPqTile;
+            const float* codeword = codebooks_ + (m * codewords_ + j) * dims_;
+            to[0] = j < codewords_ ? 0.0f : std::numeric_limits<float>::infinity();
+            for (int64_t s = 0; s < dims_ && j < codewords_; ++s) {
+                to[0] += codeword[s] * codeword[s];
+                to[(s + 1) * kPqTile] = codeword[s];
+            }
+        }
+    std::vector<float> workspace(static_cast<size_t>(kPqAssigned * subspaces_ * (dims_ + 3)));
+    const PqLoss loss = {subspaces_, codewords_, dims_, codebooks_, prepared.data(), extra, sweeps};
+    table.pq_descend(&loss, units, vector_dims, vector_dims, lengths, count, workspace.data(), codes);
 }
 
 void make_whole(float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step) {

@@ -10,7 +10,7 @@ namespace asx {
 
 // How scores are made of sums, per query; see backends/protocol.py. All empty: sums are scores.
 struct ScoreScaling {
-    std::vector<double> offset, base, step;
+    std::vector<double> offset, base, step, weight;
 };
 
 class PqProblem final : public Problem {
@@ -29,7 +29,7 @@ private:
     int64_t subspaces_;
     int bits_;
     const float* tables_;
-    ScoreScaling scaling_; // its offsets are those of keys
+    ScoreScaling scaling_; // its offsets and weights are those of keys
 };
 
 // Codebooks (subspaces, codewords, dims), to be read until this dies.
@@ -39,6 +39,9 @@ public:
     // out (count, subspaces, codewords); missing dims of the queries count as zero
     void tables(const KernelTable& table, const float* queries, int64_t count, int64_t query_dims, bool squared, float* out) const;
     void assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims, int32_t* out) const;
+    // Vectors are units (count, vector_dims) times lengths.
+    void descend(const KernelTable& table, const float* units, const float* lengths, int64_t count, int64_t vector_dims, float extra,
+                 int64_t sweeps, int32_t* codes) const;
 
 private:
     int64_t subspaces_, codewords_, dims_, padded_;

@@ -69,7 +69,7 @@ void Problem::pack(const Family& family, const void* data, int64_t stride, const
         in.offset = offset ? offset + first : nullptr;
         in.last_word = rows_->last_word;
         in.largest = largest;
-        if (scaling.offset) in.scaling = {scaling.offset + first, scaling.base + first, scaling.step + first};
+        if (scaling.offset) in.scaling = {scaling.offset + first, scaling.base + first, scaling.step + first, scaling.weight + first};
         Group group{&shape, first, in.count, allocate_aligned(shape.packed_bytes(&in))};
         shape.pack(&in, group.packed.get());
         groups_.push_back(std::move(group));

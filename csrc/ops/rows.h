@@ -12,7 +12,7 @@ struct Chunk {
     std::vector<Piece> pieces;
     int64_t rows = 0;
     int64_t first = 0;                  // number of its first row among all rows
-    const float* norms = nullptr;       // per row, when known
+    const float* norms = nullptr;       // per row, when known; of codes with scales, their terms
     const float* weights = nullptr;     // per row, for stages of cascades: what a query's margin is multiplied with
 };
 

@@ -20,7 +20,7 @@ Block advanced(const Block& block, int64_t rows, bool in_pq_blocks) {
     out.rows -= rows;
     if (out.allowed) out.allowed += rows;
     if (out.scales) out.scales += rows;
-    if (out.norms2) out.norms2 += rows;
+    if (out.terms) out.terms += rows;
     out.squares += rows, out.scale += rows, out.bias += rows, out.slack += rows, out.row_sums += rows;
     return out;
 }

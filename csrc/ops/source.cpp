@@ -52,8 +52,7 @@ std::vector<float> CodedSource::mapped(const std::vector<float>& vectors, int64_
     std::vector<float> out(static_cast<size_t>(count * rows));
     map_queries(table_, vectors.data(), count, matrix, rows, dims, out.data());
     if (all_finite(out)) return out;
-    for (float& x : out)
-        x = std::isnan(x) ? 0.0f : std::clamp(x, -std::numeric_limits<float>::max(), std::numeric_limits<float>::max());
+    for (float& x : out) x = std::isnan(x) ? 0.0f : std::clamp(x, -std::numeric_limits<float>::max(), std::numeric_limits<float>::max());
     return out;
 }
 
@@ -88,8 +87,8 @@ std::optional<Level> IntegerSource::level(const float* queries, int64_t count, b
         out.offset.push_back(unit * line_.intercept - 0.0);
         out.factor.push_back(line_.slope * unit / unit);
     }
-    out.problem = std::make_shared<IntegerProblem>(table_, rows_, codes.data(), count, factors.data(), offsets.data(), IntegerMetric::ip, false,
-                                                   nullptr, scan);
+    out.problem = std::make_shared<IntegerProblem>(table_, rows_, codes.data(), count, factors.data(), offsets.data(), IntegerMetric::ip,
+                                                   false, nullptr, scan);
     return out;
 }
 

@@ -41,14 +41,8 @@ def intersection(queries: Any, codes: Any, *, bits: int | None = None, threads: 
 
     Parameters
     ----------
-    queries : array_like of uint8, shape (Q, B) or (B,)
-        Bits packed as by ``np.packbits(bits, axis=1)``.
-    codes : array_like of uint8, shape (N, B)
-        Used in place.
-    bits : int, optional
-        Compare only the first ``bits`` bits; by default all of the bytes.
-    threads : int, optional
-        At most this many threads; by default see `set_threads`.
+    queries, codes, bits, threads
+        As for `hamming`.
 
     Returns
     -------
@@ -75,14 +69,8 @@ def jaccard(queries: Any, codes: Any, *, bits: int | None = None, threads: int |
 
     Parameters
     ----------
-    queries : array_like of uint8, shape (Q, B) or (B,)
-        Bits packed as by ``np.packbits(bits, axis=1)``.
-    codes : array_like of uint8, shape (N, B)
-        Used in place.
-    bits : int, optional
-        Compare only the first ``bits`` bits; by default all of the bytes.
-    threads : int, optional
-        At most this many threads; by default see `set_threads`.
+    queries, codes, bits, threads
+        As for `hamming`.
 
     Returns
     -------
@@ -110,18 +98,8 @@ def intersection_top_k(
 
     Parameters
     ----------
-    queries : array_like of uint8, shape (Q, B) or (B,)
-        Bits packed as by ``np.packbits(bits, axis=1)``.
-    codes : array_like of uint8, shape (N, B)
-        Used in place.
-    k : int
-        At least 1; may exceed the number of rows.
-    bits : int, optional
-        Compare only the first ``bits`` bits; by default all of the bytes.
-    mask : array_like of bool, shape (N,) or (Q, N), optional
-        Which rows may be found.
-    threads : int, optional
-        At most this many threads; by default see `set_threads`.
+    queries, codes, k, bits, mask, threads
+        As for `hamming_top_k`.
 
     Returns
     -------
@@ -148,7 +126,7 @@ def jaccard_top_k(queries: Any, codes: Any, k: int, *, bits: int | None = None, 
     Parameters
     ----------
     queries, codes, k, bits, mask, threads
-        As for `intersection_top_k`.
+        As for `hamming_top_k`.
 
     Returns
     -------

@@ -49,6 +49,12 @@ def as_metric(metric: Any) -> Metric:
     return metric
 
 
+def check_rotation(value: Any, *known: str) -> None:
+    """A `ValueError` unless it is one of the known names, or None."""
+    if value is not None and not (isinstance(value, str) and value in known):
+        raise ValueError(f"rotation: expected {', '.join(map(repr, known))} or None, got {value!r}")
+
+
 def as_kind(dtype: Any, name: str = "dtype") -> Kind:
     """An element kind, from its name or from a dtype of that name."""
     found = dtype if isinstance(dtype, str) else getattr(dtype, "name", None) or getattr(dtype, "__name__", dtype)

@@ -396,3 +396,73 @@ def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     allowed = data.draw(st.sampled_from([None, rng.random(n) < 0.5, rng.random((count, n)) < 0.3]))
     ids = data.draw(st.sampled_from([None, rng.permutation(n).astype(np.int64)]))
     check_scans(backend, tables, codes, bits, data.draw(st.integers(1, 320)), (count,), sizes=sizes, ids=ids, allowed=allowed)
+
+
+def descended(units: Array, lengths: Array, codebooks: Array, extra: float, sweeps: int, codes: Array) -> Array:
+    """What `Backend.pq_descend` says, row by row."""
+    subspaces, _, dims = codebooks.shape
+    zero, extra, out = np.float32(0), np.float32(extra), codes.copy()
+    padded = np.pad(units, ((0, 0), (0, subspaces * dims - units.shape[1]))).reshape(len(units), subspaces, dims)
+    squares = sum((codebooks[:, :, s] * codebooks[:, :, s] for s in range(dims)), np.zeros(codebooks.shape[:2], np.float32))
+    products = oracles.canonical_tables(units, codebooks, False)
+    for i, length in enumerate(lengths):
+        tried = codes[i].copy()
+        along = [length * sum((u * u for u in part), zero) for part in padded[i]]
+        left = [along[m] - products[i, m, tried[m]] for m in range(subspaces)]
+        total = sum(left, zero)
+        for _ in range(sweeps):
+            for m, p in enumerate(products[i]):
+                others = total - left[m]
+                pull = (length + length) + (extra + extra) * (others + along[m])
+                loss = squares[m] + p * (extra * p - pull)
+                tried[m] = np.where(np.isnan(loss), np.inf, loss).argmin()
+                left[m] = along[m] - p[tried[m]]
+                total = others + left[m]
+        if length > 0 and np.isfinite(total):
+            out[i] = tried
+    return out
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_descend(backend: Backend, bits: int) -> None:
+    rng = np.random.default_rng(11)
+    for subspaces, dims, lacking in SHAPES:
+        codebooks = make_codebooks(subspaces, bits, dims)
+        for n in (0, 1, 33, 70):
+            units = rng.standard_normal((n, subspaces * dims - lacking)).astype(np.float32)
+            units /= np.linalg.norm(units, axis=1, keepdims=True)
+            lengths = rng.lognormal(1, 1, n).astype(np.float32)
+            codes = rng.integers(0, 2**bits, (n, subspaces)).astype(np.int32)
+            expected = descended(units, lengths, codebooks, 2.5, 2, codes)
+            for put in awkward.FLAT_PLACES.values() if n == 33 else (np.copy,):
+                out = awkward.Guarded((n, subspaces), np.int32)
+                out.array[:] = codes
+                backend.pq_descend(put(units), put(lengths), codebooks, 2.5, 2, out.array)
+                np.testing.assert_array_equal(out.array, expected)
+                assert out.intact
+
+
+@pytest.mark.parametrize("codewords", [1, 2, 5, 9, 300])
+def test_descend_to_any_number_of_codewords(backend: Backend, codewords: int) -> None:
+    rng = np.random.default_rng(12)
+    codebooks = rng.integers(-2, 3, (3, codewords, 5)).astype(np.float32)
+    units, lengths = rng.integers(-2, 3, (70, 14)).astype(np.float32) / 8, np.full(70, 2, np.float32)
+    codes = np.zeros((70, 3), np.int32)
+    expected = descended(units, lengths, codebooks, 3, 3, codes)
+    backend.pq_descend(units, lengths, codebooks, 3, 3, codes)
+    np.testing.assert_array_equal(codes, expected)
+
+
+@pytest.mark.parametrize("scale", [0, 1e-45, 1e-30, 1e-19, 1e19, 3e38])
+def test_descend_at_the_ends_of_the_float_range(backend: Backend, scale: float) -> None:
+    rng = np.random.default_rng(13)
+    limit = np.finfo(np.float32).max
+    codebooks = np.clip(make_codebooks(3, 4, 4).astype(np.float64) * scale, -limit, limit).astype(np.float32)
+    units = rng.standard_normal((40, 12)).astype(np.float32)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    lengths = np.float32([scale, 1, 0, np.inf]).repeat(10)
+    codes = rng.integers(0, 16, (40, 3)).astype(np.int32)
+    with np.errstate(all="ignore"):
+        expected = descended(units, lengths, codebooks, 3, 2, codes)
+    backend.pq_descend(units, lengths, codebooks, 3, 2, codes)
+    np.testing.assert_array_equal(codes, expected)

@@ -20,31 +20,32 @@ SUBSPACES = (1, 2, 7, 8, 9, 32, 33, 97)
 
 
 class Scaled(NamedTuple):
-    """Codes (N, M), one an entry, with scales and norms2 of every row."""
+    """Codes (N, M), one an entry, with scales and terms of every row."""
 
     codes: Array
     scales: Array
-    norms2: Array
+    terms: Array
 
     def rows(self, backend: Backend, sizes: tuple[int, ...] = (64 * 10**6,), ids: Any = None, place: Any = None) -> Rows:
         put = place or np.copy
         parts = awkward.cut(len(self.codes), sizes)
-        chunks = [CodeChunk(put(blocked(self.codes[p], 4)), len(self.codes[p]), put(self.scales[p]), put(self.norms2[p])) for p in parts]
+        chunks = [CodeChunk(put(blocked(self.codes[p], 4)), len(self.codes[p]), put(self.scales[p]), put(self.terms[p])) for p in parts]
         return backend.pq_rows(chunks, self.codes.shape[1], 4, ids)
 
     def scores(self, tables: Array, scaling: Scaling, largest: bool) -> Array:
-        return oracles.canonical_scaled(oracles.canonical_adc(tables, self.codes), scaling, self.scales, None if largest else self.norms2)
+        return oracles.canonical_scaled(oracles.canonical_adc(tables, self.codes), scaling, self.scales, self.terms, largest)
 
 
 def made(n: int, subspaces: int, seed: int = 0) -> Scaled:
     rng = np.random.default_rng(seed)
-    scales, norms2 = rng.lognormal(0, 0.5, n).astype(np.float32), rng.lognormal(2, 1, n).astype(np.float32)
-    return Scaled(make(n, subspaces, 4, seed), scales, norms2)
+    scales, terms = rng.lognormal(0, 0.5, n).astype(np.float32), (5 * rng.standard_normal(n) + 3).astype(np.float32)
+    return Scaled(make(n, subspaces, 4, seed), scales, terms)
 
 
 def terms(count: int, seed: int = 3) -> Scaling:
     rng = np.random.default_rng(seed)
-    return Scaling(rng.standard_normal(count) * 10, rng.standard_normal(count) * 30, rng.lognormal(-3, 1, count))
+    offset, base, weight = (rng.standard_normal(count) * size for size in (10, 30, 2))
+    return Scaling(offset, base, rng.lognormal(-3, 1, count), weight)
 
 
 def whole_tables(count: int, subspaces: int) -> Array:
@@ -110,6 +111,7 @@ ROWS = {
     "zero": lambda x: np.zeros_like(x),
     "zero but for one": lambda x: np.where(np.arange(len(x)) == 700, np.float32(2), np.float32(0)),
     "of all sizes": lambda x: np.logspace(-44, 29.9, len(x)).astype(np.float32),
+    "of both signs": lambda x: np.where(np.arange(len(x)) % 2, x, -x),
     "nearly equal": lambda x: np.nextafter(np.float32(1), np.sign(x - np.median(x))).astype(np.float32),
 }
 
@@ -121,6 +123,10 @@ TERMS = {
     "an offset that dwarfs all": lambda t: t._replace(offset=t.offset * 1e30),
     "no offset": lambda t: t._replace(offset=t.offset * 0),
     "far below zero": lambda t: t._replace(base=t.base - 1e6),
+    "no weight": lambda t: t._replace(weight=t.weight * 0),
+    "a small weight": lambda t: t._replace(weight=t.weight * 1e-41),
+    "a weight beyond float32": lambda t: t._replace(weight=t.weight * 1e60),
+    "a weight that dwarfs all": lambda t: t._replace(weight=t.weight * 1e9),
 }
 
 
@@ -129,7 +135,7 @@ TERMS = {
 def test_what_float32_cannot_tell_apart(backend: Backend, shape: str, said: str) -> None:
     """Whether a row passes is decided in float32, of what may overflow, underflow or round to the same; its score is not."""
     data = made(1500, 9)
-    for odd in (data._replace(scales=ROWS[shape](data.scales)), data._replace(norms2=ROWS[shape](data.norms2))):
+    for odd in (data._replace(scales=np.abs(ROWS[shape](data.scales))), data._replace(terms=ROWS[shape](data.terms))):
         for tables in (whole_tables(5, 9), make_tables(5, 9, 4)):
             check(backend, odd, tables, TERMS[said](terms(5)), 20, (1, 5))
 
@@ -140,6 +146,19 @@ def test_sorted_rows(backend: Backend, order: int) -> None:
     tables, scaling = whole_tables(6, 5), terms(6)
     ranks = np.argsort(data.scores(tables[:1], scaling.part(slice(0, 1)), True)[0], kind="stable")[::order]
     check(backend, Scaled(*(values[ranks] for values in data)), tables, scaling, 10, (1, 6), sizes=(4992,))
+
+
+def test_rows_without_terms(backend: Backend) -> None:
+    data, tables, scaling = made(700, 9), whole_tables(5, 9), terms(5)
+    chunk = CodeChunk(blocked(data.codes, 4), 700, data.scales)
+    rows = backend.pq_rows([chunk], 9, 4)
+    expected = oracles.best(oracles.canonical_scaled(oracles.canonical_adc(tables, data.codes), scaling, data.scales, None, True), 20)
+    for found in (
+        awkward.run(backend.pq_scan(rows, tables, 20, True, None, scaling), rows),
+        backend.pq_rescore(rows, tables, np.tile(np.arange(700), (5, 1)), 20, True, scaling),
+    ):
+        np.testing.assert_array_equal(found[1], expected[1])
+        assert oracles.same_bits(found[0], expected[0])
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.6])
@@ -190,10 +209,9 @@ def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     levels = data.draw(st.sampled_from([1, 3, 31, 1000]))
     tables = rng.integers(-levels, levels + 1, (count, subspaces, 16)).astype(np.float32)
     codes = made(n, subspaces, int(rng.integers(1000)))
-    coarse = codes._replace(scales=np.ceil(codes.scales), norms2=np.ceil(codes.norms2))
-    scaling = Scaling(
-        np.round(terms(count).offset), np.round(terms(count).base), data.draw(st.sampled_from([np.ones(count), terms(count).step]))
-    )
+    coarse = codes._replace(scales=np.ceil(codes.scales), terms=np.ceil(codes.terms))
+    offset, base, step, weight = terms(count)
+    scaling = Scaling(np.round(offset), np.round(base), data.draw(st.sampled_from([np.ones(count), step])), np.round(weight))
     allowed = data.draw(st.sampled_from([None, rng.random(n) < 0.5, rng.random((count, n)) < 0.3]))
     ids = data.draw(st.sampled_from([None, rng.permutation(n).astype(np.int64)]))
     check(backend, coarse, tables, scaling, data.draw(st.integers(1, 320)), (count,), sizes=sizes, ids=ids, allowed=allowed)

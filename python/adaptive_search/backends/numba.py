@@ -118,6 +118,9 @@ class NumbaBackend:
     def pq_assign(self, vectors: F32, codebooks: F32, out: I32) -> None:
         codewords.assign(vectors, codebooks, out)
 
+    def pq_descend(self, units: F32, lengths: F32, codebooks: F32, extra: float, sweeps: int, codes: I32) -> None:
+        codewords.descend(units, lengths, codebooks, extra, sweeps, codes)
+
     def pq_pack(self, codes: U8, bits: int, out: U8) -> None:
         codewords.pack(codes, out)
 

@@ -66,24 +66,25 @@ class CodeChunk(NamedTuple):
     packed: U8
     rows: int
     scales: F32 | None = None
-    norms2: F32 | None = None
+    terms: F32 | None = None
 
 
 class Scaling(NamedTuple):
     """Of 4-bit codes of rows with scales, what sums of entries say of scores: (Q,) float64 each, finite, steps from 1e-33 up.
 
-    Where larger is better, the score is ``offset + scale[row] * (base + step * sum)``, in float64, rounded to float32 at the end; else
-    ``(offset + norms2[row]) - scale[row] * (base + step * sum)``. Larger sums are better either way. Scales and norms2 are from 0 up to
-    1e30.
+    Where larger is better, the score is ``(offset + weight * terms[row]) + scale[row] * (base + step * sum)``, in float64, rounded to
+    float32 at the end; else the scaled sum is taken off. Larger sums are better either way. Scales are from 0 up to 1e30, terms no
+    larger than 1e30; rows without terms, which only larger scores may have, count as if theirs were 0.
     """
 
     offset: F64
     base: F64
     step: F64
+    weight: F64
 
     def part(self, own: slice) -> Scaling:
         """Of some queries."""
-        return Scaling(self.offset[own], self.base[own], self.step[own])
+        return Scaling(self.offset[own], self.base[own], self.step[own], self.weight[own])
 
 
 class Bound(NamedTuple):
@@ -261,6 +262,16 @@ class Backend(Protocol):
         """Nearest codeword per subspace into out (n, M): least canonical sum of (x-c)*(x-c), lowest index on ties.
 
         The order of summation is that of ``pq_tables``."""
+
+    def pq_descend(self, units: F32, lengths: F32, codebooks: F32, extra: float, sweeps: int, codes: I32) -> None:
+        """Lowers the loss |x - y|^2 + extra <x - y, u>^2 of rows x, units u (n, D) times lengths (n,), and what their ``codes`` (n, M)
+        stand for, y, in place: codewords are chosen anew subspace by subspace, ``sweeps`` times.
+
+        In float32, multiply, then add, sums in rising order from +0. ``along`` of a subspace is the length times the sum of u*u; what is
+        ``left`` is along - the sum of u*c of the codeword c; ``total`` is the sum of what is left. For every subspace: others = total -
+        left; pull = (length + length) + (extra + extra) * (others + along); the new codeword has the least sum of c*c + p * (extra * p -
+        pull), p being its sum of u*c, and the lowest index on ties, where what is NaN or infinite is never least, and the first one has
+        index 0; total = others + left. Rows of no length, or whose total is not finite in the end, keep their codes."""
 
     def pq_pack(self, codes: U8, bits: int, out: U8) -> None:
         """Row-major codes (n, code_bytes) to the packed layout. Row-major 4-bit codes hold the even subspace in the low nibble too."""

@@ -8,11 +8,8 @@ nearest codewords, and codewords solve the normal equations of least squares, by
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from ..arrays import ranges
 from ..backends import current
 from ..execution import Progress, run_ranges
 from ..types import F32, F64, I32
@@ -25,9 +22,6 @@ ROUNDS = 4
 STEPS = 8
 """Of conjugate gradients in a round."""
 
-BLOCK_NUMBERS = 1 << 21
-"""Products of rows with codewords that are kept at a time."""
-
 REPAIRS = 10
 """Rounds of moving unused codewords in the end. One may be left where there are hardly more distinct points than codewords."""
 
@@ -35,58 +29,14 @@ GRAIN = 256
 
 
 def assign(vectors: F32, codebooks: F32, weight: float, nearest: I32) -> None:
-    """Codewords (n, M) of vectors (n, D): the nearest ones, then those that lower the loss."""
-    current().pq_assign(vectors, codebooks, nearest)
-    subspaces, codewords, width = codebooks.shape
-    filled = -(-vectors.shape[1] // width)
-    parts = [np.ascontiguousarray(vectors[:, m * width : (m + 1) * width]) for m in range(filled)]
-    books = [np.ascontiguousarray(codebooks[m, :, : part.shape[1]]) for m, part in enumerate(parts)]
-    lengths = [_squares(book) for book in books]
-    for first, last in ranges(len(vectors), max(16, BLOCK_NUMBERS // (subspaces * codewords))):
-        _descend([part[first:last] for part in parts], books, lengths, np.float32(weight - 1.0), nearest[first:last])
-
-
-def _descend(parts: list[F32], books: list[F32], lengths: list[F32], extra: np.float32, nearest: I32) -> None:
-    """Choose the codes of some rows anew, subspace by subspace."""
-    rows = np.arange(len(nearest))
-    with np.errstate(all="ignore"):
-        own = [_squares(part) for part in parts]
-        squares = _sum(own)
-        scale = np.where(squares > 0, 1 / np.sqrt(squares), 0).astype(np.float32)
-        along, losses, left = [], [], []
-        for part, book, length, square, chosen in zip(parts, books, lengths, own, nearest.T, strict=False):
-            products = np.empty((len(part), len(book)), np.float32)
-            current().dense_map(part, book, products)
-            products *= scale[:, np.newaxis]
-            along.append(products)
-            losses.append(length + extra * np.square(products) - (2 / scale)[:, np.newaxis] * products)
-            left.append(scale * square - products[rows, chosen])
-        total = _sum(left)
-        tried = nearest.copy()
-        for _ in range(SWEEPS):
-            for m, (products, loss) in enumerate(zip(along, losses, strict=True)):
-                others = total - left[m]
-                pull = 2 * extra * (others + scale * own[m])
-                tried[:, m] = (loss - pull[:, np.newaxis] * products).argmin(axis=1)
-                left[m] = scale * own[m] - products[rows, tried[:, m]]
-                total = others + left[m]
-    # What is zero or beyond float32 stays with the nearest codewords.
-    good = (scale > 0) & np.isfinite(total)
-    nearest[good] = tried[good]
-
-
-def _squares(rows: F32) -> F32:
-    """|x|^2 of every row, summed in the order of the dims."""
-    with np.errstate(over="ignore", under="ignore"):
-        return _sum([column * column for column in rows.T])
-
-
-def _sum(parts: Sequence[F32]) -> F32:
-    """Of arrays (n,) one after the other, for any n: `np.sum` goes another way where n is 1."""
-    total = np.zeros_like(parts[0])
-    for part in parts:
-        total += part
-    return total
+    """Codewords (n, M) of vectors (n, D): the nearest ones, then those that lower the loss. Rows that are zero or beyond float32 stay with
+    the nearest."""
+    backend, vectors = current(), np.ascontiguousarray(vectors)
+    backend.pq_assign(vectors, codebooks, nearest)
+    units, lengths = np.empty_like(vectors), np.empty(len(vectors), np.float32)
+    backend.dense_unit(vectors, units)
+    backend.dense_norms("float32", [vectors], lengths)
+    backend.pq_descend(units, lengths, codebooks, weight - 1.0, SWEEPS, nearest)
 
 
 def train(points: F32, codebooks: F32, weight: float, threads: int | None = None, progress: Progress | None = None) -> None:

@@ -14,10 +14,10 @@ from ..execution import progress_bar
 from ..flat import HammingFamily
 from ..functional import squeezed
 from ..types import F32, MAX_DIM, U8, Array, Metric, Neighbors
-from ..validation import as_codes, as_int, as_k, as_mask, as_threads
+from ..validation import as_codes, as_int, as_k, as_mask, as_threads, check_rotation
 from . import itq
 from .base import SAMPLE_BYTES, Quantizer, some_rows, taken
-from .directions import Directions, Rotation, as_rotation
+from .directions import ROTATIONS, Directions, Rotation
 
 
 class BinaryQuantizer(Quantizer):
@@ -67,7 +67,8 @@ class BinaryQuantizer(Quantizer):
     def __init__(self, bits: int | None = None, metric: Metric = "ip", rotation: Rotation | None = None, *, seed: int = 0) -> None:
         super().__init__(metric)
         self._asked = None if bits is None else as_int(bits, "bits", 1)
-        self.rotation = as_rotation(rotation)
+        check_rotation(rotation, *ROTATIONS)
+        self.rotation = rotation
         self.seed = as_int(seed, "seed", 0)
         self.directions: Directions | None = None
 

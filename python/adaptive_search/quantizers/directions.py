@@ -4,29 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Literal, Self, get_args
 
 import numpy as np
 
+from ..arrays import ranges
 from ..backends import current
+from ..backends.protocol import DenseChunk
 from ..execution import Progress
 from ..hadamard import HadamardRotation
 from ..rotations import is_orthogonal, rotated
-from ..types import F32, F64, U8, Array, Metric
+from ..types import F32, F64, I64, U8, Array, Metric
 from . import itq
 from .base import taken
 from .int8 import FLOAT32_MAX
 
 Rotation = Literal["itq", "random"]
 
-ROTATIONS: tuple[Rotation, ...] = ("itq", "random")
+PRODUCT_ERROR, LARGEST_NORM = 1.05 * 2.0**-23, 1e18
+"""Times the length of a vector and its dims + 10: what two sums of its product with a direction differ by at most; and the length up to
+which none overflows."""
 
+ROWS_AT_ONCE = 1000
+"""Products of so many are worked on in the cache."""
 
-def as_rotation(value: Any) -> Rotation | None:
-    """``"itq"``, ``"random"`` or None."""
-    if value is None or (isinstance(value, str) and value in ROTATIONS):
-        return value
-    raise ValueError(f'rotation: expected "itq", "random" or None, got {value!r}')
+ROTATIONS: tuple[Rotation, ...] = get_args(Rotation)
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +76,46 @@ class Directions:
         return float(np.hypot(_norms(self.mean[np.newaxis])[0], self.radius))
 
     def codes(self, vectors: F32) -> U8:
-        """Packed bits of vectors (n, D)."""
-        return np.packbits(rotated(current(), vectors, self.matrix) > self.thresholds, axis=1)
+        """Packed bits of vectors (n, D): whether canonical products are above the thresholds.
+
+        Products in any order of summation take half the time or less, and settle all but about one bit in a thousand.
+        """
+        signs = np.empty((len(vectors), len(self.matrix)), bool)
+        for first, last in ranges(len(vectors), ROWS_AT_ONCE):
+            self._signs(np.ascontiguousarray(vectors[first:last]), signs[first:last])
+        return np.packbits(signs, axis=1)
+
+    def _signs(self, vectors: F32, signs: Array) -> None:
+        """The bits of `codes` of some rows, not packed."""
+        backend = current()
+        norms, products = np.empty(len(vectors), np.float32), np.empty((len(self.matrix), len(vectors)), np.float32)
+        backend.dense_norms("float32", [vectors], norms)
+        backend.dense_dot(backend.dense_rows("float32", [DenseChunk((vectors,))]), self.matrix, products, 0, len(vectors))
+        with np.errstate(over="ignore", invalid="ignore"):
+            products -= self.thresholds[:, np.newaxis]
+        np.greater(products.T, 0, out=signs)
+        limits = (norms + np.float32(1e-30)) * np.float32((len(self.mean) + 10) * PRODUCT_ERROR)
+        # Rows and bits that are vague, by row.
+        bits, rows = np.nonzero(np.abs(products, out=products) <= limits)
+        order = np.argsort(rows, kind="stable")
+        self._settle(vectors, signs, rows[order], bits[order])
+        large = ~(norms <= LARGEST_NORM)
+        if large.any():
+            signs[large] = rotated(backend, vectors[large], self.matrix) > self.thresholds
+
+    def _settle(self, vectors: F32, signs: Array, rows: I64, bits: I64) -> None:
+        """Some signs, row by row, by canonical products."""
+        if not len(rows):
+            return
+        own, starts, counts = np.unique(rows, return_index=True, return_counts=True)
+        places = np.arange(len(rows)) - np.repeat(starts, counts)
+        asked = np.full((len(own), int(counts.max())), -1, np.int64)
+        asked[np.repeat(np.arange(len(own)), counts), places] = bits
+        directions = current().dense_rows("float32", [DenseChunk((self.matrix,))])
+        found, numbers, _ = current().dense_rescore(directions, vectors[own], asked, asked.shape[1], "ip")
+        there = numbers >= 0
+        settled = np.broadcast_to(own[:, np.newaxis], numbers.shape)[there]
+        signs[settled, numbers[there]] = found[there] > self.thresholds[numbers[there]]
 
     def asked(self, queries: F32, metric: Metric) -> F32:
         """What is coded of queries (Q, D). Their length counts for l2 alone: for inner products they are made as long as rows are, for

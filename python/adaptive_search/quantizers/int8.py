@@ -165,12 +165,13 @@ class Int8Quantizer(Quantizer):
         return Matrix.of(array, "codes")
 
     def norms2(self, codes: Any) -> F32:
-        """Squared norms (N,) of decoded rows less their offsets, which l2 scores need."""
+        """Squared norms (N,) of decoded rows less their offsets, which l2 scores need; infinite where float32 holds none so large."""
         matrix = self._codes(codes)
         out = np.empty(len(matrix), np.float32)
         for first, last in ranges(len(matrix), block_rows(4 * self.dim)):
             current().dense_norms("float32", [self._scaled_back(matrix.array[first:last])], out[first:last])
-        return out * out
+        with np.errstate(over="ignore"):
+            return out * out
 
     def prepare(self, queries: F32) -> IntegerQueries:
         """Checked float32 queries (Q, D), of unit length for cosine, as integers.

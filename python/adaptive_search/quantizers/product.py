@@ -14,7 +14,19 @@ from ..execution import progress_bar
 from ..functional import squeezed
 from ..rotations import is_orthogonal, rotated
 from ..types import F32, I64, MAX_DIM, U8, Array, Metric, Neighbors
-from ..validation import as_codes, as_float, as_float32, as_int, as_k, as_mask, as_matrix, as_ndarray, as_threads, check_elements
+from ..validation import (
+    as_codes,
+    as_float,
+    as_float32,
+    as_int,
+    as_k,
+    as_mask,
+    as_matrix,
+    as_ndarray,
+    as_threads,
+    check_elements,
+    check_rotation,
+)
 from . import anisotropic, kmeans, opq
 from .base import SAMPLE_BYTES, Quantizer, some_rows, taken
 from .packed import PackedCodes, PackedFamily, code_bytes
@@ -87,8 +99,7 @@ class ProductQuantizer(Quantizer):
         self.bits = as_int(bits, "bits", 1)
         if self.bits not in (4, 8):
             raise ValueError(f"bits: expected 4 or 8, got {bits}")
-        if rotation not in ("opq", None):
-            raise ValueError(f'rotation: expected "opq" or None, got {rotation!r}')
+        check_rotation(rotation, "opq")
         self.rotation: Literal["opq"] | None = rotation
         self.anisotropy = as_float(anisotropy, "anisotropy", 1.0)
         if self.anisotropy > 1.0 and self.metric == "l2":

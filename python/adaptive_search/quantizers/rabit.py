@@ -1,4 +1,4 @@
-"""Few bits per dim of randomly rotated rows, with a factor per row that makes estimates unbiased."""
+"""Few bits per dim of randomly rotated rows, with two numbers per row that make estimates unbiased and what all rows share exact."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..backends import current
 from ..backends.protocol import Scaling
 from ..functional import squeezed
 from ..hadamard import HadamardRotation
+from ..rotations import rotated
 from ..types import F32, F64, I8, MAX_DIM, U8, Array, Metric, Neighbors
 from ..validation import as_codes, as_int, as_k, as_mask, as_threads
 from .base import Quantizer, taken
@@ -31,12 +32,18 @@ CACHED_BYTES = 1 << 19
 LARGEST_COORDINATE = 5e35
 """Of a rotated query: table entries of 4-bit codes, 15 times as large, can still be told apart in float32."""
 
+LEAST_MEAN, LARGEST_WEIGHT = 1e-30, 1e30
+"""The mean counts as none below this squared length; queries along it for more than this are left whole."""
+
 
 class RaBitQuantizer(Quantizer):
-    """One, two or four bits per dim of the rotated difference to the mean, and a float32 factor per row.
+    """One, two or four bits per dim of the rotated difference to the mean, and two float32 numbers per row.
 
-    A random rotation makes all dims alike. A code holds levels u, odd whole numbers; <q, x> is estimated as <q, mean> + f <q', u> with the
-    rotated query q' and f = |x'|^2 / <u, x'>, which makes the error of q's part along x vanish, and that of the rest zero on average.
+    A random rotation makes all dims alike. A code holds levels u, odd whole numbers, that stand for x' = x - mean, rotated. <q', x'> is
+    estimated as f <q', u> with f = |x'|^2 / <u, x'>, which makes the error of the part of q' along x' vanish, and that of the rest zero on
+    average. For l2, q' = q - mean, and |x'|^2 is the other number. For inner products and cosine, q' is what is left of q without its part
+    along the mean, q = a mean + q', and the other number is <mean, x'>, so that this part of the product has no error:
+    <q, x> = <q, mean> + a <mean, x'> + <q', x'>.
     (J. Gao and C. Long, "RaBitQ: quantizing high-dimensional vectors with a theoretical error bound", SIGMOD 2024; J. Gao et al.,
     "Practical and asymptotically optimal quantization of high-dimensional vectors in Euclidean space", SIGMOD 2025.)
 
@@ -79,13 +86,21 @@ class RaBitQuantizer(Quantizer):
         self.mean: F32 = np.empty(0, np.float32)
         self._rotation: HadamardRotation
         self._levels: F32
+        self._square = 0.0
+        # At first, codes for inner products and cosine did without <mean, x'>; indexes saved then still hold them.
+        self._terms = True
 
     def __repr__(self) -> str:
         return f"RaBitQuantizer(bits={self.bits}, metric={self.metric!r})"
 
     @property
     def code_bytes(self) -> int:
-        return self._level_bytes + 4 * (1 + (self.metric == "l2")) if self.dim else 0
+        return self._level_bytes + 4 * (1 + self.terms) if self.dim else 0
+
+    @property
+    def terms(self) -> bool:
+        """Whether rows have a number beside their factor: all do, but in the first indexes that were saved only those of l2."""
+        return self._terms
 
     @property
     def _level_bytes(self) -> int:
@@ -107,34 +122,41 @@ class RaBitQuantizer(Quantizer):
 
     def _install(self, mean: F32) -> None:
         self.mean, self.dim = mean, len(mean)
+        norm = np.empty(1, np.float32)
+        current().dense_norms("float32", [mean[np.newaxis]], norm)
+        self._square = float(norm[0]) ** 2
         self._rotation = HadamardRotation(self.dim, self.seed)
         # What every 4 bits of a code stand for, as codewords of subspaces that are all alike.
         words = _unpacking(self.bits)[:16, : 4 // self.bits].astype(np.float32)
         self._levels = np.ascontiguousarray(np.broadcast_to(words, (self.subspaces, *words.shape)))
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> U8:
-        """Codes (N, code_bytes) uint8: levels, the lowest bits first, then the bytes of the factor and, for l2, of |x - mean|^2, both
-        little-endian float32."""
+        """Codes (N, code_bytes) uint8: levels, the lowest bits first, then the bytes of the factor and of <mean, x - mean>, or for l2 of
+        |x - mean|^2, both little-endian float32."""
 
         def encode(vectors: F32, codes: Array) -> None:
             # So many at a time that they stay in the cache.
             for first, last in ranges(len(vectors), max(16, CACHED_BYTES // (8 * self.dim))):
-                turned = self._turned(vectors[first:last])
+                centred = self._centred(vectors[first:last])
+                turned = self._rotation.forth(current(), centred)
                 squares = np.square(turned, dtype=np.float64).sum(axis=1)
                 numbers, products = self._nearest(turned, squares)
                 factors = np.divide(squares, products, out=np.zeros_like(squares), where=products > 0)
-                tail = np.stack([factors, squares] if self.metric == "l2" else [factors], axis=1)
+                numbers_of = [factors]
+                if self._terms:
+                    numbers_of.append(squares if self.metric == "l2" else rotated(current(), centred, self.mean[np.newaxis])[:, 0])
+                tail = np.stack(numbers_of, axis=1)
                 codes[first:last, : self._level_bytes] = _packed(numbers, self.bits)
                 with np.errstate(over="ignore"):
                     codes[first:last, self._level_bytes :] = tail.astype("<f4").view(np.uint8)
 
         return self._encoded(X, np.uint8, encode, threads, progress)
 
-    def _turned(self, vectors: F32) -> F32:
-        """The rotated difference to the mean."""
-        with np.errstate(over="ignore"):
-            centred = vectors - self.mean
-        return self._rotation.forth(current(), np.clip(centred, -FLOAT32_MAX, FLOAT32_MAX, out=centred))
+    def _centred(self, vectors: F32, weights: F32 | None = None) -> F32:
+        """The difference to the mean, or to the mean times weights (n,)."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            centred = vectors - (self.mean if weights is None else weights[:, np.newaxis] * self.mean)
+        return np.clip(centred, -FLOAT32_MAX, FLOAT32_MAX, out=centred)
 
     def _nearest(self, turned: F32, squares: F64) -> tuple[U8, F64]:
         """The levels that point most nearly along each row, as numbers (n, D) from 0 up, and their products with it (n,)."""
@@ -153,14 +175,18 @@ class RaBitQuantizer(Quantizer):
         return ((levels + most) >> 1).view(np.uint8), products
 
     def decode(self, codes: Any) -> F32:
-        """Rows (N, D): the mean plus factor times levels, rotated back. Inner products with them are the estimates; they are longer than
-        what they stand for."""
+        """Rows (N, D): the mean plus factor times levels, rotated back, and, but for l2, put right along the mean. Inner products with them
+        are the estimates; they are longer than what they stand for."""
         packed = self._codes(codes)
         parts = self.split(packed.unpack() if isinstance(packed, PackedCodes) else packed)
         out = np.empty((len(parts.factors), self.dim), np.float32)
         for first, last in ranges(len(out), block_rows(4 * self.dim)):
             scaled = np.multiply(self._unpacked(parts.levels[first:last]), parts.factors[first:last, np.newaxis], dtype=np.float32)
-            out[first:last] = self._rotation.back(current(), scaled) + self.mean
+            found = self._rotation.back(current(), scaled)
+            if self.metric != "l2" and parts.terms is not None and self._square > LEAST_MEAN:
+                wrong = parts.terms[first:last] - rotated(current(), found, self.mean[np.newaxis])[:, 0]
+                found += (wrong / self._square).astype(np.float32)[:, np.newaxis] * self.mean
+            out[first:last] = found + self.mean
         return out
 
     def top_k(self, queries: Any, codes: Any, k: int, *, mask: Any = None, threads: int | None = None) -> Neighbors:
@@ -187,24 +213,26 @@ class RaBitQuantizer(Quantizer):
         if isinstance(packed, PackedCodes):
             return packed
         parts = self.split(packed)
-        return PackedCodes.of(parts.levels, self.subspaces, 4, parts.factors, parts.norms2)
+        norms2, products = (parts.terms, None) if self.metric == "l2" else (None, parts.terms)
+        return PackedCodes.of(parts.levels, self.subspaces, 4, parts.factors, norms2, products)
 
     def split(self, codes: U8) -> Parts:
         """Row-major codes (N, code_bytes) by what they hold."""
         tail = np.ascontiguousarray(codes[:, self._level_bytes :]).view("<f4").astype(np.float32)
-        norms2 = np.ascontiguousarray(tail[:, 1]) if self.metric == "l2" else None
-        return Parts(codes[:, : self._level_bytes], np.ascontiguousarray(tail[:, 0]), norms2)
+        terms = np.ascontiguousarray(tail[:, 1]) if self._terms else None
+        return Parts(codes[:, : self._level_bytes], np.ascontiguousarray(tail[:, 0]), terms)
 
     def ask(self, queries: F32) -> tuple[F32, Scaling]:
         """What checked float32 queries (Q, D), of unit length for cosine, ask of packed codes: tables, and what their sums say."""
         backend, distances = current(), self.metric == "l2"
         queries = np.ascontiguousarray(queries)
-        turned = self._turned(queries) if distances else self._rotation.forth(current(), queries)
-        offset = np.empty((len(queries), 1), np.float32)
+        offset, weights = np.empty((len(queries), 1), np.float32), np.ones(len(queries), np.float32)
+        if not distances:
+            backend.dense_map(queries, self.mean[np.newaxis], offset)
+            weights = self._weights(offset[:, 0])
+        turned = self._rotation.forth(backend, self._centred(queries, weights))
         if distances:
             backend.dense_norms("float32", [turned], offset[:, 0])
-        else:
-            backend.dense_map(queries, self.mean[np.newaxis], offset)
         finite = (np.abs(turned) <= LARGEST_COORDINATE).all(axis=1) & np.isfinite(offset[:, 0])
         added = offset[:, 0].astype(np.float64)
         if distances:
@@ -218,10 +246,21 @@ class RaBitQuantizer(Quantizer):
         if self.bits < 4:
             backend.pq_whole(tables, base, step)
         # |q - x|^2 = |q'|^2 + |x'|^2 - 2 <q', x'>
-        return tables, Scaling(added, 2.0 * base, 2.0 * step) if distances else Scaling(added, base, step)
+        times = 2.0 if distances else 1.0
+        return tables, Scaling(added, times * base, times * step, weights.astype(np.float64))
+
+    def _weights(self, products: F32) -> F32:
+        """How many times the mean is in queries, from their products with it (Q,)."""
+        if not self._terms or not self._square > LEAST_MEAN:
+            return np.zeros_like(products)
+        weights = products.astype(np.float64) / self._square
+        return np.where(np.abs(weights) < LARGEST_WEIGHT, weights, 0.0).astype(np.float32)
 
     def state(self) -> dict[str, Array]:
-        return {"mean": self.mean, "seed": np.array([self.seed], np.int64)} if self.fitted else {}
+        if not self.fitted:
+            return {}
+        terms = {"terms": np.array([1], np.int64)} if self._terms else {}
+        return {"mean": self.mean, "seed": np.array([self.seed], np.int64), **terms}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Array], metric: Metric, bits: int = 1) -> Self:
@@ -231,6 +270,7 @@ class RaBitQuantizer(Quantizer):
         if len(seed) != 1 or seed[0] < 0:
             raise ValueError("state: expected 'seed' to be one number from 0 up")
         quantizer = cls(bits, metric, seed=int(seed[0]))
+        quantizer._terms = metric == "l2" or "terms" in state
         quantizer._install(mean.copy())
         return quantizer
 
@@ -243,21 +283,22 @@ class RaBitQuantizer(Quantizer):
         self._check_fitted()
         if not isinstance(codes, PackedCodes):
             array = as_codes(codes, "codes", self.code_bytes)
-            _, factors, norms2 = self.split(array)
-            check_factors(factors if norms2 is None else np.maximum(factors, norms2), "codes")
+            _, factors, terms = self.split(array)
+            check_factors(factors, terms, "codes")
             return array
-        own = codes.factors is not None and (codes.norms2 is not None) == (self.metric == "l2")
+        held = [values is not None for values in (codes.factors, codes.norms2, codes.products)]
+        own = held == [True, self.metric == "l2", self._terms and self.metric != "l2"]
         if (codes.subspaces, codes.bits) != (self.subspaces, 4) or not own:
             raise ValueError(f"codes: expected those of {self!r} for {self.dim} dims, got {codes!r}")
         return codes
 
 
 class Parts(NamedTuple):
-    """Packed levels (N, bytes), factors (N,), and |x - mean|^2 (N,) for l2."""
+    """Packed levels (N, bytes), factors (N,), and <mean, x - mean> (N,), or for l2 |x - mean|^2."""
 
     levels: U8
     factors: F32
-    norms2: F32 | None
+    terms: F32 | None
 
 
 def _most(bits: int) -> int:

@@ -12,9 +12,10 @@ from ..backends.protocol import Backend, Bound, Level, Rows
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import BinaryQuantizer
-from ..quantizers.directions import Rotation, as_rotation
+from ..quantizers.directions import ROTATIONS, Rotation
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
+from ..validation import check_rotation
 from .base import Bounding, Representation, Stage, query_norms
 
 
@@ -47,7 +48,7 @@ class Binary(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        as_rotation(self.rotation)
+        check_rotation(self.rotation, *ROTATIONS)
 
     def spec(self) -> dict[str, Any]:
         """As before there were rotations, where there is none, so that older versions read the file."""

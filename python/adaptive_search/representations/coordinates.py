@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
@@ -16,12 +16,7 @@ from .base import unit_queries
 
 Rotation = Literal["pca", "learned", "random"]
 
-
-def check_rotation(value: Any, *others: str) -> None:
-    """A `ValueError` unless it is a `Rotation`, one of the others, or None."""
-    known = (*get_args(Rotation), *others)
-    if value is not None and value not in known:
-        raise ValueError(f"rotation: expected {', '.join(known)} or None, got {value!r}")
+ROTATIONS: tuple[Rotation, ...] = get_args(Rotation)
 
 
 class Coordinates(NamedTuple):

@@ -16,8 +16,9 @@ from ..quantizers import Int8Quantizer
 from ..quantizers.int8 import IntegerQueries
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
+from ..validation import check_rotation
 from .base import Bounding, Representation, Stage, query_norms, rounding, score_units, unit_queries
-from .coordinates import Coordinates, Rotation, check_rotation
+from .coordinates import ROTATIONS, Coordinates, Rotation
 from .prefix import largest_norm
 
 
@@ -59,7 +60,7 @@ class Int8(Stage):
         super().__post_init__()
         if not isinstance(self.bounded, bool | np.bool_):
             raise TypeError(f"bounded: expected True or False, got {self.bounded!r}")
-        check_rotation(self.rotation)
+        check_rotation(self.rotation, *ROTATIONS)
         if self.bounded and self.rotation:
             raise ValueError("Int8(bounded=True): there are no bounds for rotated codes; leave out the rotation")
 

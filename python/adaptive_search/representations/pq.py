@@ -15,9 +15,9 @@ from ..margins import Units
 from ..quantizers import ProductQuantizer
 from ..rows import RowStore
 from ..types import F32, F64, I64, Array, Metric
-from ..validation import as_float
+from ..validation import as_float, check_rotation
 from .base import Bounding, Representation, Stage, query_units
-from .coordinates import Coordinates, Rotation, check_rotation
+from .coordinates import ROTATIONS, Coordinates, Rotation
 
 ROTATION_ROWS = 16_384
 """Rows that an OPQ rotation is learned from, at most: an index is to be built in less than a minute or two."""
@@ -64,7 +64,7 @@ class PQ(Stage):
         super().__post_init__()
         if self.bits not in (4, 8):
             raise ValueError(f"bits: expected 4 or 8, got {self.bits}")
-        check_rotation(self.rotation, "opq")
+        check_rotation(self.rotation, *ROTATIONS, "opq")
         as_float(self.anisotropy, "anisotropy", 1.0)
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> PQRows:

@@ -16,13 +16,14 @@ from ..quantizers import RaBitQuantizer
 from ..quantizers.packed import LARGEST_FACTOR
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
+from ..validation import check_rotation
 from .base import Bounding, Representation, Stage, score_units
-from .coordinates import Coordinates, Rotation, check_rotation
+from .coordinates import ROTATIONS, Coordinates, Rotation
 
 
 @dataclass(frozen=True, repr=False)
 class RaBit(Stage):
-    """One, two or four bits per dim of randomly rotated rows, compared with queries that stay whole, and 4 more bytes a row, 8 for l2 (see
+    """One, two or four bits per dim of randomly rotated rows, compared with queries that stay whole, and 8 more bytes a row (see
     `RaBitQuantizer`). Sign bits that tell more than those of `Binary`, which both sides are cut down to.
 
     Parameters
@@ -53,7 +54,7 @@ class RaBit(Stage):
     def __post_init__(self) -> None:
         super().__post_init__()
         RaBitQuantizer(self.bits)
-        check_rotation(self.rotation)
+        check_rotation(self.rotation, *ROTATIONS)
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> RaBitRows:
         dims = slabs.dim if self.dims is None else self.dims
@@ -63,15 +64,15 @@ class RaBit(Stage):
 
 
 class RaBitRows(Representation):
-    """Levels of every row, interleaved by 64 rows, its factor and, for l2, its squared distance from the mean."""
+    """Levels of every row, interleaved by 64 rows, and the numbers that go with them."""
 
     def __init__(self, quantizer: RaBitQuantizer, coordinates: Coordinates, name: str) -> None:
         self._quantizer = quantizer
         self._coordinates = coordinates
         self._name = name
         codes = Column(f"{name}.codes", np.dtype(np.uint8), -(-coordinates.dims * quantizer.bits // 8), blocked=True)
-        factors, norms2 = (Column(f"{name}.{what}", np.dtype(np.float32)) for what in ("factors", "norms2"))
-        self.columns = (codes, factors, norms2) if quantizer.metric == "l2" else (codes, factors)
+        numbers = ["factors", "norms2" if quantizer.metric == "l2" else "terms"][: 1 + quantizer.terms]
+        self.columns = (codes, *(Column(f"{name}.{what}", np.dtype(np.float32)) for what in numbers))
 
     @property
     def fitted(self) -> bool:
@@ -83,9 +84,10 @@ class RaBitRows(Representation):
         return self._with(quantizer.fit(coordinates.of(current(), sample)), coordinates)
 
     def encode(self, vectors: F32) -> dict[str, Array]:
-        levels, factors, norms2 = self._quantizer.split(self._quantizer.encode(self._coordinates.of(current(), vectors)))
+        levels, factors, terms = self._quantizer.split(self._quantizer.encode(self._coordinates.of(current(), vectors)))
         # Estimates of rows so long that kernels cannot take their factors are too small.
-        numbers = [np.minimum(values, np.float32(LARGEST_FACTOR)) for values in (factors, norms2) if values is not None]
+        most = np.float32(LARGEST_FACTOR)
+        numbers = [np.clip(values, -most, most) for values in (factors, terms) if values is not None]
         return dict(zip((column.name for column in self.columns), (levels, *numbers), strict=True))
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:

@@ -130,6 +130,38 @@ def assign(vectors: F32, codebooks: F32, out: I32) -> None:
 
 
 @kernel
+def _descend(units: F32, lengths: F32, books: F32, squares: F32, twice: F32, sweeps: int, state: F32, entries: F32, codes: I32) -> None:
+    """``units`` (n, M * S), ``books`` (M, S, K), ``squares`` (M, K), ``twice`` extra and twice as much, ``state`` (2, M)."""
+    subspaces, dims, count = books.shape
+    along, left = state[0], state[1]
+    tried = np.empty(subspaces, np.int32)
+    zero = np.float32(0)
+    for i in range(len(codes)):
+        length, total = lengths[i], zero
+        for m in range(subspaces):
+            square, product, tried[m] = zero, zero, codes[i, m]
+            for s in range(dims):
+                u = units[i, m * dims + s]
+                square += u * u
+                product += u * books[m, s, tried[m]]
+            along[m] = length * square
+            left[m] = along[m] - product
+            total += left[m]
+        for _ in range(sweeps):
+            for m in range(subspaces):
+                others = total - left[m]
+                pull = (length + length) + twice[1] * (others + along[m])
+                _entries(at(units) + 4 * (units.shape[1] * i + m * dims), books[m], False, at(entries))
+                for j in range(count):
+                    entries[count + j] = squares[m, j] + entries[j] * (twice[0] * entries[j] - pull)
+                tried[m] = lowest(at(entries) + 4 * count, count)
+                left[m] = along[m] - entries[tried[m]]
+                total = others + left[m]
+        if length > zero and np.isfinite(total):
+            codes[i] = tried
+
+
+@kernel
 def _interleave(codes: int, row_stride: int, count: int, width: int, packed: int) -> None:
     for row in range(-(-count // GROUP) * GROUP):
         target = packed + row // GROUP * width * GROUP + row % GROUP
@@ -152,6 +184,23 @@ def pack(codes: U8, out: U8) -> None:
 
 def unpack(packed: U8, out: U8) -> None:
     _separate(address(packed), len(out), out.shape[1], address(out), out.strides[0])
+
+
+def descend(units: F32, lengths: F32, codebooks: F32, extra: float, sweeps: int, codes: I32) -> None:
+    """See ``Backend.pq_descend``."""
+    subspaces, count, dims = codebooks.shape
+    padded = -(-count // LANES) * LANES
+    books, squares = np.zeros((subspaces, dims, padded), np.float32), np.full((subspaces, padded), np.inf, np.float32)
+    books[:, :, :count] = codebooks.transpose(0, 2, 1)
+    squares[:, :count] = 0
+    with np.errstate(over="ignore", under="ignore"):
+        for s in range(dims):
+            squares[:, :count] += codebooks[:, :, s] * codebooks[:, :, s]
+    ready = np.zeros((len(units), subspaces * dims), np.float32)
+    ready[:, : units.shape[1]] = units
+    twice = np.array([extra, np.float32(extra) + np.float32(extra)], np.float32)
+    state, entries = np.empty((2, subspaces), np.float32), np.empty(2 * padded, np.float32)
+    _descend(ready, np.array(lengths), books, squares, twice, sweeps, state, entries, codes)
 
 
 def make_whole(tables: F32, base: F64, step: F64) -> None:

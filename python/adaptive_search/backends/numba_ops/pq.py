@@ -104,6 +104,7 @@ class Terms(NamedTuple):
     offset: F64
     base: F64
     step: F64
+    weight: F64
 
 
 @inner
@@ -113,9 +114,10 @@ def _score(rows: Layout, chunk: int, local: int, terms: Terms, query: int, sign:
         return total
     scale = np.float64(load_f32(rows.table[chunk, WEIGHTS] + 4 * local))
     said = scale * (terms.base[query] + terms.step[query] * np.float64(total))
-    if sign > 0:
-        return np.float32(terms.offset[query] + said)
-    return np.float32((terms.offset[query] + np.float64(load_f32(rows.table[chunk, NORMS] + 4 * local))) - said)
+    start = terms.offset[query]
+    if rows.table[chunk, NORMS]:
+        start += terms.weight[query] * np.float64(load_f32(rows.table[chunk, NORMS] + 4 * local))
+    return np.float32(start + said if sign > 0 else start - said)
 
 
 @kernel
@@ -183,14 +185,14 @@ def _rescore(
 
 def _terms(scaling: Scaling | None) -> Terms:
     nothing = np.empty(0)
-    return Terms(False, nothing, nothing, nothing) if scaling is None else Terms(True, *(np.array(values) for values in scaling))
+    return Terms(False, *[nothing] * 4) if scaling is None else Terms(True, *(np.array(values) for values in scaling))
 
 
 class CodeRows(NumbaRows):
     """Packed codes and their shape."""
 
     def __init__(self, chunks: Sequence[CodeChunk], subspaces: int, bits: int, ids: I64 | None) -> None:
-        parts = [(chunk.rows, (chunk.packed,), chunk.norms2) for chunk in chunks]
+        parts = [(chunk.rows, (chunk.packed,), chunk.terms) for chunk in chunks]
         super().__init__(INT8, parts, ids, [chunk.scales for chunk in chunks])
         self.layout = Layout(self.table, subspaces, bits)
 
