@@ -139,7 +139,7 @@ def measure(of: Sizes | None = None) -> Iterator[Delivered]:
                 plans.append(Drawn(plan, recall(found.ids, truth), float(stats.stages[-1].scored.mean()), own, exact))
                 if draw == 0:
                     # With a cascade of its own, an index keeps its stages when it is tuned.
-                    index = asx.Index(rows.shape[1], cascade=asx.Cascade(plan.stages))
+                    index = asx.Index(rows.shape[1], cascade=asx.Cascade(plan.stages), fit_rows=len(rows) + 1)
                     index.add(rows)
             yield Delivered(name, asked, plans)
 

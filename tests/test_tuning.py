@@ -19,6 +19,8 @@ from adaptive_search.backends import current
 from adaptive_search.calibration import Calibration
 from adaptive_search.cascade import Opening
 from adaptive_search.margins import ErrorModel
+from adaptive_search.representations.int8 import Int8Rows
+from adaptive_search.representations.pq import PQRows
 from adaptive_search.types import F32, I64
 
 DIM = 48
@@ -240,6 +242,28 @@ def test_what_is_not_certified() -> None:
         assert "fixed keep" in plan.why
         assert plan.interval is not None
     assert "estimates" in tuned([asx.Binary(), asx.Int8()]).plan.why
+
+
+def test_stages_in_use_are_not_learned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the same rows that would give the same; other rows are learned from."""
+    rows, queries = clustered()
+    cascade = asx.Cascade([asx.PQ(12, bits=4), asx.Int8(24, rotation="pca"), asx.Int8(24, rotation="pca"), asx.Full()])
+    index, other = (asx.Index(DIM, cascade=cascade, fit_rows=10_000) for _ in range(2))
+    for one in (index, other):
+        one.add(rows)
+    index.tune(queries[:300], recall=0.8)
+    learned: list[Any] = []
+    for kind in (PQRows, Int8Rows):
+        fit = kind.fit
+        monkeypatch.setattr(kind, "fit", lambda self, sample, fit=fit: learned.append(self) or fit(self, sample))
+    plan = index.tune(queries[300:600], recall=0.9)
+    assert not learned
+    assert plan == replace(other.tune(queries[300:600], recall=0.9), cost_us=plan.cost_us)
+    assert len(learned) == 3
+    assert_equal(index.search(queries[600:640]), other.search(queries[600:640]))
+    index.add(rows[:10] + 0.01)
+    index.tune(queries[:300], recall=0.8)
+    assert len(learned) == 6
 
 
 def test_k_beyond_the_plan_warns_once() -> None:

@@ -434,7 +434,7 @@ class Index:
         A cascade that the index was made with keeps its stages, and gets the margins that it needs. Otherwise the cheapest is taken of
         a family for vectors of this dim and metric. Queries are shared out at random: some fit error models and choose the cascade; with
         the others, conformal risk control (see `adaptive_search.calibration`) finds the margin at which the expected recall@k is at least
-        ``recall``.
+        ``recall``. Called again for the same rows, it does not learn again the stages that are in use.
 
         Parameters
         ----------
@@ -484,6 +484,8 @@ class Index:
                 given=batch is not None,
                 memory=None if most is None else most - self._plain_bytes(),
                 sample=lambda: fitting.sample_rows(self._slabs, self._store),
+                # Learning from the same rows would give the same stages.
+                known=(self._stages, self._parts) if self._tuned is not None and not self._changed else ((), ()),
                 progress=bar,
             )
         self._adopt(best, calibration, (wanted, k))
