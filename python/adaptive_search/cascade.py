@@ -163,9 +163,7 @@ class PreparedStage:
         return self.model is not None
 
     def source(self, backend: Backend) -> Source | None:
-        """What makes its levels in the backend; None if nothing does, or it hands on a fixed number of rows."""
-        if self.shortlist is not None:
-            return None
+        """What makes its levels in the backend; None if nothing does."""
         intercept, slope = (0.0, 1.0) if self.model is None else (self.model.raised(self.margins), self.model.slope)
         return self.representation.source(backend, self.rows, intercept, slope)
 

@@ -833,10 +833,8 @@ class Index:
                 for stage, model in zip(stages, tuned.models, strict=True)
             ]
         sizes = tuple(stage.representation.bytes_per_row for stage in stages)
-        sources = tuple(source for stage in stages if (source := stage.source(backend)) is not None)
-        if len(sources) < len(stages) or len(stages) < 2 or not isinstance(self._stages[-1], Full):
-            sources = ()
-        return searching.Way(backend, margins, tuple(stages), (), tuple(map(repr, self._stages)), sizes, opening, sources)
+        names, sources = tuple(map(repr, self._stages)), searching.sources_of(backend, stages)
+        return searching.Way(backend, margins, tuple(stages), (), names, sizes, opening, sources)
 
     def _prepare_full(self, backend: Backend) -> PreparedStage:
         return self._prepared_as(backend, -1, self._exact, None)

@@ -12,6 +12,7 @@ from .cascade import OPENINGS, SMALL, Found, Opening, PreparedStage, run, run_ex
 from .execution import Progress
 from .filters import Allowed
 from .representations import Bounded
+from .representations.full import FullRows
 from .rows import RowStore
 from .types import F32, I64, Bool
 
@@ -20,6 +21,14 @@ DIRECT_ROWS = 1_024
 
 MASK_BYTES = 64 << 20
 """Most memory for the allowed maps of queries with filters of their own."""
+
+
+def sources_of(backend: Backend, stages: Sequence[PreparedStage]) -> tuple[Source, ...]:
+    """What makes queries ready in the backend, for adaptive stages before the vectors; nothing if not all have it."""
+    if len(stages) < 2 or not isinstance(stages[-1].representation, FullRows) or not all(stage.adaptive for stage in stages[:-1]):
+        return ()
+    found = [source for stage in stages if (source := stage.source(backend)) is not None]
+    return tuple(found) if len(found) == len(stages) else ()
 
 
 @dataclass(frozen=True)

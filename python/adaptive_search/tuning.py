@@ -23,6 +23,7 @@ from .families import exact_family, family, is_uneven
 from .margins import ErrorModel
 from .representations import Representation, Stage
 from .rows import Chunk, RowStore
+from .searching import Way, sources_of
 from .tuning_queries import Ground, Queries, losses
 from .types import F32, F64, I64, Array
 
@@ -245,10 +246,13 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
 
 def seconds(ground: Ground, stages: Sequence[PreparedStage], queries: F32, k: int, opening: Opening = OPENINGS[0]) -> Cost:
     """Time per query of a batch, and of queries one at a time."""
+    names, sizes = ("",) * len(stages), (0,) * len(stages)
+    way = Way(ground.backend, 0.0, tuple(stages), (), names, sizes, opening, sources_of(ground.backend, stages))
 
     def search(some: F32) -> None:
-        counts = np.full(len(some), ground.store.live)
-        run(ground.backend, stages, some, min(k, ground.store.live), ground.store.alive, counts, opening=opening)
+        if way.at_once(some, k, ground.store) is None:
+            counts = np.full(len(some), ground.store.live)
+            way.over_all(some, min(k, ground.store.live), ground.store.alive, counts, None)
 
     return cost(search, queries)
 
