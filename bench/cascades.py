@@ -1,4 +1,5 @@
 """Cascades at a recall against peers at the same recall: ``python -m bench.report cascades``. One thread; contenders take turns.
+``cascades sentences``, ``cascades clustered`` and ``cascades noise`` are parts of it.
 
 And exact search by bounds where no bound helps, on noise: what it costs at most.
 """
@@ -51,11 +52,14 @@ class Case(NamedTuple):
     asked: float
 
 
-def cases() -> Iterator[Case]:
-    made = matryoshka_like(SETTINGS.rows, 768, 3 * FRESH)
-    yield Case(f"{len(made.rows):,} x 768, clustered", made, 0.99)
-    del made
+def cases(part: str = "") -> Iterator[Case]:
+    """Those in whose names the part is."""
+    name = f"{SETTINGS.rows:,} x 768, clustered"
+    if part in name:
+        yield Case(name, matryoshka_like(SETTINGS.rows, 768, 3 * FRESH), 0.99)
     sentences = real()
+    if part not in sentences.name:
+        return
     found = Collection(sentences.rows, np.random.default_rng(0).permutation(sentences.queries))
     for asked in (0.99, 0.95):
         yield Case(f"{sentences.name} x {found.rows.shape[1]}", found, asked)

@@ -51,11 +51,23 @@ ROWS = {
 }
 """The table of kernels."""
 
-USAGE = "usage: python -m bench.report promise | cascades | matryoshka [rows] | bytes | [kernels] build/bench.json"
+USAGE = "usage: python -m bench.report promise | cascades [sentences | clustered | noise] | matryoshka [rows] | bytes | [kernels] build/bench.json"
+
+
+def _cascades(part: str = "") -> Iterator[str]:
+    if part not in ("", "sentences", "clustered", "noise"):
+        raise SystemExit(USAGE)
+    if part != "noise":
+        yield cascades.table(list(cascades.measure(cascades.cases(part))))
+    if not part:
+        yield ""
+    if part in ("", "noise"):
+        yield cascades.noise_table(list(cascades.on_noise()))
+
 
 COMMANDS: dict[str, Callable[..., Iterator[str]]] = {
     "promise": lambda: iter([promise.table(list(promise.measure()))]),
-    "cascades": lambda: iter([cascades.table(list(cascades.measure())), "", cascades.noise_table(list(cascades.on_noise()))]),
+    "cascades": _cascades,
     "bytes": lambda: iter([equal_bytes.table(list(equal_bytes.measure()))]),
     "matryoshka": lambda rows=SETTINGS.huge: iter([matryoshka.table(matryoshka.measure(matryoshka.Sizes(int(rows))))]),
 }
@@ -63,7 +75,7 @@ COMMANDS: dict[str, Callable[..., Iterator[str]]] = {
 
 
 def main(arguments: Sequence[str]) -> int:
-    if arguments and arguments[0] in COMMANDS and len(arguments) <= 1 + (arguments[0] == "matryoshka"):
+    if arguments and arguments[0] in COMMANDS and len(arguments) <= 1 + (arguments[0] in ("cascades", "matryoshka")):
         for text in COMMANDS[arguments[0]](*arguments[1:]):
             print(text)
         return 0
