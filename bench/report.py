@@ -51,7 +51,10 @@ ROWS = {
 }
 """The table of kernels."""
 
-USAGE = "usage: python -m bench.report promise | cascades [sentences | clustered | noise] | matryoshka [rows] | bytes | [kernels] build/bench.json"
+USAGE = (
+    "usage: python -m bench.report promise | cascades [sentences | clustered | noise] | matryoshka [rows] | bytes | "
+    "[kernels] build/bench.json"
+)
 
 
 def _cascades(part: str = "") -> Iterator[str]:
