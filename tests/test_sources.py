@@ -123,6 +123,21 @@ def test_sources_check_what_they_are_given(backend: Backend) -> None:
     assert backend.source_top_k([first, last], queries, 5, 20, 1, 0, None) is not None
     with pytest.raises(ValueError, match="sources: expected at least two"):
         backend.source_top_k([last], queries, 5, 20, 1, 0, None)
+    with pytest.raises(ValueError, match="k: expected at least one row"):
+        backend.source_top_k([first, last], queries, 0, 20, 1, 0, None)
+    with pytest.raises(ValueError, match="listed"):
+        backend.source_top_k([first, last], queries, 5, 0, 1, 0, None)
+    for share, guess in ((0, 0), (1, -1)):
+        with pytest.raises(ValueError, match="share"):
+            backend.source_top_k([first, last], queries, 5, 20, share, guess, None)
+    levels = [stage.level(backend, queries, scan=True)[0] for stage in stages]
+    with pytest.raises(ValueError, match="k: expected at least one row"):
+        backend.cascade_top_k(levels[:-1], levels[-1], 0, 20, 1, 0, None)
+    # The same one first and last.
+    twice = backend.source_top_k([last, last], queries, 5, 20, 1, 0, None)
+    assert twice is not None
+    exact = backend.dense_top_k("float32", collection(1_500, 0), queries, 5, "cosine")
+    np.testing.assert_array_equal(twice[1], index.ids[exact[1]])
     with pytest.raises(ValueError, match="width"):
         backend.source_top_k([first, last], queries[:, :5].copy(), 5, 20, 1, 0, None)
     with pytest.raises(ValueError, match="dims"):
@@ -133,3 +148,10 @@ def test_sources_check_what_they_are_given(backend: Backend) -> None:
         backend.integer_source(stages[1].rows, "cosine", DIM, None, False, 0.0, 1.0, np.ones(DIM - 1, np.float32))
     with pytest.raises(ValueError, match="directions"):
         backend.integer_source(stages[1].rows, "cosine", DIM, np.eye(DIM, dtype=np.float32)[1:], False, 0.0, 1.0, np.ones(DIM, np.float32))
+    with pytest.raises(ValueError, match="rotation"):
+        backend.pq_source(stages[0].rows, "cosine", DIM, DIM, None, 0.0, 1.0, quantizer.codebooks, np.eye(DIM, dtype=np.float32)[1:])
+    for wrong in ("l2", "hamming"):
+        with pytest.raises(ValueError, match="metric"):
+            backend.integer_source(stages[1].rows, wrong, DIM, None, False, 0.0, 1.0, np.ones(DIM, np.float32))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="metric"):
+            backend.pq_source(stages[0].rows, wrong, DIM, DIM, None, 0.0, 1.0, quantizer.codebooks, None)  # type: ignore[arg-type]
