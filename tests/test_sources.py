@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +31,9 @@ STAGES: list[list[Any]] = [
 ]
 
 
-def tuned(metric: Any, stages: list[Any], rows: Any, margins: float) -> asx.Index:
+def tuned(metric: Any, stages: list[Any], rows: Any, margins: float, dtype: Any = "float32") -> asx.Index:
     """As if tuned: with errors that leave some rows to the stages that follow."""
-    index = asx.Index(DIM, metric, cascade=asx.Cascade([*stages, asx.Full()]), fit_rows=len(rows))
+    index = asx.Index(DIM, metric, dtype, cascade=asx.Cascade([*stages, asx.Full()]), fit_rows=len(rows))
     index.add(rows, np.random.default_rng(5).permutation(3 * len(rows))[: len(rows)])
     models = (*(ErrorModel(0.01, 0.9, 0.2) for _ in stages), None)
     index._tuned = Calibration(0.9, 10, models, Opening(), (margins,), (0.0,), 100, True, 1.0)
@@ -107,6 +110,28 @@ def test_queries_of_any_length(metric: Any, stages: list[Any], scale: float, bac
             continue
         with pytest.raises(ValueError, match=re.escape(said)):
             index.search(query, 10)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_other_kinds_of_rows_added_later_and_mapped(dtype: Any, backend: Backend, used: Callable[[], int], tmp_path: Path) -> None:
+    rows = collection(1_500, 0)
+    if dtype == "int8":
+        rows = np.clip(20 * rows, -127, 127).astype(np.int8)
+    index = tuned("cosine", STAGES[2], rows, 0.5, dtype)
+    queries = collection(5, 1)
+    index.add(rows[:100])
+    assert_same(index.search(queries, 10), general(index, queries, 10))
+    index.remove(index.ids[5:300])
+    expected = general(index, queries, 10)
+    index.save(tmp_path / "index")
+    opened = asx.Index.open(tmp_path / "index", mmap=True)
+    del index
+    gc.collect()
+    assert_same(opened.search(queries, 10), expected)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: opened.search(queries, 10, threads=1), range(20)):
+            assert_same(found, expected)
+    assert used() == (0 if backend.name == "numba" else 22)
 
 
 def test_sources_check_what_they_are_given(backend: Backend) -> None:
