@@ -164,7 +164,7 @@ def canonical_scaled(sums: F32, scaling: Scaling, scales: F32, terms: F32 | None
     scaled = scales.astype(np.float64) * (base + step * sums.astype(np.float64))
     start = offset if terms is None else offset + weight * terms.astype(np.float64)
     with np.errstate(over="ignore"):
-        return (start + scaled if largest else start - scaled).astype(np.float32)
+        return (start + scaled if largest else start - scaled).astype(np.float32) + np.float32(-0.0 if largest else 0.0)
 
 
 def canonical_tables(queries: F32, codebooks: F32, squared: bool) -> F32:

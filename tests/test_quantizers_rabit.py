@@ -93,6 +93,18 @@ def test_what_queries_have_along_the_mean_is_exact(metric: Any) -> None:
         np.testing.assert_allclose(scores.scores, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-17, 1e17, 1e25])
+def test_rows_whose_products_with_the_mean_are_beyond_kernels(scale: float, backend: Any) -> None:
+    rows = (collection(400, 33) + 1) * np.float32(scale)
+    quantizer = asx.RaBitQuantizer(4).fit(rows)
+    query = collection(1, 33, seed=2)[0]
+    scores = quantizer.top_k(query, quantizer.encode(rows), 400)
+    exact = rows.astype(np.float64) @ query
+    assert np.corrcoef(scores.scores, exact[scores.ids])[0, 1] > 0.98
+    decoded = quantizer.decode(quantizer.encode(rows)).astype(np.float64)
+    np.testing.assert_allclose(scores.scores / scale, decoded[scores.ids] @ query / scale, atol=1e-3)
+
+
 def test_more_of_the_true_neighbours_than_symmetric_codes() -> None:
     rows, queries = collection(3_000, 64), collection(60, 64, seed=1)
     true = asx.top_k(queries, rows, 10, metric="cosine").ids

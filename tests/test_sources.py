@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,9 +31,9 @@ STAGES: list[list[Any]] = [
 ]
 
 
-def tuned(metric: Any, stages: list[Any], rows: Any, margins: float) -> asx.Index:
+def tuned(metric: Any, stages: list[Any], rows: Any, margins: float, dtype: Any = "float32") -> asx.Index:
     """As if tuned: with errors that leave some rows to the stages that follow."""
-    index = asx.Index(DIM, metric, cascade=asx.Cascade([*stages, asx.Full()]), fit_rows=len(rows))
+    index = asx.Index(DIM, metric, dtype, cascade=asx.Cascade([*stages, asx.Full()]), fit_rows=len(rows))
     index.add(rows, np.random.default_rng(5).permutation(3 * len(rows))[: len(rows)])
     models = (*(ErrorModel(0.01, 0.9, 0.2) for _ in stages), None)
     index._tuned = Calibration(0.9, 10, models, Opening(), (margins,), (0.0,), 100, True, 1.0)
@@ -109,6 +112,28 @@ def test_queries_of_any_length(metric: Any, stages: list[Any], scale: float, bac
             index.search(query, 10)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8"])
+def test_other_kinds_of_rows_added_later_and_mapped(dtype: Any, backend: Backend, used: Callable[[], int], tmp_path: Path) -> None:
+    rows = collection(1_500, 0)
+    if dtype == "int8":
+        rows = np.clip(20 * rows, -127, 127).astype(np.int8)
+    index = tuned("cosine", STAGES[2], rows, 0.5, dtype)
+    queries = collection(5, 1)
+    index.add(rows[:100])
+    assert_same(index.search(queries, 10), general(index, queries, 10))
+    index.remove(index.ids[5:300])
+    expected = general(index, queries, 10)
+    index.save(tmp_path / "index")
+    opened = asx.Index.open(tmp_path / "index", mmap=True)
+    del index
+    gc.collect()
+    assert_same(opened.search(queries, 10), expected)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: opened.search(queries, 10, threads=1), range(20)):
+            assert_same(found, expected)
+    assert used() == (0 if backend.name == "numba" else 22)
+
+
 def test_sources_check_what_they_are_given(backend: Backend) -> None:
     if backend.name == "numba":
         pytest.skip("has none")
@@ -123,6 +148,21 @@ def test_sources_check_what_they_are_given(backend: Backend) -> None:
     assert backend.source_top_k([first, last], queries, 5, 20, 1, 0, None) is not None
     with pytest.raises(ValueError, match="sources: expected at least two"):
         backend.source_top_k([last], queries, 5, 20, 1, 0, None)
+    with pytest.raises(ValueError, match="k: expected at least one row"):
+        backend.source_top_k([first, last], queries, 0, 20, 1, 0, None)
+    with pytest.raises(ValueError, match="listed"):
+        backend.source_top_k([first, last], queries, 5, 0, 1, 0, None)
+    for share, guess in ((0, 0), (1, -1)):
+        with pytest.raises(ValueError, match="share"):
+            backend.source_top_k([first, last], queries, 5, 20, share, guess, None)
+    levels = [stage.level(backend, queries, scan=True)[0] for stage in stages]
+    with pytest.raises(ValueError, match="k: expected at least one row"):
+        backend.cascade_top_k(levels[:-1], levels[-1], 0, 20, 1, 0, None)
+    # The same one first and last.
+    twice = backend.source_top_k([last, last], queries, 5, 20, 1, 0, None)
+    assert twice is not None
+    exact = backend.dense_top_k("float32", collection(1_500, 0), queries, 5, "cosine")
+    np.testing.assert_array_equal(twice[1], index.ids[exact[1]])
     with pytest.raises(ValueError, match="width"):
         backend.source_top_k([first, last], queries[:, :5].copy(), 5, 20, 1, 0, None)
     with pytest.raises(ValueError, match="dims"):
@@ -133,3 +173,10 @@ def test_sources_check_what_they_are_given(backend: Backend) -> None:
         backend.integer_source(stages[1].rows, "cosine", DIM, None, False, 0.0, 1.0, np.ones(DIM - 1, np.float32))
     with pytest.raises(ValueError, match="directions"):
         backend.integer_source(stages[1].rows, "cosine", DIM, np.eye(DIM, dtype=np.float32)[1:], False, 0.0, 1.0, np.ones(DIM, np.float32))
+    with pytest.raises(ValueError, match="rotation"):
+        backend.pq_source(stages[0].rows, "cosine", DIM, DIM, None, 0.0, 1.0, quantizer.codebooks, np.eye(DIM, dtype=np.float32)[1:])
+    for wrong in ("l2", "hamming"):
+        with pytest.raises(ValueError, match="metric"):
+            backend.integer_source(stages[1].rows, wrong, DIM, None, False, 0.0, 1.0, np.ones(DIM, np.float32))  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="metric"):
+            backend.pq_source(stages[0].rows, wrong, DIM, DIM, None, 0.0, 1.0, quantizer.codebooks, None)  # type: ignore[arg-type]

@@ -165,6 +165,12 @@ std::vector<float> guessed_floors(const std::shared_ptr<const Cascade>& cascade,
     return floors;
 }
 
+void require_counts(int64_t k, int64_t listed, int64_t share, int64_t guess) {
+    require(k > 0, "k: expected at least one row");
+    require(listed > 0, "listed: expected at least one row");
+    require(share > 0 && guess >= 0, "share: expected at least 1, and a guess from 0 up");
+}
+
 // See `Backend.cascade_top_k`: scores and rows (queries, k), and which queries were scanned once more. Returns rows scored, (stages, queries).
 // looked_for: whose best rows come first, the first level of the cascade if `keyed`.
 std::vector<int64_t> top_k_at_once(const std::shared_ptr<const Cascade>& cascade, const std::shared_ptr<const Problem>& looked_for,
@@ -214,8 +220,7 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
     require_ready(*made.cascade, hard);
     const Problem& problem = *judge.level.problem;
     const int64_t queries = problem.queries();
-    require(listed > 0, "listed: expected at least one row");
-    require(share > 0 && guess >= 0, "share: expected at least 1, and a guess from 0 up");
+    require_counts(k, listed, share, guess);
     const Allowed map = allowed_of(allowed, problem);
     const bool keyed = seeder.is_none();
     const auto looked_for = keyed ? made.cascade->levels.front().problem : seeder.cast<const PyLevel&>().level.problem;
@@ -247,8 +252,14 @@ const float* matrix_of(const py::object& matrix, int64_t rows, int64_t columns, 
     if (matrix.is_none()) return nullptr;
     const auto a = matrix.cast<py::array>();
     const float* p = contiguous<float>(a, 2, name);
-    require(a.shape(0) == rows && a.shape(1) == columns, "directions: expected one row per dim that is coded");
+    require(a.shape(0) == rows && a.shape(1) == columns, (std::string(name) + ": expected one row per dim that is coded").c_str());
     return p;
+}
+
+Metric product_of(const std::string& name) {
+    const Metric metric = metric_of(name);
+    require(metric != kL2, "metric: expected ip or cosine");
+    return metric;
 }
 
 Coded coded_of(int64_t dim, int64_t dims, const py::object& directions, bool whole) {
@@ -264,7 +275,7 @@ PySource integer_source(const Target& self, const PyRows& rows, const std::strin
                         bool whole, double intercept, double slope, const py::array& scales) {
     const Coded coded = coded_of(dim, width_of(rows), directions, whole);
     require(rows.rows->kind() == kInt8 && scales.size() == coded.dims, "scales: expected one per dim of int8 rows");
-    return {std::make_shared<IntegerSource>(*self.table, rows.rows, metric_of(metric), dim, coded, Line{intercept, slope},
+    return {std::make_shared<IntegerSource>(*self.table, rows.rows, product_of(metric), dim, coded, Line{intercept, slope},
                                             contiguous<float>(scales, 1, "scales")),
             py::make_tuple(rows.owners, directions, scales)};
 }
@@ -275,7 +286,7 @@ PySource pq_source(const Target& self, const PyRows& rows, const std::string& me
     const float* books = contiguous<float>(codebooks, 3, "codebooks");
     require(codebooks.shape(0) == rows.subspaces && codebooks.shape(1) == int64_t{1} << rows.bits, "codebooks: expected those of the rows");
     require(dims <= codebooks.shape(0) * codebooks.shape(2), "dims: wider than the codebooks");
-    return {std::make_shared<PqSource>(*self.table, rows.rows, metric_of(metric), dim, coded, Line{intercept, slope},
+    return {std::make_shared<PqSource>(*self.table, rows.rows, product_of(metric), dim, coded, Line{intercept, slope},
                                        Codebooks(books, codebooks.shape(0), codebooks.shape(1), codebooks.shape(2)), rows.subspaces,
                                        rows.bits, matrix_of(rotation, dims, dims, "rotation")),
             py::make_tuple(rows.owners, directions, codebooks, rotation)};
@@ -287,6 +298,7 @@ py::object source_top_k(const Target&, const py::sequence& sources, const py::ar
     std::vector<const Source*> all;
     for (const py::handle& item : sources) all.push_back(item.cast<const PySource&>().source.get());
     require(all.size() > 1, "sources: expected at least two");
+    require_counts(k, listed, share, guess);
     const Rows& stored = *all.back()->rows();
     const float* q = queries_of<float>(queries, all.back()->dim(), "queries");
     for (const Source* source : all)
@@ -301,10 +313,11 @@ py::object source_top_k(const Target&, const py::sequence& sources, const py::ar
     {
         const py::gil_scoped_release free;
         Cascade cascade;
-        for (const Source* source : all) {
-            auto level = source->level(q, count, source == all.front() || source == all.back());
+        for (size_t i = 0; i < all.size(); ++i) {
+            const bool last = i + 1 == all.size();
+            auto level = all[i]->level(q, count, i == 0 || last);
             if ((too_large = !level)) break;
-            if (source == all.back())
+            if (last)
                 cascade.judge = std::move(*level);
             else
                 cascade.levels.push_back(std::move(*level));

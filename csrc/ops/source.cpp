@@ -84,7 +84,7 @@ std::optional<Level> IntegerSource::level(const float* queries, int64_t count, b
     const std::vector<float> offsets(factors.size(), 0.0f);
     Level out;
     for (const double unit : units(queries, count)) {
-        out.offset.push_back(unit * line_.intercept - 0.0);
+        out.offset.push_back(unit * line_.intercept);
         out.factor.push_back(line_.slope * unit / unit);
     }
     out.problem = std::make_shared<IntegerProblem>(table_, rows_, codes.data(), count, factors.data(), offsets.data(), IntegerMetric::ip,

@@ -148,6 +148,18 @@ def test_sorted_rows(backend: Backend, order: int) -> None:
     check(backend, Scaled(*(values[ranks] for values in data)), tables, scaling, 10, (1, 6), sizes=(4992,))
 
 
+def test_distances_too_small_for_float32_are_plus_zero(backend: Backend) -> None:
+    data = made(130, 5)._replace(scales=np.full(130, 1e-30, np.float32), terms=np.zeros(130, np.float32))
+    scaling = Scaling(*np.zeros((2, 3)), np.float64([1e-33, 1e-30, 1e-20]), np.ones(3))
+    rows, tables = data.rows(backend), whole_tables(3, 5)
+    for found in (
+        awkward.run(backend.pq_scan(rows, tables, 9, False, None, scaling), rows),
+        backend.pq_rescore(rows, tables, np.tile(np.arange(130), (3, 1)), 9, False, scaling),
+    ):
+        assert found[0].tobytes() == np.zeros((3, 9), np.float32).tobytes()
+        np.testing.assert_array_equal(found[1], np.tile(np.arange(9), (3, 1)))
+
+
 def test_rows_without_terms(backend: Backend) -> None:
     data, tables, scaling = made(700, 9), whole_tables(5, 9), terms(5)
     chunk = CodeChunk(blocked(data.codes, 4), 700, data.scales)

@@ -73,8 +73,8 @@ class Scaling(NamedTuple):
     """Of 4-bit codes of rows with scales, what sums of entries say of scores: (Q,) float64 each, finite, steps from 1e-33 up.
 
     Where larger is better, the score is ``(offset + weight * terms[row]) + scale[row] * (base + step * sum)``, in float64, rounded to
-    float32 at the end; else the scaled sum is taken off. Larger sums are better either way. Scales are from 0 up to 1e30, terms no
-    larger than 1e30; rows without terms, which only larger scores may have, count as if theirs were 0.
+    float32 at the end; else the scaled sum is taken off, and what rounds to zero is +0. Larger sums are better either way. Scales
+    are from 0 up to 1e30, terms no larger than 1e30; rows without terms, which only larger scores may have, count as if theirs were 0.
     """
 
     offset: F64

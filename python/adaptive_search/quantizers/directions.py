@@ -78,7 +78,7 @@ class Directions:
     def codes(self, vectors: F32) -> U8:
         """Packed bits of vectors (n, D): whether canonical products are above the thresholds.
 
-        Products in any order of summation take half the time or less, and settle all but about one bit in a thousand.
+        Products in any order of summation take half the time or less, and settle all but one bit in several thousand.
         """
         signs = np.empty((len(vectors), len(self.matrix)), bool)
         for first, last in ranges(len(vectors), ROWS_AT_ONCE):

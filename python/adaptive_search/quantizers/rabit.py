@@ -32,8 +32,9 @@ CACHED_BYTES = 1 << 19
 LARGEST_COORDINATE = 5e35
 """Of a rotated query: table entries of 4-bit codes, 15 times as large, can still be told apart in float32."""
 
-LEAST_MEAN, LARGEST_WEIGHT = 1e-30, 1e30
-"""The mean counts as none below this squared length; queries along it for more than this are left whole."""
+LEAST_MEAN, LARGEST_MEAN, LARGEST_WEIGHT = 1e-30, 1e30, 1e30
+"""Squared lengths between which the mean counts: below it is none, above kernels could not take products with it. Queries that hold it
+more often than this are left whole."""
 
 
 class RaBitQuantizer(Quantizer):
@@ -86,7 +87,7 @@ class RaBitQuantizer(Quantizer):
         self.mean: F32 = np.empty(0, np.float32)
         self._rotation: HadamardRotation
         self._levels: F32
-        self._square = 0.0
+        self._square = 0.0  # of the mean's length, where the mean counts, or 0
         # At first, codes for inner products and cosine did without <mean, x'>; indexes saved then still hold them.
         self._terms = True
 
@@ -124,7 +125,8 @@ class RaBitQuantizer(Quantizer):
         self.mean, self.dim = mean, len(mean)
         norm = np.empty(1, np.float32)
         current().dense_norms("float32", [mean[np.newaxis]], norm)
-        self._square = float(norm[0]) ** 2
+        square = float(norm[0]) ** 2
+        self._square = square if LEAST_MEAN < square < LARGEST_MEAN else 0.0
         self._rotation = HadamardRotation(self.dim, self.seed)
         # What every 4 bits of a code stand for, as codewords of subspaces that are all alike.
         words = _unpacking(self.bits)[:16, : 4 // self.bits].astype(np.float32)
@@ -144,7 +146,7 @@ class RaBitQuantizer(Quantizer):
                 factors = np.divide(squares, products, out=np.zeros_like(squares), where=products > 0)
                 numbers_of = [factors]
                 if self._terms:
-                    numbers_of.append(squares if self.metric == "l2" else rotated(current(), centred, self.mean[np.newaxis])[:, 0])
+                    numbers_of.append(squares if self.metric == "l2" else self._products(centred))
                 tail = np.stack(numbers_of, axis=1)
                 codes[first:last, : self._level_bytes] = _packed(numbers, self.bits)
                 with np.errstate(over="ignore"):
@@ -157,6 +159,10 @@ class RaBitQuantizer(Quantizer):
         with np.errstate(over="ignore", invalid="ignore"):
             centred = vectors - (self.mean if weights is None else weights[:, np.newaxis] * self.mean)
         return np.clip(centred, -FLOAT32_MAX, FLOAT32_MAX, out=centred)
+
+    def _products(self, centred: F32) -> F32:
+        """With the mean (n,), if it counts."""
+        return rotated(current(), centred, self.mean[np.newaxis])[:, 0] if self._square else np.zeros(len(centred), np.float32)
 
     def _nearest(self, turned: F32, squares: F64) -> tuple[U8, F64]:
         """The levels that point most nearly along each row, as numbers (n, D) from 0 up, and their products with it (n,)."""
@@ -183,8 +189,8 @@ class RaBitQuantizer(Quantizer):
         for first, last in ranges(len(out), block_rows(4 * self.dim)):
             scaled = np.multiply(self._unpacked(parts.levels[first:last]), parts.factors[first:last, np.newaxis], dtype=np.float32)
             found = self._rotation.back(current(), scaled)
-            if self.metric != "l2" and parts.terms is not None and self._square > LEAST_MEAN:
-                wrong = parts.terms[first:last] - rotated(current(), found, self.mean[np.newaxis])[:, 0]
+            if self.metric != "l2" and parts.terms is not None and self._square:
+                wrong = parts.terms[first:last] - self._products(found)
                 found += (wrong / self._square).astype(np.float32)[:, np.newaxis] * self.mean
             out[first:last] = found + self.mean
         return out
@@ -251,7 +257,7 @@ class RaBitQuantizer(Quantizer):
 
     def _weights(self, products: F32) -> F32:
         """How many times the mean is in queries, from their products with it (Q,)."""
-        if not self._terms or not self._square > LEAST_MEAN:
+        if not self._terms or not self._square:
             return np.zeros_like(products)
         weights = products.astype(np.float64) / self._square
         return np.where(np.abs(weights) < LARGEST_WEIGHT, weights, 0.0).astype(np.float32)

@@ -117,7 +117,8 @@ def _score(rows: Layout, chunk: int, local: int, terms: Terms, query: int, sign:
     start = terms.offset[query]
     if rows.table[chunk, NORMS]:
         start += terms.weight[query] * np.float64(load_f32(rows.table[chunk, NORMS] + 4 * local))
-    return np.float32(start + said if sign > 0 else start - said)
+    # A distance that rounds to zero from below is +0, as it is for native code.
+    return np.float32(start + said) if sign > 0 else np.float32(start - said) + np.float32(0)
 
 
 @kernel
