@@ -551,3 +551,52 @@ def test_a_rotation_from_some_of_the_rows() -> None:
     assert errors[1] < errors[2]
     with pytest.raises(ValueError, match="rotation_rows"):
         asx.ProductQuantizer(3, 4, rotation="opq").fit(rows, rotation_rows=0)
+
+
+def unevenly_spread(count: int, dim: int) -> Any:
+    """Few places hold most rows."""
+    random = np.random.default_rng(3)
+    places = random.standard_normal((60, dim))
+    shares = 1.0 / np.arange(1, 61) ** 1.5
+    chosen = random.choice(60, count, p=shares / shares.sum())
+    return (places[chosen] + 0.2 * random.standard_normal((count, dim))).astype(np.float32)
+
+
+def perplexity(counts: Any) -> Any:
+    """How many codewords of each subspace are used, all alike, would be as many."""
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    return np.exp(-np.sum(shares * np.log(np.maximum(shares, 1e-30)), axis=1))
+
+
+@pytest.mark.parametrize("rotation", [None, "opq"])
+def test_balanced_codewords_are_used_more_alike(rotation: Any) -> None:
+    rows = unevenly_spread(6_000, 12)
+    plain, even = (asx.ProductQuantizer(3, 4, rotation=rotation, balanced=balanced).fit(rows) for balanced in (False, True))
+    before, after = (perplexity(one.codeword_use(one.encode(rows))) for one in (plain, even))
+    assert after.mean() > before.mean() + 0.5
+    errors = [np.square(one.decode(one.encode(rows)) - rows).sum() for one in (plain, even)]
+    assert errors[1] < 1.3 * errors[0]
+    assert even.codeword_use(even.encode(rows)).all()
+    again = asx.ProductQuantizer(3, 4, rotation=rotation, balanced=True).fit(rows)
+    np.testing.assert_array_equal(again.codebooks, even.codebooks)
+    # How it was trained is not part of it: rows are encoded by their nearest codewords.
+    same = asx.ProductQuantizer.from_state(even.state(), "ip")
+    np.testing.assert_array_equal(same.encode(rows), even.encode(rows))
+    assert "balanced=True" in repr(even)
+
+
+DEGENERATE = [np.zeros((40, 3)), np.eye(3), np.full((30, 3), 1e25), np.arange(600).reshape(200, 3)]
+
+
+@pytest.mark.parametrize("rows", DEGENERATE, ids=["zeros", "few", "far", "line"])
+def test_balancing_degenerate_rows(rows: Any) -> None:
+    found = asx.ProductQuantizer(2, 4, "l2", balanced=True).fit(np.float32(rows))
+    assert np.isfinite(found.codebooks).all()
+    assert len(np.unique(found.encode(np.float32(rows)), axis=0)) <= len(np.unique(rows, axis=0))
+
+
+def test_what_balancing_does_not_take() -> None:
+    with pytest.raises(TypeError, match="balanced: expected True or False, got 1"):
+        asx.ProductQuantizer(2, balanced=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="balanced: expected False with anisotropy"):
+        asx.ProductQuantizer(2, anisotropy=2.0, balanced=True)

@@ -27,7 +27,7 @@ from ..validation import (
     check_elements,
     check_rotation,
 )
-from . import anisotropic, kmeans, opq
+from . import anisotropic, balanced as balancing, kmeans, opq
 from .base import SAMPLE_BYTES, Quantizer, some_rows, taken
 from .packed import PackedCodes, PackedFamily, code_bytes
 
@@ -57,6 +57,9 @@ class ProductQuantizer(Quantizer):
         How many times as much as an error across the row an error along it counts, from 1 up; not for l2 (Guo et al., "Accelerating
         large-scale inference with anisotropic vector quantization", 2020). For sentence embeddings 4 does well. Decoded rows are farther
         from the rows than with 1, but their inner products with what points in much the same direction are nearer to the truth.
+    balanced : bool
+        Train codewords that are used more nearly alike (see `codeword_use`), at some cost in error where rows are unevenly spread: codes then
+        tell more rows apart (Zhan et al., "RepCONC", 2022). Rows are encoded by their nearest codewords as ever. Not with ``anisotropy``.
     seed : int
         Which random points the codebooks grow from. The same seed gives the same codebooks everywhere, and with a rotation wherever
         the linear algebra of NumPy is the same.
@@ -91,6 +94,7 @@ class ProductQuantizer(Quantizer):
         *,
         rotation: Literal["opq"] | None = None,
         anisotropy: float = 1.0,
+        balanced: bool = False,
         seed: int = 0,
         iterations: int = 20,
     ) -> None:
@@ -104,6 +108,11 @@ class ProductQuantizer(Quantizer):
         self.anisotropy = as_float(anisotropy, "anisotropy", 1.0)
         if self.anisotropy > 1.0 and self.metric == "l2":
             raise ValueError("anisotropy: expected 1 for l2, where errors count alike in all directions")
+        if not isinstance(balanced, bool | np.bool_):
+            raise TypeError(f"balanced: expected True or False, got {balanced!r}")
+        if balanced and self.anisotropy > 1.0:
+            raise ValueError("balanced: expected False with anisotropy, which moves codewords in its own way")
+        self.balanced = bool(balanced)
         self._seed = as_int(seed, "seed", 0)
         self._iterations = as_int(iterations, "iterations", 1)
         self.codebooks: F32 = np.empty((self.subspaces, 1 << self.bits, 0), np.float32)
@@ -112,6 +121,7 @@ class ProductQuantizer(Quantizer):
     def __repr__(self) -> str:
         more = f", rotation={self.rotation!r}" if self.rotation else ""
         more += f", anisotropy={self.anisotropy!r}" if self.anisotropy > 1.0 else ""
+        more += ", balanced=True" if self.balanced else ""
         return f"ProductQuantizer({self.subspaces}, bits={self.bits}, metric={self.metric!r}{more})"
 
     @property
@@ -135,10 +145,14 @@ class ProductQuantizer(Quantizer):
         with progress_bar(progress, "Training codebooks", "rounds" if self.rotation else "subspaces") as report:
             asked = (points, self.subspaces, codewords, self._iterations, self._seed, threads, report)
             rotation, codebooks = opq.train(*asked, most_turned) if self.rotation else (None, kmeans.train(*asked))
-        if self.anisotropy > 1.0:
-            with progress_bar(progress, "Training codebooks along rows", "rounds") as report:
-                turned = points if rotation is None else rotated(current(), points, rotation)
-                anisotropic.train(turned, codebooks, self.anisotropy, threads, report)
+        if self.anisotropy > 1.0 or self.balanced:
+            turned = points if rotation is None else rotated(current(), points, rotation)
+            if self.balanced:
+                with progress_bar(progress, "Balancing codebooks", "subspaces") as report:
+                    balancing.train(turned, codebooks, threads, report)
+            else:
+                with progress_bar(progress, "Training codebooks along rows", "rounds") as report:
+                    anisotropic.train(turned, codebooks, self.anisotropy, threads, report)
         self.rotation_matrix, self.codebooks, self.dim = rotation, codebooks, matrix.dim
         return self
 

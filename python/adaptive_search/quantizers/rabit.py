@@ -73,7 +73,7 @@ class RaBitQuantizer(Quantizer):
     >>> quantizer = asx.RaBitQuantizer(bits=1).fit(rows)
     >>> codes = quantizer.encode(rows)
     >>> codes.shape, codes.dtype
-    ((1000, 12), dtype('uint8'))
+    ((1000, 16), dtype('uint8'))
     >>> quantizer.top_k(rows[:3], quantizer.pack(codes), k=1).ids.ravel().tolist()
     [0, 1, 2]
     """
