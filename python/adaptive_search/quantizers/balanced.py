@@ -1,10 +1,10 @@
 """Codewords that are used alike.
 
 To assign points to codewords so that each codeword gets as many, at the least total distance, is an optimal-transport problem. With an
-entropy term it is solved by scaling rows and columns in turn (R. Sinkhorn, "Diagonal equivalence to matrices with prescribed row and column sums",
-1967; M. Cuturi, "Sinkhorn distances", 2013); as a way to train codebooks of product quantization: J. Zhan et al., "Learning discrete
-representations via constrained clustering for effective and efficient dense retrieval" (RepCONC), 2022. Only training balances: rows are
-encoded by their nearest codewords.
+entropy term it is solved by scaling rows and columns in turn (R. Sinkhorn, "Diagonal equivalence to matrices with prescribed row and
+column sums", 1967; M. Cuturi, "Sinkhorn distances", 2013); as a way to train codebooks of product quantization: J. Zhan et al.,
+"Learning discrete representations via constrained clustering for effective and efficient dense retrieval" (RepCONC), 2022. Only
+training balances: rows are encoded by their nearest codewords.
 """
 
 from __future__ import annotations

@@ -58,8 +58,9 @@ class ProductQuantizer(Quantizer):
         large-scale inference with anisotropic vector quantization", 2020). For sentence embeddings 4 does well. Decoded rows are farther
         from the rows than with 1, but their inner products with what points in much the same direction are nearer to the truth.
     balanced : bool
-        Train codewords that are used more nearly alike (see `codeword_use`), at some cost in error where rows are unevenly spread: codes then
-        tell more rows apart (Zhan et al., "RepCONC", 2022). Rows are encoded by their nearest codewords as ever. Not with ``anisotropy``.
+        Train codewords that are used more nearly alike (see `codeword_use`), at some cost in error where rows are unevenly spread:
+        codes then tell more rows apart (Zhan et al., "RepCONC", 2022). Rows are encoded by their nearest codewords as ever. Not with
+        ``anisotropy``.
     seed : int
         Which random points the codebooks grow from. The same seed gives the same codebooks everywhere, and with a rotation wherever
         the linear algebra of NumPy is the same.
