@@ -16,7 +16,7 @@ from adaptive_search.quantizers import itq
 from adaptive_search.types import Metric
 
 METRICS: tuple[Metric, ...] = ("ip", "cosine", "l2")
-KINDS: tuple[Any, ...] = ("itq", "random")
+KINDS: tuple[Any, ...] = ("itq", "random", "dims")
 
 
 def mixed(n: int, dim: int, seed: int = 0) -> Any:
@@ -132,7 +132,7 @@ def test_the_seed_decides_on_random_directions_and_on_rows(monkeypatch: pytest.M
         states = [asx.BinaryQuantizer(rotation=kind, seed=seed).fit(rows).state() for seed in (1, 1, 2)]
         assert states[0]["directions"].tobytes() == states[1]["directions"].tobytes()
         assert states[0]["mean"].tobytes() == states[1]["mean"].tobytes()
-        assert not np.array_equal(states[0]["directions"], states[2]["directions"])
+        assert np.array_equal(states[0]["directions"], states[2]["directions"]) == (kind == "dims")
         assert not np.array_equal(states[0]["mean"], states[2]["mean"])
 
 
@@ -217,7 +217,7 @@ def test_fitting_shows_its_rounds(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("rotation", ["opq", "ITQ", 1, True, ["itq"]])
 def test_unknown_rotations_are_explained(rotation: Any) -> None:
-    with pytest.raises(ValueError, match=r"^rotation: expected 'itq', 'random' or None, got"):
+    with pytest.raises(ValueError, match=r"^rotation: expected 'itq', 'random', 'dims' or None, got"):
         asx.BinaryQuantizer(rotation=rotation)
 
 

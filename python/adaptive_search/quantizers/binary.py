@@ -37,9 +37,10 @@ class BinaryQuantizer(Quantizer):
         By default one per dim; otherwise only the first ``bits`` dims, or directions, give bits.
     metric : {"ip", "cosine", "l2"}
         What scores estimate; the order is that of the distance in any case, except that for l2 the best scores are the smallest.
-    rotation : {"itq", "random"} or None
-        "itq": directions whose signs tell the most of the rows, learned (Gong and Lazebnik, "Iterative quantization", 2011). "random":
-        directions of no account, so that no dim tells more than another.
+    rotation : {"itq", "random", "dims"} or None
+        "dims": the dims as they are, each with the mean of the rows as its threshold. "itq": directions whose signs tell the most of the
+        rows, learned (Gong and Lazebnik, "Iterative quantization", 2011). "random": directions of no account, so that no dim tells more
+        than another.
     seed : int
         Of random directions, and of the rows that are learned from where there are many. The same seed gives the same directions on every
         backend, and with "itq" wherever the linear algebra of NumPy is the same.

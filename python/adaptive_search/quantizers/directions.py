@@ -19,7 +19,7 @@ from . import itq
 from .base import taken
 from .int8 import FLOAT32_MAX
 
-Rotation = Literal["itq", "random"]
+Rotation = Literal["itq", "random", "dims"]
 
 PRODUCT_ERROR, LARGEST_NORM = 1.05 * 2.0**-23, 1e18
 """Times the length of a vector and its dims + 10: what two sums of its product with a direction differ by at most; and the length up to
@@ -37,7 +37,7 @@ class Directions:
 
     Attributes
     ----------
-    kind : {"itq", "random"}
+    kind : {"itq", "random", "dims"}
         How they were found.
     matrix : ndarray of float32, shape (bits, D)
         The directions.
@@ -66,6 +66,8 @@ class Directions:
             centred = np.nan_to_num(points - mean, copy=False)
         if kind == "itq":
             matrix = itq.train(centred, bits, progress)
+        elif kind == "dims":
+            matrix = np.eye(bits, len(mean), dtype=np.float32)
         else:
             matrix = HadamardRotation(len(mean), seed).back(current(), np.eye(bits, len(mean), dtype=np.float32))
         return cls(kind, matrix, mean, float(np.sqrt(np.square(_norms(centred)).mean())))
@@ -87,6 +89,9 @@ class Directions:
 
     def _signs(self, vectors: F32, signs: Array) -> None:
         """The bits of `codes` of some rows, not packed."""
+        if self.kind == "dims":
+            np.greater(vectors[:, : len(self.matrix)], self.thresholds, out=signs)
+            return
         backend = current()
         norms, products = np.empty(len(vectors), np.float32), np.empty((len(self.matrix), len(vectors)), np.float32)
         backend.dense_norms("float32", [vectors], norms)
@@ -164,6 +169,8 @@ class Directions:
             raise ValueError(f"state: expected 'mean' to be {dim} finite numbers")
         if matrix.shape != (bits, dim) or not is_orthogonal(matrix):
             raise ValueError(f"state: expected 'directions' to be {bits} orthonormal rows of {dim} dims")
+        if ROTATIONS[kind[0]] == "dims" and not np.array_equal(matrix, np.eye(bits, dim)):
+            raise ValueError("state: expected 'directions' to be those of the dims")
         return cls(ROTATIONS[kind[0]], np.array(matrix, order="C"), mean.copy(), float(radius[0]))
 
 

@@ -29,9 +29,9 @@ class Binary(Stage):
         One bit per dim; None takes all dims.
     keep : int or None
         Rows that go on to the next stage.
-    rotation : {"itq", "random"} or None
+    rotation : {"itq", "random", "dims"} or None
         Take signs along so many directions instead, as seen from the mean of the rows: those that tell the most, learned from the rows
-        (seconds for some hundred dims, more in proportion to dims cubed), or random ones.
+        (seconds for some hundred dims, more in proportion to dims cubed), or random ones; "dims": those of the dims, as seen from the mean.
 
     Examples
     --------
