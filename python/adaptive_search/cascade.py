@@ -17,6 +17,9 @@ from .margins import ErrorModel, Units
 from .representations import Bounded, Full, Representation, Stage
 from .types import F32, F64, I64, Bool
 
+SHORT = 16
+"""Lists that are so much longer than what is wanted, and no more, are made without a guess."""
+
 
 class Opening(NamedTuple):
     """How a search finds its first thresholds: the rows that look best to the first stage, ``spare`` more than are wanted, in one of
@@ -27,7 +30,7 @@ class Opening(NamedTuple):
     """
 
     share: int = 1
-    spare: int = 16
+    spare: int = SHORT
 
     @property
     def guess(self) -> int:
@@ -37,9 +40,6 @@ class Opening(NamedTuple):
 
 GUESS = 16
 """One of so many runs of rows is the sample of a guess."""
-
-SHORT = 16
-"""Lists that are so much longer than what is wanted, and no more, are made without a guess."""
 
 OPENINGS = (Opening(), Opening(spare=112), Opening(spare=496), Opening(share=32))
 """Which one takes the least time depends on how far the best rows stand out, and is measured by `tuning`."""

@@ -1,4 +1,4 @@
-"""Codewords that are used alike.
+"""Codewords that are used more nearly alike.
 
 To assign points to codewords so that each codeword gets as many, at the least total distance, is an optimal-transport problem. With an
 entropy term it is solved by scaling rows and columns in turn (R. Sinkhorn, "Diagonal equivalence to matrices with prescribed row and
@@ -32,7 +32,7 @@ POINTS_PER_CODEWORD = 64
 
 
 def train(points: F32, codebooks: F32, threads: int | None = None, progress: Progress | None = None) -> None:
-    """Move codewords (M, K, ceil(D / M)), trained by k-means on points (n, D), until they are used about alike, in place.
+    """Move codewords (M, K, ceil(D / M)), trained by k-means on points (n, D), so that they are used more nearly alike, in place.
 
     Every codeword is the nearest to some point afterwards, as after `kmeans.train`.
     """
