@@ -203,7 +203,7 @@ def test_state_restores_a_quantizer(backend: Backend, make: Any, metric: Any) ->
         ("binary", {"shape": np.array([3])}),
         ("binary", {"shape": np.array([3.0, 2.0])}),
         ("binary", {"shape": np.array([2**40, 2**39])}),
-        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "rotation": np.array([2])}),
+        ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "rotation": np.array([3])}),
         ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "rotation": np.array([-1])}),
         ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "rotation": np.array([0, 0])}),
         ("binary-itq", {"shape": np.array([3, 2]), **TURNED, "rotation": np.array([0.0])}),
