@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, strategies as st
 
 from adaptive_search.calibration import Calibration, chosen_margin, never_rising, queries_needed, wilson
-from adaptive_search.cascade import Opening
 from adaptive_search.margins import ErrorModel
+from adaptive_search.running import Opening
 from adaptive_search.types import F64
 
 

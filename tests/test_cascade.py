@@ -12,9 +12,9 @@ from index_cases import METRICS, assert_same, collection, expected, filled, ques
 
 import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend
-from adaptive_search.cascade import GROUP_BYTES, OPENINGS, Opening, PreparedStage, run
 from adaptive_search.margins import ErrorModel
 from adaptive_search.representations import STAGES, stage_of
+from adaptive_search.running import GROUP_BYTES, OPENINGS, Opening, PreparedStage, run
 
 
 def test_stages_are_as_they_are_written() -> None:
@@ -125,14 +125,14 @@ def test_many_queries_with_long_shortlists_go_in_groups(monkeypatch: pytest.Monk
     index = filled(rows, "cosine", cascade=asx.Cascade([asx.Prefix(5, keep=300), asx.Prefix(9, keep=200), asx.Full()]), ids=ids)
     answer, allowed = index.search(queries, 10), np.random.default_rng(0).random((50, 300)) < 0.5
     lengths = []
-    run_rows = asx.cascade.run_rows
+    run_rows = asx.running.run_rows
 
     def counting(scan: Any, visits: int, queries: int, **options: Any) -> Any:
         lengths.append(queries)
         return run_rows(scan, visits, queries, **options)
 
-    monkeypatch.setattr("adaptive_search.cascade.GROUP_BYTES", 7 * 16 * (2 * 300 + 64))
-    monkeypatch.setattr("adaptive_search.cascade.run_rows", counting)
+    monkeypatch.setattr("adaptive_search.running.GROUP_BYTES", 7 * 16 * (2 * 300 + 64))
+    monkeypatch.setattr("adaptive_search.running.run_rows", counting)
     monkeypatch.setattr("adaptive_search.searching.DIRECT_ROWS", 1)
     assert_same(index.search(queries, 10, threads=1), answer.ids, answer.scores)
     assert lengths == [7] * 7 + [1]
@@ -152,7 +152,7 @@ def clustered(count: int, dim: int, alike: int) -> Any:
 @pytest.mark.parametrize("metric", METRICS)
 def test_openings_change_no_answer(metric: Any, stages: list[Any], few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thresholds from all rows, from samples, or guessed; with filters that leave samples nothing; margins from none to generous."""
-    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    monkeypatch.setattr("adaptive_search.running.SMALL", few)
     rows = clustered(5_000, 12, 25)
     queries = rows[np.random.default_rng(0).choice(5_000, 12, replace=False)] + np.float32(0.01)
     index = filled(rows, metric, cascade=asx.Cascade([*stages, asx.Full()]), ids=shuffled_ids(5_000))
@@ -239,7 +239,7 @@ def test_codes_in_blocks_may_decide(backend: Backend) -> None:
 @pytest.mark.parametrize("few", [1, 64], ids=["steps", "one call"])
 def test_lists_of_rows_that_scans_know_little_of(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums near the limits of float32, of which scans return more than was asked for: what fills a list is then below its guessed floor."""
-    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    monkeypatch.setattr("adaptive_search.running.SMALL", few)
     rows, queries = (1e19 * np.random.default_rng(seed).standard_normal((n, 7), np.float32) for seed, n in ((2, 4_096), (3, 12)))
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(4), asx.Full()]))
     stages = [replace(index._prepare(backend, 0), model=ErrorModel(0.0, 1.0, 3e18), margins=-1.0), index._prepare_full(backend)]
@@ -251,7 +251,7 @@ def test_lists_of_rows_that_scans_know_little_of(few: int, backend: Backend, mon
 @pytest.mark.parametrize("few", [1, 64], ids=["steps", "one call"])
 def test_first_keys_of_minus_infinity(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """All rows are the worst there are to the first stage, so that the next one decides among all, not among those that were listed."""
-    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    monkeypatch.setattr("adaptive_search.running.SMALL", few)
     random = np.random.default_rng(0)
     rows, queries = random.standard_normal((300, 5), np.float32), random.standard_normal((4, 5), np.float32)
     rows[:, 0], queries[:, 0] = -1e30, 1e30
@@ -272,7 +272,7 @@ def test_a_row_of_the_largest_id_on_the_floor_is_wanted(backend: Backend) -> Non
 
 @pytest.mark.parametrize("few", [1, 64], ids=["steps", "one call"])
 def test_groups_of_queries_without_rows(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    monkeypatch.setattr("adaptive_search.running.SMALL", few)
     index = filled(collection(300), "ip", cascade=asx.Cascade([asx.Prefix(5), asx.Full()]))
     stages = [replace(index._prepare(backend, 0), model=ErrorModel(0.0, 1.0, 1.0)), index._prepare_full(backend)]
     allowed = np.zeros((2, 300), np.bool_)
@@ -289,7 +289,7 @@ def test_queries_whose_length_is_beyond_float32(
     scale: float, stages: list[Any], few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bounds say nothing then; nor do values, infinite or not known, which do not tell rows apart. The last stage decides."""
-    monkeypatch.setattr("adaptive_search.cascade.SMALL", few)
+    monkeypatch.setattr("adaptive_search.running.SMALL", few)
     rows = np.float32(scale) * np.random.default_rng(0).standard_normal((300, 6), np.float32)
     queries = np.float32(3e38) * np.sign(np.random.default_rng(1).standard_normal((4, 6), np.float32))
     index = filled(rows, "ip", cascade=asx.Cascade(stages))

@@ -60,7 +60,7 @@ def test_exact_search_of_rows_of_any_length(metric: str, scale: float) -> None:
     if metric == "ip":
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("adaptive_search.index.LEAST_ROWS", 1)
-            patch.setattr("adaptive_search.cascade.SMALL", 0)
+            patch.setattr("adaptive_search.running.SMALL", 0)
             bounded = filled(rows, metric, cascade=asx.Cascade([asx.Int8(bounded=True), asx.Full()]), ids=ids)
             assert_same(bounded.search(queries, recall=1.0), *answer)
 

@@ -16,8 +16,8 @@ import pytest
 import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend
 from adaptive_search.calibration import Calibration
-from adaptive_search.cascade import OPENINGS, Opening
 from adaptive_search.margins import ErrorModel
+from adaptive_search.running import OPENINGS, Opening
 from adaptive_search.searching import Way
 
 DIM = 20

@@ -17,10 +17,10 @@ import adaptive_search as asx
 from adaptive_search import families, tuning, tuning_queries
 from adaptive_search.backends import current
 from adaptive_search.calibration import Calibration
-from adaptive_search.cascade import Opening
 from adaptive_search.margins import ErrorModel
 from adaptive_search.representations.int8 import Int8Rows
 from adaptive_search.representations.pq import PQRows
+from adaptive_search.running import Opening
 from adaptive_search.types import F32, I64
 
 DIM = 48
@@ -117,7 +117,7 @@ def test_searches_in_one_call_are_like_others(stages: list[Any], backend: Any, m
     index, queries = tuned_once(tuple(stages), "l2", count=120), clustered()[1][400:408]
     masks = [None, np.arange(ROWS) % 3 > 0]
     found = [index.search(queries, recall=recall, filter=mask, stats=True, threads=1) for mask in masks for recall in (None, 1.0)]
-    monkeypatch.setattr("adaptive_search.cascade.SMALL", 0)
+    monkeypatch.setattr("adaptive_search.running.SMALL", 0)
     again = [index.search(queries, recall=recall, filter=mask, stats=True, threads=1) for mask in masks for recall in (None, 1.0)]
     for (one, stats), (other, counted) in zip(found, again, strict=True):
         assert_equal(one, other)
@@ -169,7 +169,7 @@ def test_rows_are_not_lost_to_the_rounding_of_bounds(
     stages: list[Any], scale: float, in_one_call: bool, backend: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bounds far below what they are made of, or far above: what keys must reach is then known no better than that."""
-    monkeypatch.setattr("adaptive_search.cascade.SMALL", 32 if in_one_call else 0)
+    monkeypatch.setattr("adaptive_search.running.SMALL", 32 if in_one_call else 0)
     rows, queries = clustered()
     index = asx.Index(DIM, "l2", cascade=asx.Cascade(stages), fit_rows=1)
     index.add(rows * np.float32(scale))

@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from .cascade import Opening
 from .margins import ErrorModel
+from .running import Opening
 from .types import F64
 from .validation import nearest_float
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .cascade import PreparedStage, Segment, run, segments_of
+from .running import PreparedStage, Segment, run, segments_of
 from .searching import Way
 from .types import F32, I64, Bool
 

@@ -19,7 +19,7 @@ from . import explaining, filters, fitting, persistence, searching, tuning, tuni
 from .backends import current
 from .backends.protocol import Backend
 from .calibration import Calibration
-from .cascade import Cascade, Found, Opening, PreparedStage, SearchStats, StageStats
+from .cascade import Cascade, SearchStats, StageStats
 from .execution import Progress, progress_bar
 from .explaining import Explanation
 from .intake import Intake
@@ -27,6 +27,7 @@ from .layout import Slabs
 from .plan import Audit, Plan, as_recall
 from .representations import Bounded, Full, Prefix, Representation, Stage
 from .rows import RowStore, Span
+from .running import Found, Opening, PreparedStage
 from .storage import read_state
 from .transforms import Transform
 from .types import F32, I64, MAX_DIM, Array, IndexFormatError, Kind, Metric, Neighbors

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from .backends.protocol import Backend, Source
-from .cascade import OPENINGS, SMALL, Found, Opening, PreparedStage, run, run_exact, run_on_candidates
 from .execution import Progress
 from .filters import Allowed
 from .representations import Bounded
 from .representations.full import FullRows
 from .rows import RowStore
+from .running import OPENINGS, SMALL, Found, Opening, PreparedStage, run, run_exact, run_on_candidates
 from .types import F32, I64, Bool
 
 DIRECT_ROWS = 1_024

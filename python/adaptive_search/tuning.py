@@ -17,12 +17,13 @@ import numpy as np
 
 from . import fitting
 from .calibration import Calibration, never_rising
-from .cascade import OPENINGS, Cascade, Opening, PreparedStage, run, run_exact
+from .cascade import Cascade
 from .execution import Progress
 from .families import exact_family, family, is_uneven
 from .margins import ErrorModel
 from .representations import Representation, Stage
 from .rows import Chunk, RowStore
+from .running import OPENINGS, Opening, PreparedStage, run, run_exact
 from .searching import Way, sources_of
 from .tuning_queries import Ground, Queries, losses
 from .types import F32, F64, I64, Array

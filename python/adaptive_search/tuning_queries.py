@@ -10,9 +10,9 @@ import numpy as np
 from .arrays import ranges
 from .backends.protocol import Backend
 from .calibration import queries_needed
-from .cascade import PreparedStage, run
 from .layout import Slabs
 from .rows import RowStore
+from .running import PreparedStage, run
 from .types import F32, F64, I64, Metric
 from .vectors import read_vectors
 

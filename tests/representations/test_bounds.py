@@ -13,7 +13,7 @@ from index_cases import KINDS, METRICS, collection, filled, questions, shuffled_
 import adaptive_search as asx
 from adaptive_search.backends import current
 from adaptive_search.backends.protocol import Backend
-from adaptive_search.cascade import Found, run_exact
+from adaptive_search.running import Found, run_exact
 from adaptive_search.types import F32, I64, Bool
 
 
