@@ -62,7 +62,8 @@ class Ours(Contender):
         self.quantizer.fit(rows)
 
     def encode(self, rows: F32) -> None:
-        self.codes = self.quantizer.pack(self.quantizer.encode(rows))
+        codes = self.quantizer.encode(rows)
+        self.codes = codes if isinstance(self.quantizer, asx.BinaryQuantizer) else self.quantizer.pack(codes)
 
     def search(self, queries: F32, k: int) -> I64:
         return self.quantizer.top_k(queries, self.codes, k).ids

@@ -310,6 +310,17 @@ def test_codes_are_compared_at_as_many_bytes() -> None:
     assert 0.2 < found[1].shares[0] < found[1].shares[-1] <= 1
 
 
+def test_all_kinds_of_our_codes_can_be_compared() -> None:
+    pytest.importorskip("faiss")
+    rows = np.random.default_rng(2).standard_normal((300, 96)).astype(np.float32)
+    ours = [one for group in equal_bytes.contenders(96) for one in group if isinstance(one, equal_bytes.Ours) and "OPQ" not in one.name]
+    assert {type(one.quantizer) for one in ours} == {asx.ProductQuantizer, asx.BinaryQuantizer, asx.RaBitQuantizer}
+    for one in ours:
+        one.fit(rows)
+        one.encode(rows)
+        assert (one.search(rows[:20], 100) == np.arange(20)[:, None]).any(axis=1).all(), one.name
+
+
 def test_the_table_of_bytes_puts_the_best_of_a_size_first() -> None:
     lines = equal_bytes.table(
         [

@@ -6,6 +6,7 @@
 
 #include "ops/cascade.h"
 #include "ops/codes.h"
+#include "ops/listing.h"
 #include "ops/source.h"
 
 namespace asx {
@@ -83,6 +84,50 @@ PyLevel pq_level(const Target& self, const PyRows& rows, const py::array& tables
     require_weights(rows, b);
     require(scaling.is_none() || b.margin.empty(), "bound: weights are scales here, and leave no margins");
     return std::move(b).with(pq_problem(self, rows, tables, largest, scaling, scan), py::make_tuple(rows.owners, tables));
+}
+
+PyLevel list_level(const Target&, const PyRows& rows, const py::array& keys, const py::object& bound) {
+    Bound b(bound, keys.shape(0));
+    require(b.margin.empty(), "bound: lists have no margins by row");
+    return std::move(b).with(list_problem(rows, keys), py::make_tuple(rows.owners, keys));
+}
+
+struct PyListing {
+    std::shared_ptr<const Listing> listing;
+};
+
+PyListing listing(const Target&, const PyRows& rows, const PyRows& codes) {
+    require(rows.lists > 0, "rows: expected those of lists");
+    require(codes.subspaces > 0, "codes: expected those of product quantization");
+    const auto &a = rows.rows->chunks(), &b = codes.rows->chunks();
+    require(a.size() == b.size(), "rows: expected the same chunks in both");
+    for (size_t c = 0; c < a.size(); ++c) {
+        require(a[c].rows == b[c].rows && a[c].rows <= Listing::kMostRows,
+                "rows: expected the same chunks in both, of 65,536 rows at most");
+        require(!b[c].weights, "codes: expected rows without scales");
+    }
+    const py::gil_scoped_release free;
+    return {std::make_shared<const Listing>(*codes.rows, *rows.rows, rows.lists)};
+}
+
+// Whether the cascade begins with the codes of the listing, whose lists come second.
+bool begins_with(const Cascade& cascade, const Listing& listing) {
+    if (cascade.levels.size() < 2) return false;
+    const auto* codes = dynamic_cast<const PqProblem*>(cascade.levels[0].problem.get());
+    const auto* lists = dynamic_cast<const ListProblem*>(cascade.levels[1].problem.get());
+    return codes && lists && lists->lists() == listing.lists() && codes->rows().size() == listing.rows();
+}
+
+// Queries whose best lists are the same, one after the other: these lists, and rows of theirs, are then in the cache.
+std::vector<int64_t> in_order_of_lists(const Cascade& cascade, int64_t first, int64_t last) {
+    const auto& lists = static_cast<const ListProblem&>(*cascade.levels[1].problem);
+    std::vector<std::pair<int64_t, int64_t>> order;
+    for (int64_t q = first; q < last; ++q)
+        order.emplace_back(std::max_element(lists.keys(q), lists.keys(q) + lists.lists()) - lists.keys(q), q);
+    std::sort(order.begin(), order.end());
+    std::vector<int64_t> out;
+    for (const auto& [list, q] : order) out.push_back(q);
+    return out;
 }
 
 struct PyCascade {
@@ -241,6 +286,29 @@ py::tuple cascade_top_k(const Target&, const py::sequence& levels, const PyLevel
     return py::make_tuple(scores, rows, counts, more);
 }
 
+py::tuple listed_top_k(const Target&, const PyListing& listing, const py::sequence& levels, const PyLevel& judge, int64_t k,
+                       const py::object& allowed, int64_t first, int64_t last) {
+    const PyCascade made = cascade_of(levels, judge, false);
+    const Problem& problem = *judge.level.problem;
+    require(k > 0, "k: expected at least one row");
+    require(0 <= first && first <= last && last <= problem.queries(), "first: expected queries of the levels");
+    require(begins_with(*made.cascade, *listing.listing), "levels: expected the codes of the listing, then its lists");
+    const Allowed map = allowed_of(allowed, problem);
+    py::array_t<float> scores({last - first, k});
+    py::array_t<int64_t> rows({last - first, k});
+    float* s = scores.mutable_data();
+    int64_t* r = rows.mutable_data();
+    CascadeScan scan(made.cascade, k, map, nullptr);
+    {
+        const py::gil_scoped_release free;
+        for (const int64_t q : in_order_of_lists(*made.cascade, first, last)) {
+            scan.search(q, *listing.listing);
+            scan.finish_query(q, s + (q - first) * k, r + (q - first) * k);
+        }
+    }
+    return py::make_tuple(scores, rows, counts_of(scan, first, last - first));
+}
+
 // --- queries made ready here ----------------------------------------------------------------------------------------------------
 
 struct PySource {
@@ -292,9 +360,19 @@ PySource pq_source(const Target& self, const PyRows& rows, const std::string& me
             py::make_tuple(rows.owners, directions, codebooks, rotation)};
 }
 
+PySource list_source(const Target& self, const PyRows& rows, const std::string& metric, double intercept, double slope,
+                     const py::array& centroids) {
+    require(rows.lists > 0, "rows: expected those of lists");
+    const float* c = contiguous<float>(centroids, 2, "centroids");
+    require(centroids.shape(0) == rows.lists && centroids.shape(1) > 0, "centroids: expected one for each list");
+    return {
+        std::make_shared<ListSource>(*self.table, rows.rows, product_of(metric), centroids.shape(1), Line{intercept, slope}, c, rows.lists),
+        py::make_tuple(rows.owners, centroids)};
+}
+
 // None if some query's scores are too large for float32.
 py::object source_top_k(const Target&, const py::sequence& sources, const py::array& queries, int64_t k, int64_t listed, int64_t share,
-                        int64_t guess, const py::object& allowed) {
+                        int64_t guess, const py::object& allowed, const py::object& listing) {
     std::vector<const Source*> all;
     for (const py::handle& item : sources) all.push_back(item.cast<const PySource&>().source.get());
     require(all.size() > 1, "sources: expected at least two");
@@ -309,13 +387,14 @@ py::object source_top_k(const Target&, const py::sequence& sources, const py::ar
     float* s = scores.mutable_data();
     int64_t* r = ids.mutable_data();
     const Allowed map = allowed_of(allowed, stored.size(), count);
-    bool too_large = false;
+    const Listing* by_lists = listing.is_none() ? nullptr : listing.cast<const PyListing&>().listing.get();
+    bool too_large = false, fitting = true;
     {
         const py::gil_scoped_release free;
         Cascade cascade;
         for (size_t i = 0; i < all.size(); ++i) {
             const bool last = i + 1 == all.size();
-            auto level = all[i]->level(q, count, i == 0 || last);
+            auto level = all[i]->level(q, count, !by_lists && (i == 0 || last));
             if ((too_large = !level)) break;
             if (last)
                 cascade.judge = std::move(*level);
@@ -323,14 +402,24 @@ py::object source_top_k(const Target&, const py::sequence& sources, const py::ar
                 cascade.levels.push_back(std::move(*level));
         }
         if (!too_large) {
-            cascade.flat = true, cascade.hard = false;
+            cascade.flat = !by_lists, cascade.hard = false;
             const auto made = std::make_shared<const Cascade>(std::move(cascade));
-            const auto again = std::make_unique<bool[]>(static_cast<size_t>(count));
-            top_k_at_once(made, made->levels.front().problem, true, k, listed, share, guess, map, s, r, again.get());
-            for (int64_t i = 0; i < count * k; ++i)
+            if (by_lists) {
+                fitting = begins_with(*made, *by_lists);
+                CascadeScan scan(made, k, map, nullptr);
+                for (int64_t i = 0; fitting && i < count; ++i) {
+                    scan.search(i, *by_lists);
+                    scan.finish_query(i, s + i * k, r + i * k);
+                }
+            } else {
+                const auto again = std::make_unique<bool[]>(static_cast<size_t>(count));
+                top_k_at_once(made, made->levels.front().problem, true, k, listed, share, guess, map, s, r, again.get());
+            }
+            for (int64_t i = 0; fitting && i < count * k; ++i)
                 if (r[i] >= 0) r[i] = stored.id(r[i]);
         }
     }
+    require(fitting, "sources: expected the codes of the listing, then its lists");
     if (too_large) return py::none();
     return py::make_tuple(scores, ids);
 }
@@ -386,6 +475,7 @@ py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLev
 void register_cascades(py::module_& m, py::class_<Target>& target) {
     using py::arg;
     py::class_<PyLevel>(m, "Level", "A stage of a cascade with the queries of a batch.");
+    py::class_<PyListing>(m, "Listing", "Codes in the order of inverted lists.");
     py::class_<PySource>(m, "Source", "A stage of a cascade for queries that come later.");
     target.def("dense_level", &dense_level, arg("rows"), arg("queries"), arg("metric"), arg("bound"), arg("scan") = false)
         .def("prefix_level", &prefix_level, arg("rows"), arg("queries"), arg("squares"), arg("largest"), arg("metric"), arg("bound"),
@@ -395,13 +485,18 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
         .def("hamming_level", &hamming_level, arg("rows"), arg("codes"), arg("bound"), arg("scan") = false)
         .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false,
              arg("scaling") = py::none())
+        .def("list_level", &list_level, arg("rows"), arg("keys"), arg("bound"))
+        .def("listing", &listing, arg("rows"), arg("codes"))
+        .def("listed_top_k", &listed_top_k, arg("listing"), arg("levels"), arg("judge"), arg("k"), arg("allowed"), arg("first"),
+             arg("last"))
+        .def("list_source", &list_source, arg("rows"), arg("metric"), arg("intercept"), arg("slope"), arg("centroids"))
         .def("full_source", &full_source, arg("rows"), arg("metric"))
         .def("integer_source", &integer_source, arg("rows"), arg("metric"), arg("dim"), arg("directions"), arg("whole"), arg("intercept"),
              arg("slope"), arg("scales"))
         .def("pq_source", &pq_source, arg("rows"), arg("metric"), arg("dim"), arg("dims"), arg("directions"), arg("intercept"),
              arg("slope"), arg("codebooks"), arg("rotation"))
         .def("source_top_k", &source_top_k, arg("sources"), arg("queries"), arg("k"), arg("listed"), arg("share"), arg("guess"),
-             arg("allowed"))
+             arg("allowed"), arg("listing") = py::none())
         .def("level_scan", &level_scan, arg("level"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(), arg("share") = 1)
         .def("cascade_scan", &cascade_scan, arg("levels"), arg("judge"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(),
              arg("hard") = false)

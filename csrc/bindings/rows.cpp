@@ -111,6 +111,23 @@ PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py
     return result;
 }
 
+PyRows list_rows(const py::sequence& chunks, int64_t lists, const py::object& ids) {
+    require(lists >= 1 && lists <= 65536, "lists: expected 1 to 65,536");
+    std::vector<Chunk> out;
+    for (const py::handle& item : chunks) {
+        const auto a = py::reinterpret_borrow<py::array>(item);
+        const uint16_t* numbers = contiguous<uint16_t>(a, 1, "lists");
+        Chunk chunk;
+        chunk.rows = a.size();
+        chunk.pieces.push_back({reinterpret_cast<const uint8_t*>(numbers), 2, 1});
+        for (int64_t r = 0; r < chunk.rows; ++r) require(numbers[r] < lists, "lists: expected numbers below how many there are");
+        out.push_back(std::move(chunk));
+    }
+    PyRows result = finished(Rows(kInt8, {1}, std::move(out), ids_pointer(ids)), chunks, ids);
+    result.lists = lists;
+    return result;
+}
+
 Allowed allowed_of(const py::object& allowed, int64_t rows, int64_t queries) {
     Allowed map;
     if (!allowed.is_none()) {

@@ -3,6 +3,7 @@
 
 #include "bindings/rows.h"
 #include "ops/dense.h"
+#include "ops/listing.h"
 #include "ops/pq.h"
 
 namespace asx {
@@ -42,6 +43,7 @@ std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows
                                                 const py::array& offsets, const std::string& metric, const double* margins, bool scan);
 std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest,
                                       const py::object& scaling, bool scan);
+std::shared_ptr<ListProblem> list_problem(const PyRows& rows, const py::array& keys);
 
 void register_targets(py::module_& m);
 

@@ -9,7 +9,7 @@ namespace asx {
 namespace {
 
 constexpr double kInfinite = std::numeric_limits<double>::infinity();
-constexpr size_t kTogether = 16;        // rows of one query taken through the levels at a time: enough to hide the memory's latency
+constexpr size_t kSorted = 32;          // items of a long list that are put into order; the others only if they still matter by then
 constexpr int64_t kFirstWhole = 384;    // rows scanned whole to have a first threshold
 constexpr int64_t kBackOff = 4096;      // and after the first level did not help, doubling each time
 
@@ -123,6 +123,10 @@ void CascadeScan::forget_block(int64_t first_row, int64_t count) {
         while (!pending.empty() && pending.back().row >= first_row && pending.back().row < first_row + count) pending.pop_back();
 }
 
+const Rows& CascadeScan::after_lists() const {
+    return (cascade_->levels.size() > 2 ? cascade_->levels[2] : cascade_->judge).problem->rows();
+}
+
 float CascadeScan::threshold(int64_t query) const {
     if (floors_[static_cast<size_t>(query)] == kInfinite) return std::numeric_limits<float>::max();     // nothing is looked for
     return (whole_ ? cascade_->judge : cascade_->levels[filter_]).least_key(query, least(query));
@@ -131,11 +135,13 @@ float CascadeScan::threshold(int64_t query) const {
 void CascadeScan::drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
     const Level& first = cascade_->levels[filter_];
     const float* row_slack = problem.has_row_slack() ? block.slack : nullptr;
+    // Before there is a threshold, few of those that survive are looked at again.
+    const Rows* ahead = places_ && least(group.first) > -kInfinite ? &after_lists() : nullptr;
     taken_ += survivors.count;
     for (int64_t i = 0; i < survivors.count; ++i) {
         const Survivor& s = survivors.items[i];
-        const int64_t query = group.first + s.query, row = first_row + s.row;
-        if (!allows(query, row)) continue;
+        const int64_t query = group.first + s.query, at = first_row + s.row, row = places_ ? places_first_ + places_[at] : at;
+        if (!(places_ ? allows_at_all(query, row) : allows(query, row))) continue;
         Pending item = {kInfinite, row, 0};
         if (whole_) {
             const float slack = problem.exact() ? 0.0f : problem.slack(query) * (row_slack ? row_slack[s.row] : 1.0f) + problem.underflow();
@@ -145,10 +151,13 @@ void CascadeScan::drain(const Problem& problem, const Group& group, const Block&
         } else if (problem.exact()) {
             item.upper = first.upper(query, s.key, row);
             item.next = filter_ + 1;
+            if (places_) item.upper = std::min(item.upper, places_upper_), item.next = 2;
         } else {
             item.next = filter_;
         }
-        if (!(item.upper < least(query))) pending_[static_cast<size_t>(query)].push_back(item);
+        if (item.upper < least(query)) continue;
+        pending_[static_cast<size_t>(query)].push_back(item);
+        if (ahead) ahead->fetch(row);
     }
     survivors.count = 0;
 }
@@ -198,14 +207,26 @@ void CascadeScan::refine(int64_t query) {
         if (!std::is_sorted(all.begin(), all.end(), by_row)) std::sort(all.begin(), all.end(), by_row);
         count = narrow(query, open, all.data(), count);
     }
-    if (count > kTogether)
-        std::sort(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(count),
-                  [](const Pending& a, const Pending& b) { return a.upper > b.upper; });
+    const auto is_better = [](const Pending& a, const Pending& b) { return a.upper > b.upper; };
+    const auto at = [&](size_t i) { return all.begin() + static_cast<std::ptrdiff_t>(i); };
+    // The best of many are enough to rule out most.
+    size_t sorted = std::min(count, kSorted);
+    if (sorted < count) std::nth_element(at(0), at(sorted), at(count), is_better);
+    if (count > kTogether) std::sort(at(0), at(sorted), is_better);
     Pending some[kTogether];
     for (size_t first = 0; first < count; first += kTogether) {
+        if (first == sorted) {
+            const double needed = least(query);
+            count =
+                static_cast<size_t>(std::partition(at(first), at(count), [=](const Pending& p) { return !(p.upper < needed); }) - at(0));
+            std::sort(at(first), at(count), is_better);
+            sorted = count;
+        }
         size_t n = 0;
         for (size_t i = first; i < std::min(count, first + kTogether); ++i)
             if (!(all[i].upper < least(query))) some[n++] = all[i];
+        if (places_)
+            for (size_t i = first + kTogether; i < std::min(count, first + 2 * kTogether); ++i) after_lists().fetch(all[i].row);
         if (n == 0) break;              // the rest is no better
         std::sort(some, some + n, by_row);
         for (size_t level = 0; level < levels && n > 0; ++level) n = narrow(query, level, some, n);

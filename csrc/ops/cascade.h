@@ -31,6 +31,8 @@ struct Level {
     double pair_cost() const; // and a row for one of the batch's queries when all rows are scanned
 };
 
+class Listing;
+
 struct Cascade {
     std::vector<Level> levels;
     Level judge;
@@ -47,6 +49,8 @@ public:
     void run(int64_t first_visit, int64_t last_visit) override;
     // Takes the rows of a list instead of a scan's survivors, each named once; keys: the first level's canonical ones, or null.
     void take(int64_t query, const int64_t* rows, const float* keys, int64_t count);
+    // Takes the query through its lists instead. The first level is one of PQ codes, the second one of lists (`ListProblem`).
+    void search(int64_t query, const Listing& listing);
     // The k-th best value so far, minus infinity if there are fewer.
     double least(int64_t query) const { return least_[static_cast<size_t>(query)]; }
     void merge(const Scan& other) override;
@@ -55,6 +59,8 @@ public:
     std::vector<int64_t> scored() const override { return scored_; }
 
 private:
+    static constexpr size_t kTogether = 16; // rows of one query taken through the levels at a time: enough to hide the memory's latency
+
     struct Pending {
         double upper;
         int64_t row;
@@ -77,6 +83,8 @@ private:
     bool better(const Held& a, const Held& b) const;
     // Whether the block just scanned left so few rows that scoring them costs less than scanning whole rows would have.
     bool worth_it(int64_t count) const;
+    // What rows of lists that have survived are looked at in next.
+    const Rows& after_lists() const;
     void forget_block(int64_t first_row, int64_t count);
 
     std::shared_ptr<const Cascade> cascade_;
@@ -92,6 +100,10 @@ private:
     double spent_ = 0.0, settled_ = 0.0; // on how many survivors: what they cost after the first level
     std::vector<int64_t> rows_;
     std::vector<float> keys_;
+    const uint16_t* places_ = nullptr; // of the rows at hand within their chunk, if they are those of a list
+    double places_upper_ = 0.0; // what the list says of them
+    int64_t places_first_ = 0; // number of the chunk's first row
+    std::vector<uint32_t> order_; // of lists
 };
 
 } // namespace asx

@@ -22,7 +22,7 @@ HammingProblem::HammingProblem(const KernelTable& table, std::shared_ptr<const R
     const TurnedCodes& turned = table.hamming_turned;
     if (turned.family.shapes[0].queries > 0 && count >= turned.least) turned_row_bytes_ = turned.row_bytes(width);
     if (turned_row_bytes_ > 0 || count > table.hamming.shapes[0].queries) block_rows_ = cached_rows(std::max(width, turned_row_bytes_));
-    pack(turned_row_bytes_ > 0 ? turned.family : table.hamming, codes_.data(), width, rows_->widths(), nullptr, nullptr, true);
+    pack(turned_row_bytes_ > 0 ? turned.family : table.hamming, {codes_.data(), width, rows_->widths(), nullptr, nullptr, true});
 }
 
 void HammingProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {

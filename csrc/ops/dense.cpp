@@ -132,8 +132,8 @@ DenseProblem::Rounding DenseProblem::plan_scan() {
 void DenseProblem::pack_queries() {
     const int64_t dims = rows_->dims();
     const std::vector<int64_t> whole = {dims};
-    pack(table_.dense[unpack_ ? kFloat32 : rows_->kind()], canonical_queries_.data(), dims * 4, unpack_ ? whole : rows_->widths(), nullptr,
-         nullptr, true);
+    pack(table_.dense[unpack_ ? kFloat32 : rows_->kind()],
+         {canonical_queries_.data(), dims * 4, unpack_ ? whole : rows_->widths(), nullptr, nullptr, true});
 }
 
 DenseProblem::DenseProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, const float* queries, int64_t count, Metric metric,
@@ -332,7 +332,7 @@ IntegerProblem::IntegerProblem(const KernelTable& table, std::shared_ptr<const R
     const Family& family = seven_bits ? table.integer7 : table.integer8;
     needs_row_sums_ = choose_shape(family, count).queries > family.shapes[0].queries;
     if (needs_row_sums_) block_rows_ = cached_rows(dims);
-    pack(family, codes_.data(), dims, rows_->widths(), factors_.data(), offsets_.data(), true);
+    pack(family, {codes_.data(), dims, rows_->widths(), factors_.data(), offsets_.data(), true});
 }
 
 void IntegerProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {

@@ -79,7 +79,8 @@ PqCodebook prepare_codebook(const float* codebook, int64_t codewords, int64_t di
 
 PqProblem::PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows, int64_t subspaces, int bits, const float* tables,
                      int64_t count, bool largest, ScoreScaling scaling, bool scan)
-    : Problem(std::move(rows), count, !largest), subspaces_(subspaces), bits_(bits), tables_(tables), scaling_(std::move(scaling)) {
+    : Problem(std::move(rows), count, !largest), table_(table), subspaces_(subspaces), bits_(bits), tables_(tables),
+      scaling_(std::move(scaling)) {
     in_pq_blocks_ = true;
     if (!largest)
         for (auto* values : {&scaling_.offset, &scaling_.weight})
@@ -90,7 +91,7 @@ PqProblem::PqProblem(const KernelTable& table, std::shared_ptr<const Rows> rows,
     const bool scaled = !scaling_.offset.empty();
     const Scaling terms =
         scaled ? Scaling{scaling_.offset.data(), scaling_.base.data(), scaling_.step.data(), scaling_.weight.data()} : Scaling{};
-    pack(table.pq[bits == 8], tables, subspaces * (int64_t{1} << bits) * 4, widths, nullptr, nullptr, largest || scaled, terms);
+    pack(table.pq[bits == 8], {tables, subspaces * (int64_t{1} << bits) * 4, widths, nullptr, nullptr, largest || scaled, terms});
 }
 
 void PqProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {
@@ -119,6 +120,12 @@ float PqProblem::key_of_sum(int64_t query, int64_t row, float sum) const {
     const double scale = static_cast<double>(chunk.weights[local]);
     return static_cast<float>(scaling_.offset[q] + scaling_.weight[q] * term +
                               scale * (scaling_.base[q] + scaling_.step[q] * static_cast<double>(sum)));
+}
+
+Group PqProblem::alone(int64_t query) const {
+    const std::vector<int64_t> widths = {subspaces_};
+    return packed(choose_shape(table_.pq[bits_ == 8], 1),
+                  {tables_, subspaces_ * (int64_t{1} << bits_) * 4, widths, nullptr, nullptr, !smallest_first_}, query, 1);
 }
 
 void PqProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const {

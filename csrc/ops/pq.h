@@ -22,10 +22,13 @@ public:
     bool exact() const override { return true; }
     void canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const override;
     void prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const override;
+    // The query packed by itself. For sums that are scores.
+    Group alone(int64_t query) const;
 
 private:
     float key_of_sum(int64_t query, int64_t row, float sum) const;
 
+    const KernelTable& table_;
     int64_t subspaces_;
     int bits_;
     const float* tables_;

@@ -4,12 +4,30 @@
 #include <limits>
 #include <new>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace asx {
 
 Aligned allocate_aligned(int64_t bytes) {
     void* p = std::aligned_alloc(64, static_cast<size_t>((std::max<int64_t>(bytes, 1) + 63) / 64 * 64));
     if (!p) throw std::bad_alloc();
     return Aligned(static_cast<uint8_t*>(p));
+}
+
+Aligned allocate_large(int64_t bytes) {
+#if defined(__linux__)
+    constexpr int64_t page = 2 << 20;
+    if (bytes >= page / 2) {
+        const auto size = static_cast<size_t>((bytes + page - 1) / page * page);
+        void* p = std::aligned_alloc(page, size);
+        if (!p) throw std::bad_alloc();
+        madvise(p, size, MADV_HUGEPAGE);        // a wish
+        return Aligned(static_cast<uint8_t*>(p));
+    }
+#endif
+    return allocate_aligned(bytes);
 }
 
 namespace {
@@ -54,26 +72,30 @@ int64_t cached_rows(int64_t row_bytes) {
     return std::clamp<int64_t>(budget / std::max<int64_t>(row_bytes, 1) / multiple * multiple, multiple, kBlockRows / multiple * multiple);
 }
 
-void Problem::pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor,
-                   const float* offset, bool largest, Scaling scaling) {
+Group Problem::packed(const Shape& shape, const PackedAs& as, int64_t first, int64_t count) const {
+    Queries in = {};
+    in.data = static_cast<const uint8_t*>(as.data) + first * as.stride;
+    in.stride = as.stride;
+    in.count = static_cast<int32_t>(count);
+    in.widths = as.widths.data();
+    in.n_pieces = static_cast<int32_t>(as.widths.size());
+    in.slack = slack_.empty() ? nullptr : slack_.data() + first;
+    in.factor = as.factor ? as.factor + first : nullptr;
+    in.offset = as.offset ? as.offset + first : nullptr;
+    in.last_word = rows_->last_word;
+    in.largest = as.largest;
+    const Scaling& all = as.scaling;
+    if (all.offset) in.scaling = {all.offset + first, all.base + first, all.step + first, all.weight + first};
+    Group group{&shape, first, in.count, allocate_aligned(shape.packed_bytes(&in))};
+    shape.pack(&in, group.packed.get());
+    return group;
+}
+
+void Problem::pack(const Family& family, const PackedAs& as) {
     for (int64_t first = 0; first < queries_;) {
         const Shape& shape = choose_shape(family, queries_ - first);
-        Queries in = {};
-        in.data = static_cast<const uint8_t*>(data) + first * stride;
-        in.stride = stride;
-        in.count = static_cast<int32_t>(std::min<int64_t>(shape.queries, queries_ - first));
-        in.widths = widths.data();
-        in.n_pieces = static_cast<int32_t>(widths.size());
-        in.slack = slack_.empty() ? nullptr : slack_.data() + first;
-        in.factor = factor ? factor + first : nullptr;
-        in.offset = offset ? offset + first : nullptr;
-        in.last_word = rows_->last_word;
-        in.largest = largest;
-        if (scaling.offset) in.scaling = {scaling.offset + first, scaling.base + first, scaling.step + first, scaling.weight + first};
-        Group group{&shape, first, in.count, allocate_aligned(shape.packed_bytes(&in))};
-        shape.pack(&in, group.packed.get());
-        groups_.push_back(std::move(group));
-        first += in.count;
+        groups_.push_back(packed(shape, as, first, std::min<int64_t>(shape.queries, queries_ - first)));
+        first += groups_.back().count;
     }
 }
 

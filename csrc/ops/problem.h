@@ -15,6 +15,7 @@ struct FreeMemory {
 };
 using Aligned = std::unique_ptr<uint8_t[], FreeMemory>;
 Aligned allocate_aligned(int64_t bytes);        // 64-byte aligned; throws std::bad_alloc
+Aligned allocate_large(int64_t bytes);          // in large pages where the system has them, as random places of it will be read
 
 // Queries packed for one shape.
 struct Group {
@@ -72,8 +73,17 @@ public:
     int64_t block_rows() const { return block_rows_; }          // rows that stay in the second-level cache between groups
 
 protected:
-    void pack(const Family& family, const void* data, int64_t stride, const std::vector<int64_t>& widths, const float* factor,
-              const float* offset, bool largest, Scaling scaling = {});
+    // Queries as they are, one beside the other, and what is to be known of them.
+    struct PackedAs {
+        const void* data;
+        int64_t stride;
+        const std::vector<int64_t>& widths;
+        const float *factor, *offset;   // of every query, or null
+        bool largest;
+        Scaling scaling = {};
+    };
+    void pack(const Family& family, const PackedAs& as);
+    Group packed(const Shape& shape, const PackedAs& as, int64_t first, int64_t count) const;
 
     std::shared_ptr<const Rows> rows_;
     int64_t queries_;

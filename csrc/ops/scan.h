@@ -40,16 +40,18 @@ protected:
     void lengthen_step() { step_ *= 2; }
 
     void scan_block(const Problem& problem, const Chunk& chunk, int64_t start, int64_t count, Workspace& workspace);
+    void scan_group(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors);
     // From where on the query's canonical keys matter.
     virtual float threshold(int64_t query) const = 0;
     // Takes over all survivors of a block whose first row has this number, and clears them.
     virtual void drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) = 0;
     bool allows(int64_t query, int64_t row) const { return !allowed_.stride || allowed_.bytes[query * allowed_.stride + row]; }
+    // The same where no kernel has looked at what all queries may return.
+    bool allows_at_all(int64_t query, int64_t row) const { return !allowed_.bytes || allowed_.bytes[query * allowed_.stride + row]; }
     void note_bad_row(int64_t row) { bad_row_ = bad_row_ < 0 ? row : std::min(bad_row_, row); }
     Allowed allowed() const { return allowed_; }
 
 private:
-    void scan_group(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors);
     bool any_allowed(int64_t first_row, int64_t count) const;
     bool some_query_allows(int64_t row) const;
 

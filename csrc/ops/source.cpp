@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "ops/dense.h"
+#include "ops/listing.h"
 
 namespace asx {
 
@@ -47,8 +48,7 @@ std::optional<Level> FullSource::level(const float* queries, int64_t count, bool
     return out;
 }
 
-std::vector<float> CodedSource::mapped(const std::vector<float>& vectors, int64_t count, const float* matrix, int64_t rows,
-                                       int64_t dims) const {
+std::vector<float> Source::mapped(const std::vector<float>& vectors, int64_t count, const float* matrix, int64_t rows, int64_t dims) const {
     std::vector<float> out(static_cast<size_t>(count * rows));
     map_queries(table_, vectors.data(), count, matrix, rows, dims, out.data());
     if (all_finite(out)) return out;
@@ -112,6 +112,23 @@ std::optional<Level> PqSource::level(const float* queries, int64_t count, bool s
     for (size_t q = 0; q < unit.size(); ++q) {
         out.offset.push_back(unit[q] * line_.intercept - -base[q]);
         out.factor.push_back(line_.slope * unit[q] / (unit[q] / step[q]));
+    }
+    out.problem = std::shared_ptr<const Problem>(own, &*own->problem);
+    return out;
+}
+
+std::optional<Level> ListSource::level(const float* queries, int64_t count, bool) const {
+    struct Own {
+        std::vector<float> keys;
+        std::optional<ListProblem> problem;
+    };
+    const auto own = std::make_shared<Own>();
+    own->keys = mapped(unit(queries, count, dim_), count, centroids_, lists_, dim_);
+    own->problem.emplace(rows_, own->keys.data(), count, lists_);
+    Level out;
+    for (const double unit : units(queries, count)) {
+        out.offset.push_back(unit * line_.intercept);
+        out.factor.push_back(line_.slope * unit / unit);
     }
     out.problem = std::shared_ptr<const Problem>(own, &*own->problem);
     return out;

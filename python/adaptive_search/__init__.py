@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from .cascade import Cascade, SearchStats
     from .index import Index
     from .quantizers import BinaryQuantizer, Int8Quantizer, PackedCodes, ProductQuantizer, RaBitQuantizer, RowInt8Quantizer
-    from .representations import PQ, Binary, Full, Int8, Prefix, RaBit
+    from .representations import PQ, Binary, Full, Int8, Lists, Prefix, RaBit
     from .transforms import PCA, Chain, LearnedRotation, RandomRotation, RelativeProjection, Whitening
 
 __version__ = "0.1.0"
@@ -32,6 +32,7 @@ __all__ = [
     "Int8",
     "Int8Quantizer",
     "LearnedRotation",
+    "Lists",
     "Neighbors",
     "PackedCodes",
     "Prefix",
@@ -76,6 +77,7 @@ _LATER = {
     "Binary": "representations",
     "Full": "representations",
     "Int8": "representations",
+    "Lists": "representations",
     "Prefix": "representations",
     "RaBit": "representations",
     "PCA": "transforms",

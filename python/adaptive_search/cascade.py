@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .representations import Full, Stage
+from .representations import PQ, Full, Lists, Stage
 from .types import I64
 
 
@@ -20,7 +20,8 @@ class Cascade:
     Parameters
     ----------
     stages : sequence of stages
-        Any number of `Binary`, `RaBit`, `PQ`, `Int8` and `Prefix`; `Full` only as the last.
+        Any number of `Binary`, `RaBit`, `PQ`, `Int8` and `Prefix`; `Full` only as the last; `Lists` only as the first, before a `PQ`
+        without ``keep`` that is not the last.
 
     Attributes
     ----------
@@ -29,7 +30,7 @@ class Cascade:
     Raises
     ------
     TypeError, ValueError
-        If there is no stage, something that is no stage, or `Full` before the end.
+        If there is no stage, something that is no stage, `Full` before the end, or `Lists` anywhere but there.
 
     Examples
     --------
@@ -49,11 +50,13 @@ class Cascade:
             raise ValueError("stages: expected at least one, got none")
         for stage in given:
             if not isinstance(stage, Stage):
-                raise TypeError(f"stages: expected Binary, RaBit, PQ, Int8, Prefix or Full objects, got {stage!r}")
+                raise TypeError(f"stages: expected Lists, Binary, RaBit, PQ, Int8, Prefix or Full objects, got {stage!r}")
         if any(isinstance(stage, Full) for stage in given[:-1]):
             raise ValueError(f"stages: expected Full(), which scores exactly, only as the last one, got {list(given)}")
         if given[-1].shortlist is not None:
             given += (Full(),)
+        if any(isinstance(stage, Lists) for stage in given[1:]) or (isinstance(given[0], Lists) and not _is_listed(given[1:])):
+            raise ValueError(f"stages: expected Lists only first, before a PQ without keep that is not the last, got {list(given)}")
         self.stages: tuple[Stage, ...] = given
 
     def __repr__(self) -> str:
@@ -71,6 +74,11 @@ class Cascade:
         return any(stage.shortlist is None for stage in self.stages[:-1])
 
 
+def _is_listed(stages: Sequence[Stage]) -> bool:
+    """Whether the codes of the first stage can be kept in the order of lists."""
+    return len(stages) > 1 and isinstance(stages[0], PQ) and stages[0].keep is None
+
+
 class StageStats(NamedTuple):
     """What one stage did for every query.
 
@@ -78,7 +86,7 @@ class StageStats(NamedTuple):
     ----------
     stage : str
     scored : ndarray of int64, shape (Q,)
-        Rows that it scored; one that was scored twice, for a first threshold and in the scan, counts twice.
+        Rows that it scored; one that was scored twice, for a first threshold and in the scan, counts twice. `Lists` score all rows.
     survivors : ndarray of int64, shape (Q,)
         Rows that it handed on: to the next stage, or as the answer. Blocks of rows that the last stage scans whole pass the others by.
     bytes : ndarray of int64, shape (Q,)

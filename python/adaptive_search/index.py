@@ -310,7 +310,7 @@ class Index:
             interval=interval,
             n_queries=None if tuned is None else tuned.queries,
             cost_us=None if tuned is None else tuned.cost_us,
-            bytes_per_row=self._store.row_bytes(),
+            bytes_per_row=self._store.row_bytes() + searching.listed_bytes(self._parts if self.fitted else ()),
         )
 
     def _doubt(self, tuned: Calibration) -> str:
@@ -826,7 +826,8 @@ class Index:
             sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
             pairs = zip(self._stages, self._all_bounds(backend), strict=True)
             names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
-            return searching.Way(backend, margins, (self._prepare(backend, 0), full), tuple(bounds), names, sizes, opening)
+            seeds = self._prepare(backend, next(number for number, part in enumerate(self._parts) if part.scans))
+            return searching.Way(backend, margins, (seeds, full), tuple(bounds), names, sizes, opening)
         stages = [self._prepare(backend, number) for number in range(len(self._stages))]
         if tuned is not None:
             stages = [
@@ -850,7 +851,10 @@ class Index:
         """A stage over the rows as they are now. What backends prepare is kept until the rows change."""
         kept = self._prepared.get((backend.name, number))
         if kept is None or kept[0] != self._store.layout:
-            kept = (self._store.layout, PreparedStage(part, part.rows(backend, self._store), shortlist))
+            rows = part.rows(backend, self._store)
+            listed = number > 0 and not self._parts[number - 1].scans
+            listing = backend.listing(self._prepare(backend, number - 1).rows, rows) if listed else None
+            kept = (self._store.layout, PreparedStage(part, rows, shortlist, listing=listing))
             self._prepared[backend.name, number] = kept
         return kept[1]
 

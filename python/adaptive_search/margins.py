@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 from .backends.protocol import Bound
 from .types import F64
+
+LEAST_CORRELATION = 0.01
+"""Of keys with scores: less than this is chance."""
 
 
 class Units(NamedTuple):
@@ -46,7 +50,8 @@ class ErrorModel(NamedTuple):
 
     @classmethod
     def fitted(cls, keys: F64, scores: F64) -> ErrorModel:
-        """The line of least squares.
+        """The line of least squares of keys over scores: rows are chosen by their scores, which leaves errors of keys as they are, and
+        would make a line of scores over keys as flat as the choice is narrow.
 
         Examples
         --------
@@ -57,10 +62,10 @@ class ErrorModel(NamedTuple):
         if not len(keys):
             return cls(0.0, 1.0, 1.0)
         centre, level = float(keys.mean()), float(scores.mean())
-        spread = float(np.square(keys - centre).mean())
-        slope = float(((keys - centre) * (scores - level)).mean()) / spread if spread > 0 else 0.0
+        spread, of_keys = float(np.square(scores - level).mean()), float(np.square(keys - centre).mean())
+        together = float(((keys - centre) * (scores - level)).mean())
         # Estimates that say nothing, or the contrary: nearly every row then stays within the margin.
-        slope = max(slope, 1e-6)
+        slope = spread / together if together > LEAST_CORRELATION * math.sqrt(spread * of_keys) else 1e-6
         rest = scores - level - slope * (keys - centre)
         deviation = max(float(np.sqrt(np.square(rest).mean())), 1e-7)
         return cls(level - slope * centre, slope, deviation)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .arrays import ranges
-from .backends.protocol import Backend, Bound, Level, Rows, Source
+from .backends.protocol import Backend, Bound, Level, Listing, Rows, Source
 from .execution import MAX_GROUP, Progress, get_threads, run_ranges, run_rows
 from .margins import ErrorModel, Units
 from .representations import Bounded, Representation
@@ -56,7 +56,7 @@ class PreparedStage:
     """A stage with the rows of an index, on one backend.
 
     ``shortlist`` is the number of rows that go on; None for the last stage, and for an adaptive one, which then has a ``model`` of its
-    errors, and how many of its deviations ``margins`` are.
+    errors, and how many of its deviations ``margins`` are. ``listing`` holds its codes in the order of the lists of the stage before.
     """
 
     representation: Representation
@@ -64,6 +64,7 @@ class PreparedStage:
     shortlist: int | None
     model: ErrorModel | None = None
     margins: float = 0.0
+    listing: Listing | None = None
 
     @property
     def adaptive(self) -> bool:
@@ -116,6 +117,17 @@ class Found(NamedTuple):
         return Found(self.scores[first:last], self.positions[first:last], self.scored[:, first:last], self.survivors[:, first:last])
 
 
+def scan_order(stages: Sequence[PreparedStage]) -> list[int]:
+    """The stages' numbers in the order in which rows go through them: one that cannot scan comes after the next. That changes no answer."""
+    order = list(range(len(stages)))
+    return order if stages[0].representation.scans else [1, 0, *order[2:]]
+
+
+def first_scan(stages: Sequence[PreparedStage]) -> PreparedStage:
+    """The stage that looks at all rows."""
+    return stages[scan_order(stages)[0]]
+
+
 class Segment(NamedTuple):
     """Stages ``first`` to ``last`` of a cascade: adaptive ones, and the one that decides which ``width`` rows go on."""
 
@@ -145,6 +157,8 @@ class _Levels(NamedTuple):
     """What raw scores of the first say; None if no bound can fail."""
     seeds: Level | None = None
     """Finds what looks best, if that is not up to the first."""
+    listing: Listing | None = None
+    """The codes of the first, if the second is one of lists."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +187,9 @@ class _Run:
     def scan(self, prepare: Callable[[F32], _Levels], k: int, visits: int, scored: I64, progress: Progress | None) -> tuple[F32, I64]:
         """All rows through the levels: the judge's raw scores of the best k, and their positions. Counts into ``scored`` (stages, Q)."""
         made = prepare(self.queries)
-        levels, judge, bound, seeds = made
+        levels, judge, bound, seeds, listing = made
+        if listing is not None:
+            return self._by_lists(listing, levels, judge, k, scored, progress)
         if not levels:
             scored[0] += self.counts
             return self.top(judge, k, visits, progress)
@@ -209,12 +225,27 @@ class _Run:
         scores[which], best[which] = scan.finish()
         return scores, best
 
+    def _by_lists(
+        self, listing: Listing, levels: Sequence[Level], judge: Level, k: int, scored: I64, progress: Progress | None
+    ) -> tuple[F32, I64]:
+        """The same, of the rows of those lists alone that can matter."""
+        queries = len(self.queries)
+        scores, best = np.empty((queries, k), np.float32), np.empty((queries, k), np.int64)
+
+        def work(first: int, last: int) -> None:
+            found = self.backend.listed_top_k(listing, levels, judge, k, self.allowed, first, last)
+            scores[first:last], best[first:last] = found[:2]
+            scored[:, first:last] += found[2]
+
+        run_ranges(work, queries, threads=self.threads, grain=32, progress=progress)
+        return scores, best
+
     def _guess(self, made: _Levels, k: int, width: int, visits: int, scored: I64) -> F32:
         """Raw scores of the first level (Q,) from which on a list should hold what can matter, and not many more rows than ``width``.
 
         The value of rank k / GUESS in the sample would be about right; two standard deviations further on, it is hardly ever too high.
         """
-        levels, judge, bound, _ = made
+        levels, judge, bound, *_ = made
         if bound is None:
             raise RuntimeError("there is nothing to guess where all rows are scanned again")
         part = k / GUESS
@@ -307,6 +338,8 @@ def run(
         It changes times, not answers.
     """
     segments = segments_of(stages, k, int(counts.max()))
+    order = scan_order(stages)
+    stages = [stages[number] for number in order]
     visits = stages[0].rows.visits
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> Found:
@@ -321,6 +354,8 @@ def run(
                 *adaptive, judge = stages[segment.first : segment.last + 1]
                 levels = [stage.level(backend, part)[0] for stage in adaptive]
                 raw, positions = search.rescore(levels, judge, positions, segment.width, scored)
+            if segment.first == 0 and order[0]:
+                scored[:2] = search.counts, scored[0].copy()  # lists come first to those who count
             survivors[segment.first : segment.last] = _handed_on(scored, search.counts)
             survivors[segment.last] = (positions >= 0).sum(axis=1)
         return Found(stages[-1].representation.estimates(backend, part, raw), positions, looked_at, survivors)
@@ -398,12 +433,13 @@ def run_on_candidates(
 def _scanned(backend: Backend, stages: Sequence[PreparedStage], queries: F32) -> _Levels:
     """The first stages of a cascade, which look at all rows."""
     *adaptive, judge = stages
-    made = [stage.level(backend, queries, number == 0) for number, stage in enumerate(adaptive)]
-    decides, bound = judge.level(backend, queries, True)
+    listing = stages[0].listing
+    made = [stage.level(backend, queries, number == 0 and listing is None) for number, stage in enumerate(adaptive)]
+    decides, bound = judge.level(backend, queries, listing is None)
     if adaptive:
         # Keys with the sign of raw scores, as those of the first stage come.
         bound = made[0][1].signed(stages[0].representation.largest)
-    return _Levels([level for level, _ in made], decides, bound)
+    return _Levels([level for level, _ in made], decides, bound, listing=listing)
 
 
 def _tighter(bound: Bound, raw: F32, other: F32) -> F32:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from .backends.protocol import Backend, Source
 from .execution import Progress
 from .filters import Allowed
-from .representations import Bounded
+from .representations import Bounded, Representation
 from .representations.full import FullRows
 from .rows import RowStore
-from .running import OPENINGS, SMALL, Found, Opening, PreparedStage, run, run_exact, run_on_candidates
+from .running import OPENINGS, SMALL, Found, Opening, PreparedStage, first_scan, run, run_exact, run_on_candidates, scan_order
 from .types import F32, I64, Bool
 
 DIRECT_ROWS = 1_024
@@ -27,8 +28,13 @@ def sources_of(backend: Backend, stages: Sequence[PreparedStage]) -> tuple[Sourc
     """What makes queries ready in the backend, for adaptive stages before the vectors; nothing if not all have it."""
     if len(stages) < 2 or not isinstance(stages[-1].representation, FullRows) or not all(stage.adaptive for stage in stages[:-1]):
         return ()
-    found = [source for stage in stages if (source := stage.source(backend)) is not None]
+    found = [source for number in scan_order(stages) if (source := stages[number].source(backend)) is not None]
     return tuple(found) if len(found) == len(stages) else ()
+
+
+def listed_bytes(parts: Sequence[Representation]) -> int:
+    """Bytes a row of codes that are held once more, in the order of lists, with the row's place."""
+    return sum(after.bytes_per_row + 2 for part, after in pairwise(parts) if not part.scans)
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class Way:
             return None
         share, spare = self.opening
         k = min(k, store.live)
-        return self.backend.source_top_k(self.sources, queries, k, k + spare, share, self.opening.guess, store.alive)
+        listing = first_scan(self.stages).listing
+        return self.backend.source_top_k(self.sources, queries, k, k + spare, share, self.opening.guess, store.alive, listing)
 
     def over_all(
         self, queries: F32, k: int, allowed: Bool | None, counts: I64, threads: int | None, progress: Progress | None = None

@@ -23,8 +23,8 @@ from .families import exact_family, family, is_uneven
 from .margins import ErrorModel
 from .representations import Representation, Stage
 from .rows import Chunk, RowStore
-from .running import OPENINGS, Opening, PreparedStage, run, run_exact
-from .searching import Way, sources_of
+from .running import OPENINGS, Opening, PreparedStage, first_scan, run, run_exact
+from .searching import Way, listed_bytes, sources_of
 from .tuning_queries import Ground, Queries, losses
 from .types import F32, F64, I64, Array
 
@@ -134,6 +134,8 @@ class Bench:
             stores.append(store)
             for chunk, new in zip(merged, arrays, strict=True):
                 chunk |= new
+        if not parts[0].scans:
+            stages[1] = replace(stages[1], listing=ground.backend.listing(stages[0].rows, stages[1].rows))
         return Candidate(cascade, tuple(parts), tuple(merged), tuple(stages), tuple(stores))
 
     def _key(self, stage: Stage) -> str:
@@ -142,14 +144,14 @@ class Bench:
 
 
 def fit_models(ground: Ground, candidate: Candidate, queries: Queries, k: int) -> Candidate:
-    """The candidate with models of its adaptive stages' errors, fitted to the best rows of its first stage."""
+    """The candidate with models of its adaptive stages' errors, fitted to the best rows of the first stage that scans."""
     if not candidate.adaptive:
         return candidate
     stages = list(candidate.stages)
-    head = stages[0]
+    head = first_scan(stages)
     width = min(ground.store.live, max(FIT_CANDIDATES, 4 * k))
     counts = np.full(len(queries.vectors), ground.store.live)
-    alone = replace(head, shortlist=None, model=None)
+    alone = replace(head, shortlist=None, model=None, listing=None)
     lists = run(ground.backend, [alone], queries.vectors, width, ground.store.alive, counts).positions
     lists = np.concatenate([lists, queries.truth], axis=1)
     judge = len(stages) - 1
@@ -232,7 +234,8 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
     if not candidate.adaptive:
         return Measured(candidate, None, seconds(ground, candidate.stages, queries.vectors, k))
     alone = replace(candidate.stages[0], shortlist=None, model=None)
-    if seconds(ground, [alone], queries.vectors, k).together >= limit:
+    listed = first_scan(candidate.stages).listing is not None
+    if not listed and seconds(ground, [alone], queries.vectors, k).together >= limit:
         return None
     fitted = fit_models(ground, candidate, queries, k)
     found = curve(ground, fitted, queries, k, SAFETY * (1.0 - recall) / 4.0)
@@ -240,7 +243,9 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
     if math.isinf(margin):
         return None
     stages = fitted.at(margin)
-    costs = {opening: seconds(ground, stages, queries.vectors, k, opening) for opening in OPENINGS}
+    # Lists know where to begin.
+    openings = OPENINGS[:1] if listed else OPENINGS
+    costs = {opening: seconds(ground, stages, queries.vectors, k, opening) for opening in openings}
     opening = min(costs, key=lambda opening: costs[opening].together)
     return Measured(replace(fitted, opening=opening), found, costs[opening])
 
@@ -356,7 +361,7 @@ def best_plan(
     best: Measured | None = None
     for number, cascade in enumerate(cascades):
         candidate = bench.prepare(cascade)
-        held = sum(column.row_bytes for part in candidate.parts for column in part.columns)
+        held = sum(column.row_bytes for part in candidate.parts for column in part.columns) + listed_bytes(candidate.parts)
         if own is not None or memory is None or held <= memory:
             limit = math.inf if best is None else best.cost.together
             one = measure_exact(ground, candidate, tuners, k) if recall == 1.0 else measure(ground, candidate, tuners, k, recall, limit)
@@ -380,9 +385,11 @@ def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int
     if not useful:
         return Measured(candidate, None, seconds(ground, [ground.full], queries.vectors, k))
 
+    head = first_scan(candidate.stages)
+
     def search(some: F32, opening: Opening) -> None:
         counts, wanted = np.full(len(some), ground.store.live), min(k, ground.store.live)
-        run_exact(ground.backend, candidate.stages[0], useful, ground.full, some, wanted, ground.store.alive, counts, opening=opening)
+        run_exact(ground.backend, head, useful, ground.full, some, wanted, ground.store.alive, counts, opening=opening)
 
     # Longer lists end no search: bounds are looked at for all rows in any case.
     tried = [opening for opening in OPENINGS if opening.spare == Opening().spare]

@@ -14,6 +14,7 @@ I8 = NDArray[np.int8]
 I32 = NDArray[np.int32]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
+U16 = NDArray[np.uint16]
 Bool = NDArray[np.bool_]
 
 Metric = Literal["ip", "cosine", "l2"]

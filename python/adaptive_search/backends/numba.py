@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
-from ..types import F32, F64, I8, I32, I64, KINDS, U8, Array, Bool, Kind, Metric
-from .numba_ops import cascade, codewords, dense, dense_rows, hadamard, hamming, integer, pq
+from ..types import F32, F64, I8, I32, I64, KINDS, U8, U16, Array, Bool, Kind, Metric
+from .numba_ops import cascade, codewords, dense, dense_rows, hadamard, hamming, integer, lists as list_ops, pq
 from .numba_ops.chunks import NumbaRows
 from .protocol import Bound, CodeChunk, DenseChunk, IntegerMetric, Level, Rows, Scaling, Scan
 
@@ -186,6 +186,28 @@ class NumbaBackend:
             lambda part, candidates, k: pq.rescore(own, tables[part], candidates, k, largest, terms(part)),
         )
 
+    def list_rows(self, chunks: Sequence[U16], lists: int, ids: I64 | None = None) -> list_ops.ListedRows:
+        return list_ops.ListedRows(chunks, lists, ids)
+
+    def list_rescore(self, rows: Rows, keys: F32, candidates: I64, k: int) -> tuple[F32, I64]:
+        return list_ops.rescore(_own(rows, list_ops.ListedRows), keys, candidates, k)
+
+    def list_level(self, rows: Rows, keys: F32, bound: Bound) -> cascade.NumbaLevel:
+        own = _own(rows, list_ops.ListedRows)
+
+        def scan(part: slice, k: int, allowed: Bool | None) -> NoReturn:
+            raise RuntimeError("lists are not scanned")
+
+        return cascade.NumbaLevel(
+            own, len(keys), bound, 1.0, scan, lambda part, candidates, k: list_ops.rescore(own, keys[part], candidates, k)
+        )
+
+    def listing(self, rows: Rows, codes: Rows) -> None:
+        """All rows are scanned."""
+
+    def listed_top_k(self, *_: object) -> NoReturn:
+        raise RuntimeError("there are no listings here")
+
     def level_scan(self, level: Level, k: int, allowed: Bool | None = None, floors: F32 | None = None, share: int = 1) -> Scan:
         own = _own_level(level)
         scan = own.scan(slice(0, own.queries), k, allowed)
@@ -236,6 +258,9 @@ class NumbaBackend:
         return None
 
     def pq_source(self, *_: object) -> None:
+        return None
+
+    def list_source(self, *_: object) -> None:
         return None
 
     def source_top_k(self, *_: object) -> None:

@@ -39,7 +39,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-from ..types import F32, F64, I8, I32, I64, U8, Array, Bool, Kind, Metric
+from ..types import F32, F64, I8, I32, I64, U8, U16, Array, Bool, Kind, Metric
 
 IntegerMetric = Literal["ip", "l2", "ip_scaled", "l2_scaled", "l2_exact"]
 
@@ -117,6 +117,10 @@ class Bound(NamedTuple):
 
 class Level(Protocol):
     """A stage of a cascade with the queries of a batch (opaque)."""
+
+
+class Listing(Protocol):
+    """PQ codes of all rows in the order of inverted lists (opaque)."""
 
 
 class Source(Protocol):
@@ -304,6 +308,27 @@ class Backend(Protocol):
     def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False, scaling: Scaling | None = None) -> Level:
         """With ``scaling``, bounds have no margins by row."""
 
+    def list_rows(self, chunks: Sequence[U16], lists: int, ids: I64 | None = None) -> Rows:
+        """The numbers (n,) of rows' lists, below ``lists``."""
+
+    def list_rescore(self, rows: Rows, keys: F32, candidates: I64, k: int) -> tuple[F32, I64]:
+        """``keys`` (Q, lists), without NaN: a row's score is that of its list."""
+
+    def list_level(self, rows: Rows, keys: F32, bound: Bound) -> Level:
+        """The same. It can score named rows, and not scan."""
+
+    def listing(self, rows: Rows, codes: Rows) -> Listing | None:
+        """PQ codes (of `pq_rows`, without scales) once more, in the order of the lists of ``rows`` (`list_rows`), which have the same
+        chunks, of 65,536 rows at most. None: this backend scans all rows."""
+
+    def listed_top_k(
+        self, listing: Listing, levels: Sequence[Level], judge: Level, k: int, allowed: Bool | None, first: int, last: int
+    ) -> tuple[F32, I64, I64]:
+        """What `cascade_scan` finds for queries first..last, of which it looks at the lists that can matter alone, best first.
+
+        The first level is that of the listing's codes, the second one that of its lists; none needs to be ready to scan.
+        Scores and row numbers (Q, k); rows scored (stages, Q)."""
+
     def level_scan(self, level: Level, k: int, allowed: Bool | None = None, floors: F32 | None = None, share: int = 1) -> Scan:
         """A top-k by the keys of one level, in its raw scores: what `Bound` says of them is left out. For levels without margins.
 
@@ -363,10 +388,22 @@ class Backend(Protocol):
     ) -> Source | None:
         """Codes of the same coordinates, made units, times ``rotation`` (dims, dims); tables of 4 bits are made whole."""
 
+    def list_source(self, rows: Rows, metric: Metric, intercept: float, slope: float, centroids: F32) -> Source | None:
+        """Keys are products with ``centroids`` (lists, dim)."""
+
     def source_top_k(
-        self, sources: Sequence[Source], queries: F32, k: int, listed: int, share: int, guess: int, allowed: Bool | None
+        self,
+        sources: Sequence[Source],
+        queries: F32,
+        k: int,
+        listed: int,
+        share: int,
+        guess: int,
+        allowed: Bool | None,
+        listing: Listing | None = None,
     ) -> tuple[F32, I64] | None:
-        """`cascade_top_k` of what the sources make of queries (Q, D): scores and ids (Q, k). None if some are too large for float32."""
+        """`cascade_top_k`, or `listed_top_k` if there is a listing, of what the sources make of queries (Q, D): scores and ids (Q, k).
+        None if some are too large for float32."""
 
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0

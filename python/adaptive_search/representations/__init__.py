@@ -6,13 +6,14 @@ from .base import Bounded, Representation, Stage
 from .binary import Binary
 from .full import Full
 from .int8 import Int8
+from .lists import Lists
 from .pq import PQ
 from .prefix import Prefix
 from .rabit import RaBit
 
-__all__ = ["PQ", "STAGES", "Binary", "Bounded", "Full", "Int8", "Prefix", "RaBit", "Representation", "Stage", "stage_of"]
+__all__ = ["PQ", "STAGES", "Binary", "Bounded", "Full", "Int8", "Lists", "Prefix", "RaBit", "Representation", "Stage", "stage_of"]
 
-STAGES: dict[str, type[Stage]] = {stage.__name__: stage for stage in (Binary, RaBit, PQ, Int8, Prefix, Full)}
+STAGES: dict[str, type[Stage]] = {stage.__name__: stage for stage in (Lists, Binary, RaBit, PQ, Int8, Prefix, Full)}
 
 
 def stage_of(spec: dict[str, Any]) -> Stage:

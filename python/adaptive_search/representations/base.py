@@ -79,6 +79,8 @@ class Representation(ABC):
     """
 
     columns: tuple[Column, ...] = ()
+    scans: ClassVar[bool] = True
+    """Whether it can look at all rows; if not, it judges rows that another stage has looked at."""
 
     @property
     def fitted(self) -> bool:

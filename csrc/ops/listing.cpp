@@ -1,0 +1,136 @@
+#include "ops/listing.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "ops/cascade.h"
+#include "ops/pq.h"
+
+namespace asx {
+
+namespace {
+
+constexpr size_t kBestLists = 16;       // looked at in the order of their keys; after so many the threshold hardly moves
+constexpr size_t kSeeds = 32;          // rows of which the best give the first threshold
+constexpr int64_t kPrefetched = 2048;   // bytes of the next list
+
+const uint16_t* lists_of(const Chunk& chunk) { return reinterpret_cast<const uint16_t*>(chunk.pieces[0].base); }
+
+}  // namespace
+
+void ListProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* out) const {
+    const float* own = keys(query);
+    for (int64_t i = 0; i < count; ++i) {
+        const Chunk& chunk = rows_->chunk_of(rows[i]);
+        out[i] = own[lists_of(chunk)[rows[i] - chunk.first]];
+    }
+}
+
+Listing::Listing(const Rows& codes, const Rows& of_rows, int64_t lists) : lists_(lists), rows_(codes.size()) {
+    for (size_t c = 0; c < codes.chunks().size(); ++c) {
+        const Chunk& chunk = codes.chunks()[c];
+        const uint16_t* list = lists_of(of_rows.chunks()[c]);
+        piece_ = chunk.pieces[0];
+        const int64_t stride = piece_.stride, bytes = stride / kPqBlock;
+        std::vector<int64_t> counts(static_cast<size_t>(lists));
+        for (int64_t r = 0; r < chunk.rows; ++r) ++counts[list[r]];
+        Own own;
+        own.first = chunk.first;
+        own.blocks = own.begins = {0};
+        for (const int64_t count : counts) {
+            own.blocks.push_back(own.blocks.back() + (count + kPqBlock - 1) / kPqBlock);
+            own.begins.push_back(own.begins.back() + count);
+        }
+        own.places.resize(static_cast<size_t>(chunk.rows));
+        own.codes = allocate_large(own.blocks.back() * stride);
+        std::memset(own.codes.get(), 0, static_cast<size_t>(own.blocks.back() * stride));
+        std::vector<int64_t> next(static_cast<size_t>(lists));
+        for (int64_t r = 0; r < chunk.rows; ++r) {
+            const size_t l = list[r];
+            const int64_t place = next[l]++;
+            own.places[static_cast<size_t>(own.begins[l] + place)] = static_cast<uint16_t>(r);
+            const uint8_t* from = piece_.base + r / kPqBlock * stride + r % kPqBlock;
+            uint8_t* to = own.codes.get() + (own.blocks[l] + place / kPqBlock) * stride + place % kPqBlock;
+            for (int64_t b = 0; b < bytes; ++b) to[b * kPqBlock] = from[b * kPqBlock];
+        }
+        chunks_.push_back(std::move(own));
+    }
+}
+
+Listing::Part Listing::part(int64_t list, size_t chunk) const {
+    const Own& own = chunks_[chunk];
+    const auto l = static_cast<size_t>(list);
+    Piece codes = piece_;
+    codes.base = own.codes.get() + own.blocks[l] * piece_.stride;
+    return {codes, own.first, own.begins[l + 1] - own.begins[l], own.places.data() + own.begins[l]};
+}
+
+// Lists are looked at from the best one on until all that are left have upper bounds below the k-th best value. That value is about what it
+// will be after a few lists, so that the others need not be sorted.
+void CascadeScan::search(int64_t query, const Listing& listing) {
+    const Level& gate = cascade_->levels[1];
+    const auto& codes = static_cast<const PqProblem&>(*cascade_->levels.front().problem);
+    const float* keys = static_cast<const ListProblem&>(*gate.problem).keys(query);
+    if (k() == 0 || listing.rows() == 0) return;
+    const Group alone = codes.alone(query);
+    Workspace& workspace = thread_workspace(0);
+    const auto upper = [&](uint32_t list) {
+        const double bound = gate.estimate(query, keys[list]);
+        return std::isnan(bound) ? std::numeric_limits<double>::infinity() : bound;     // infinities say nothing
+    };
+    const auto matters = [&](uint32_t list) { return !(upper(list) < least(query)); };
+    const auto look_at = [&](uint32_t list) {
+        places_upper_ = upper(list);
+        for (size_t c = 0; c < listing.chunks(); ++c) {
+            const Listing::Part part = listing.part(list, c);
+            places_ = part.places;
+            for (int64_t done = 0; done < part.rows; done += kBlockRows) {
+                Block block = {};
+                block.n_pieces = 1;
+                block.pieces[0] = part.codes;
+                block.pieces[0].base += done / kPqBlock * part.codes.stride;
+                block.rows = std::min(kBlockRows, part.rows - done);
+                block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
+                block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
+                block.ready = true;
+                places_first_ = part.first;
+                scan_group(codes, alone, block, done, workspace.survivors);
+            }
+            scored_[static_cast<size_t>(query)] += part.rows;
+        }
+        const size_t pending = pending_[static_cast<size_t>(query)].size();
+        if (pending >= (least(query) > -std::numeric_limits<double>::infinity() ? kTogether : kSeeds)) refine(query);
+    };
+
+    order_.resize(static_cast<size_t>(listing.lists()));
+    std::iota(order_.begin(), order_.end(), 0u);
+    const size_t best = std::min(kBestLists, order_.size());
+    std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(best), order_.end(),
+                      [&](uint32_t a, uint32_t b) { return keys[a] != keys[b] ? keys[a] > keys[b] : a < b; });
+    const auto fetch = [&](uint32_t list) {
+        const Listing::Part next = listing.part(list, 0);
+        for (int64_t b = 0; b < kPrefetched; b += 64) __builtin_prefetch(next.codes.base + b);
+        for (int64_t b = 0; b < 2 * next.rows; b += 64) __builtin_prefetch(reinterpret_cast<const uint8_t*>(next.places) + b);
+    };
+    size_t looked = 0;
+    while (looked < best && matters(order_[looked])) {
+        if (looked + 1 < best) fetch(order_[looked + 1]);
+        look_at(order_[looked++]);
+    }
+    refine(query);
+    if (looked == best) {
+        const auto rest = order_.begin() + static_cast<std::ptrdiff_t>(best);
+        const auto last = std::partition(rest, order_.end(), matters);
+        for (auto list = rest; list != last; ++list) {
+            if (list + 1 != last) fetch(*(list + 1));
+            if (matters(*list)) look_at(*list);
+        }
+        refine(query);
+    }
+    places_ = nullptr;
+}
+
+}  // namespace asx
