@@ -28,6 +28,7 @@ STAGES: list[list[Any]] = [
     [asx.PQ(7)],
     [asx.Int8(9, rotation="random"), asx.PQ(3, dims=10)],
     [asx.Int8(7)],
+    [asx.Lists(9), asx.PQ(5, 4), asx.Int8()],
 ]
 
 

@@ -48,6 +48,7 @@ CASCADES = [
     [asx.Binary(rotation="itq"), asx.Int8(), asx.Full()],
     [asx.PQ(12, bits=4, dims=32), asx.Int8(), asx.Full()],
     [asx.PQ(12), asx.Full()],
+    [asx.Lists(16), asx.PQ(12, bits=4), asx.Full()],
     [asx.RaBit(), asx.Int8(), asx.Full()],
     [asx.RaBit(2, dims=32), asx.Full()],
     [asx.PQ(12, bits=4, dims=24, rotation="pca"), asx.Full()],

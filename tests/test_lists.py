@@ -1,0 +1,256 @@
+"""Inverted lists: what is found is a function of the stages' bounds, whichever lists are looked at, and in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import adaptive_search as asx
+from adaptive_search.backends.protocol import Backend, CodeChunk
+from adaptive_search.calibration import Calibration
+from adaptive_search.margins import ErrorModel
+from adaptive_search.representations.lists import ListRows
+from adaptive_search.running import Opening
+
+DIM = 16
+STAGES: list[list[Any]] = [
+    [asx.Lists(13), asx.PQ(4, 4), asx.Int8()],
+    [asx.Lists(5), asx.PQ(6, 4, dims=9, rotation="pca")],
+    [asx.Lists(40), asx.PQ(3, 8)],
+]
+
+
+def collection(count: int, seed: int = 0) -> Any:
+    """In clumps, some of which are equal, with a zero row."""
+    random = np.random.default_rng(seed)
+    rows = random.standard_normal((24, DIM))[random.integers(0, 24, count)] + 0.4 * random.standard_normal((count, DIM))
+    rows[random.integers(0, count, count // 5)] = rows[random.integers(0, count, count // 5)]
+    rows[count // 2] = 0
+    return rows.astype(np.float32)
+
+
+def asked(count: int, seed: int = 1) -> Any:
+    queries = collection(count, 0) + 0.3 * np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32)
+    queries[-1] = 0
+    queries[-2] *= 40
+    return queries
+
+
+def tuned(metric: Any, stages: Sequence[Any], rows: Any, margins: float, dtype: Any = "float32") -> asx.Index:
+    """As if tuned, with errors that leave some rows, and some lists, to the stages that follow."""
+    index = asx.Index(DIM, metric, dtype, cascade=asx.Cascade([*stages, asx.Full()]), fit_rows=len(rows))
+    index.add(rows, np.random.default_rng(5).permutation(3 * len(rows))[: len(rows)])
+    return as_if_tuned(index, margins)
+
+
+def as_if_tuned(index: asx.Index, margins: float) -> asx.Index:
+    scale = {"cosine": 0.15, "ip": 0.6, "l2": 1.5}[index.metric]
+    models = (*(ErrorModel(0.01, 0.9, scale) for _ in index.plan.stages[:-1]), None)
+    index._tuned = Calibration(0.9, 10, models, Opening(), (margins,), (0.0,), 100, True, 1.0)
+    return index
+
+
+def expected(index: asx.Index, backend: Backend, queries: Any, k: int, allowed: Any) -> list[list[tuple[int, float]]]:
+    """Ids and scores of the k rows of the best (value, score, smallest id), in the order of scores: a value is the least of the score and
+    of all upper bounds. Every row is looked at."""
+    stages = index._way(backend, None).stages
+    count = index._store.total
+    everything = np.tile(np.arange(count), (len(queries), 1))
+    values = np.full((len(queries), count), np.inf)
+    for stage in stages:
+        raw, rows = stage.representation.rescore(backend, stage.rows, queries, everything, count)
+        keys = np.take_along_axis(raw, np.argsort(rows, axis=1), axis=1).astype(np.float64)
+        if not stage.representation.largest:
+            keys = -keys
+        if stage.adaptive:
+            uppers = stage.bounding(stage.representation.units(backend, queries)).of(keys)
+            values = np.minimum(values, np.where(np.isnan(uppers), np.inf, uppers))
+    values = np.minimum(values, keys)
+    ids = index._store.ids
+    found = []
+    for value, score, may in zip(values, keys, np.broadcast_to(allowed, values.shape), strict=True):
+        order = np.lexsort((ids, -score, -value))
+        best = order[may[order]][:k]
+        best = best[np.lexsort((ids[best], -score[best]))]
+        sign = -1.0 if index.metric == "l2" else 1.0
+        found.append([(int(ids[row]), float(np.float32(sign * score[row]) + np.float32(0))) for row in best])
+    return found
+
+
+def pairs(found: asx.Neighbors) -> list[list[tuple[int, float]]]:
+    there = zip(found.ids, found.scores, strict=True)
+    return [[(int(i), float(s)) for i, s in zip(ids, scores, strict=True) if i >= 0] for ids, scores in there]
+
+
+@pytest.mark.parametrize("margins", [-2.0, 0.0, 1.0, 6.0])
+@pytest.mark.parametrize("stages", STAGES, ids=str)
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_what_bounds_allow_is_found(metric: Any, stages: Any, margins: float, backend: Backend) -> None:
+    index = tuned(metric, stages, collection(1_200), margins)
+    queries = asked(12)
+    wanted = expected(index, backend, queries, 10, True)
+    assert pairs(index.search(queries, 10)) == wanted
+    assert pairs(index.search(queries, 3)) == [best[:3] for best in wanted]
+    assert [pairs(index.search(query[None], 10))[0] for query in queries] == wanted
+    assert pairs(index.search(queries, 10, threads=3)) == wanted
+
+
+@pytest.mark.parametrize("stages", STAGES[:2], ids=str)
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_filters_and_removed_rows(metric: Any, stages: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adaptive_search.searching.DIRECT_ROWS", 1)
+    index = tuned(metric, stages, collection(1_200), 1.0)
+    index.remove(index.ids[::7])
+    as_if_tuned(index, 1.0)
+    alive = index._store._alive[: index._store.total]
+    queries, random = asked(9), np.random.default_rng(3)
+    assert pairs(index.search(queries, 10)) == expected(index, backend, queries, 10, alive)
+    shared = random.random(len(index)) < 0.1
+    masks = random.random((len(queries), len(index))) < 0.05
+    masks[2], masks[3, 5:] = False, False
+    for filter_, may in ((shared, shared), (list(masks), masks)):
+        allowed = np.zeros((*may.shape[:-1], len(alive)), np.bool_)
+        allowed[..., alive] = may
+        assert pairs(index.search(queries, 10, filter=filter_)) == expected(index, backend, queries, 10, allowed)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_rows_added_later_and_files(dtype: Any, backend: Backend, tmp_path: Path) -> None:
+    rows = collection(1_500)
+    if dtype == "int8":
+        rows = np.clip(30 * rows, -127, 127).astype(np.int8)
+    index = tuned("cosine", STAGES[0], rows[:1_000], 0.5, dtype)
+    queries = asked(8)
+    before = expected(index, backend, queries, 10, True)
+    assert pairs(index.search(queries, 10)) == before
+    index.save(tmp_path / "index")
+    index.add(rows[1_000:1_003])  # a chunk of its own, as files are not added to
+    index.add(rows[1_003:])
+    assert len(index._store.chunks) == 2
+    wanted = expected(index, backend, queries, 10, True)
+    assert wanted != before
+    assert pairs(index.search(queries, 10)) == wanted
+    index.save(tmp_path / "index")
+    for mmap in (True, False):
+        assert pairs(asx.Index.open(tmp_path / "index", mmap=mmap).search(queries, 10)) == wanted
+
+
+@pytest.mark.parametrize("count", [1, 2, 70])
+def test_few_rows_and_lists_without_any(count: int, backend: Backend) -> None:
+    index = tuned("l2", [asx.Lists(64), asx.PQ(4, 4)], collection(count), 1.0)
+    queries = asked(5)
+    assert pairs(index.search(queries, 10)) == expected(index, backend, queries, 10, True)
+
+
+def test_exact_search_does_without(backend: Backend) -> None:
+    rows = collection(5_000)
+    index = tuned("cosine", [asx.Lists(20), asx.PQ(4, 4), asx.Int8(bounded=True)], rows, -3.0)
+    queries = asked(20)
+    exact = asx.top_k(queries, rows, 10, metric="cosine")
+    found, stats = index.search(queries, 10, recall=1.0, stats=True)
+    np.testing.assert_array_equal(np.sort(found.scores), np.sort(exact.scores))
+    assert [stage.stage for stage in stats.stages] == ["Int8(bounded=True), bound", "Full()"]
+
+
+def test_lists_that_cannot_matter_are_passed_by(backend: Backend) -> None:
+    index = tuned("cosine", STAGES[0], collection(3_000), 0.5)
+    queries = asked(30)[:20]
+    _, stats = index.search(queries, 10, stats=True)
+    lists, codes, ints, full = stats.stages
+    assert (lists.scored == 3_000).all()
+    if backend.name == "numba":
+        assert (codes.scored >= 3_000).all()
+    else:
+        assert codes.scored.mean() < 1_000
+        np.testing.assert_array_equal(lists.survivors, codes.scored)
+    assert (codes.scored >= ints.scored).all()
+    assert (full.survivors == 10).all()
+
+
+def test_a_row_is_explained_by_its_list(backend: Backend) -> None:
+    index = tuned("cosine", STAGES[0], collection(2_000), -1.5)
+    query = asked(30)[4]
+    best = index.search(query, 10, recall=1.0).ids
+    found = set(index.search(query, 10).ids.tolist())
+    told = [index.explain(query, row) for row in best.tolist()]
+    assert [one.found for one in told] == [row in found for row in best.tolist()]
+    assert all(one.stages[0].stage == "Lists(lists=13)" for one in told)
+
+
+def test_codes_are_held_twice(backend: Backend) -> None:
+    with_lists, without = (tuned("ip", stages, collection(500), 1.0) for stages in (STAGES[0], STAGES[0][1:]))
+    # Its number, its place, and two bytes of codes.
+    assert with_lists.plan.bytes_per_row == without.plan.bytes_per_row + 2 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        [asx.Lists(4)],
+        [asx.Lists(4), asx.Full()],
+        [asx.Lists(4), asx.PQ(4)],
+        [asx.Lists(4), asx.PQ(4, keep=10)],
+        [asx.Lists(4), asx.Int8(), asx.Full()],
+        [asx.Int8(), asx.Lists(4), asx.PQ(4), asx.Full()],
+        [asx.Lists(4), asx.Lists(4), asx.PQ(4), asx.Full()],
+    ],
+    ids=str,
+)
+def test_lists_come_before_codes_and_nowhere_else(stages: Any) -> None:
+    with pytest.raises(ValueError, match="Lists only first, before a PQ without keep that is not the last"):
+        asx.Cascade(stages)
+
+
+@pytest.mark.parametrize("lists", [0, 1, 65_537, -3])
+def test_a_number_of_lists_that_cannot_be(lists: int) -> None:
+    with pytest.raises(ValueError, match="lists: expected"):
+        asx.Lists(lists)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"centroids": np.zeros((3, DIM), np.float32)},
+        {"centroids": np.zeros((4, DIM), np.float64)},
+        {"centroids": np.zeros((4, DIM + 1), np.float32)},
+        {"centroids": np.full((4, DIM), np.nan, np.float32)},
+    ],
+    ids=str,
+)
+def test_a_state_that_cannot_be_is_refused(state: Any) -> None:
+    with pytest.raises(ValueError, match="state: expected centroids"):
+        ListRows(4, DIM, "ip", "x").restore(state)
+
+
+def test_backends_check_what_they_are_given(backend: Backend) -> None:
+    numbers = np.array([0, 2, 1, 2], np.uint16)
+    with pytest.raises(ValueError, match="lists: expected numbers below"):
+        backend.list_rows([numbers], 2)
+    if backend.name == "numba":
+        return
+    rows, codes = backend.list_rows([numbers], 3), backend.pq_rows([CodeChunk(np.zeros((1, 2, 64), np.uint8), 4)], 2, 8)
+    assert backend.listing(rows, codes) is not None
+    with pytest.raises(ValueError, match="rows: expected those of lists"):
+        backend.listing(codes, codes)
+    with pytest.raises(ValueError, match="codes: expected those of product"):
+        backend.listing(rows, rows)
+    others = backend.pq_rows([CodeChunk(np.zeros((1, 2, 64), np.uint8), 5)], 2, 8)
+    with pytest.raises(ValueError, match="rows: expected the same chunks"):
+        backend.listing(rows, others)
+    with pytest.raises(ValueError, match="width of the rows"):
+        backend.list_rescore(rows, np.zeros((2, 4), np.float32), np.zeros((2, 1), np.int64), 1)
+
+
+def test_equal_keys_go_to_the_smaller_id_and_rows_count_once(backend: Backend) -> None:
+    rows = backend.list_rows([np.array([1, 0, 1, 0], np.uint16), np.array([2], np.uint16)], 3, np.array([9, 8, 7, 6, 5]))
+    keys = np.array([[1.0, 2.0, -0.0], [0.0, 0.0, 0.0]], np.float32)
+    candidates = np.array([[0, 1, 2, -1, 2, 4], [3, 2, 1, 0, 4, 4]])
+    scores, found = backend.list_rescore(rows, keys, candidates, 5)
+    assert found.tolist() == [[2, 0, 1, 4, -1], [4, 3, 2, 1, 0]]
+    assert scores[0, :4].tolist() == [2.0, 2.0, 1.0, 0.0]
+    assert np.isnan(scores[0, 4])
