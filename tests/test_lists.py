@@ -13,6 +13,7 @@ import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend, CodeChunk
 from adaptive_search.calibration import Calibration
 from adaptive_search.margins import ErrorModel
+from adaptive_search.representations.coordinates import Coordinates
 from adaptive_search.representations.lists import ListRows
 from adaptive_search.running import Opening
 
@@ -20,7 +21,8 @@ DIM = 16
 STAGES: list[list[Any]] = [
     [asx.Lists(13), asx.PQ(4, 4), asx.Int8()],
     [asx.Lists(5), asx.PQ(6, 4, dims=9, rotation="pca")],
-    [asx.Lists(40), asx.PQ(3, 8)],
+    [asx.Lists(40, dims=5), asx.PQ(3, 8)],
+    [asx.Lists(9, dims=6, rotation="pca"), asx.PQ(4, 4), asx.Int8()],
 ]
 
 
@@ -123,7 +125,7 @@ def test_rows_added_later_and_files(dtype: Any, backend: Backend, tmp_path: Path
     rows = collection(1_500)
     if dtype == "int8":
         rows = np.clip(30 * rows, -127, 127).astype(np.int8)
-    index = tuned("cosine", STAGES[0], rows[:1_000], 0.5, dtype)
+    index = tuned("cosine", STAGES[3], rows[:1_000], 0.5, dtype)
     queries = asked(8)
     before = expected(index, backend, queries, 10, True)
     assert pairs(index.search(queries, 10)) == before
@@ -217,14 +219,14 @@ def test_a_number_of_lists_that_cannot_be(lists: int) -> None:
         {},
         {"centroids": np.zeros((3, DIM), np.float32)},
         {"centroids": np.zeros((4, DIM), np.float64)},
-        {"centroids": np.zeros((4, DIM + 1), np.float32)},
+        {"centroids": np.zeros((4, DIM - 1), np.float32)},
         {"centroids": np.full((4, DIM), np.nan, np.float32)},
     ],
     ids=str,
 )
 def test_a_state_that_cannot_be_is_refused(state: Any) -> None:
     with pytest.raises(ValueError, match="state: expected centroids"):
-        ListRows(4, DIM, "ip", "x").restore(state)
+        ListRows(4, Coordinates("ip", DIM, DIM, None), "x").restore(state)
 
 
 def test_backends_check_what_they_are_given(backend: Backend) -> None:

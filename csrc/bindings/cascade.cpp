@@ -360,14 +360,14 @@ PySource pq_source(const Target& self, const PyRows& rows, const std::string& me
             py::make_tuple(rows.owners, directions, codebooks, rotation)};
 }
 
-PySource list_source(const Target& self, const PyRows& rows, const std::string& metric, double intercept, double slope,
-                     const py::array& centroids) {
+PySource list_source(const Target& self, const PyRows& rows, const std::string& metric, int64_t dim, const py::object& directions,
+                     double intercept, double slope, const py::array& centroids) {
     require(rows.lists > 0, "rows: expected those of lists");
     const float* c = contiguous<float>(centroids, 2, "centroids");
-    require(centroids.shape(0) == rows.lists && centroids.shape(1) > 0, "centroids: expected one for each list");
-    return {
-        std::make_shared<ListSource>(*self.table, rows.rows, product_of(metric), centroids.shape(1), Line{intercept, slope}, c, rows.lists),
-        py::make_tuple(rows.owners, centroids)};
+    require(centroids.shape(0) == rows.lists, "centroids: expected one for each list");
+    const Coded coded = coded_of(dim, centroids.shape(1), directions, false);
+    return {std::make_shared<ListSource>(*self.table, rows.rows, product_of(metric), dim, coded, Line{intercept, slope}, c, rows.lists),
+            py::make_tuple(rows.owners, directions, centroids)};
 }
 
 // None if some query's scores are too large for float32.
@@ -489,7 +489,8 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
         .def("listing", &listing, arg("rows"), arg("codes"))
         .def("listed_top_k", &listed_top_k, arg("listing"), arg("levels"), arg("judge"), arg("k"), arg("allowed"), arg("first"),
              arg("last"))
-        .def("list_source", &list_source, arg("rows"), arg("metric"), arg("intercept"), arg("slope"), arg("centroids"))
+        .def("list_source", &list_source, arg("rows"), arg("metric"), arg("dim"), arg("directions"), arg("intercept"), arg("slope"),
+             arg("centroids"))
         .def("full_source", &full_source, arg("rows"), arg("metric"))
         .def("integer_source", &integer_source, arg("rows"), arg("metric"), arg("dim"), arg("directions"), arg("whole"), arg("intercept"),
              arg("slope"), arg("scales"))

@@ -48,7 +48,8 @@ std::optional<Level> FullSource::level(const float* queries, int64_t count, bool
     return out;
 }
 
-std::vector<float> Source::mapped(const std::vector<float>& vectors, int64_t count, const float* matrix, int64_t rows, int64_t dims) const {
+std::vector<float> CodedSource::mapped(const std::vector<float>& vectors, int64_t count, const float* matrix, int64_t rows,
+                                       int64_t dims) const {
     std::vector<float> out(static_cast<size_t>(count * rows));
     map_queries(table_, vectors.data(), count, matrix, rows, dims, out.data());
     if (all_finite(out)) return out;
@@ -123,7 +124,7 @@ std::optional<Level> ListSource::level(const float* queries, int64_t count, bool
         std::optional<ListProblem> problem;
     };
     const auto own = std::make_shared<Own>();
-    own->keys = mapped(unit(queries, count, dim_), count, centroids_, lists_, dim_);
+    own->keys = mapped(coordinates(queries, count), count, centroids_, lists_, dims());
     own->problem.emplace(rows_, own->keys.data(), count, lists_);
     Level out;
     for (const double unit : units(queries, count)) {

@@ -31,8 +31,6 @@ protected:
     std::vector<float> unit(const float* queries, int64_t count, int64_t dims) const;
     // What scores of a query are proportional to.
     std::vector<double> units(const float* queries, int64_t count) const;
-    // Canonical products of vectors (count, dims) with a matrix (rows, dims), within the range of float32.
-    std::vector<float> mapped(const std::vector<float>& vectors, int64_t count, const float* matrix, int64_t rows, int64_t dims) const;
 
     const KernelTable& table_;
     std::shared_ptr<const Rows> rows_;
@@ -61,6 +59,8 @@ public:
 protected:
     // (count, dims); of unit length for cosine, but for `whole` ones.
     std::vector<float> coordinates(const float* queries, int64_t count) const;
+    // Canonical products of vectors (count, dims) with a matrix (rows, dims), within the range of float32.
+    std::vector<float> mapped(const std::vector<float>& vectors, int64_t count, const float* matrix, int64_t rows, int64_t dims) const;
     int64_t dims() const { return coded_.dims; }
 
     Line line_;
@@ -97,16 +97,15 @@ private:
     const float* rotation_;
 };
 
-// Numbers of lists; centroids (lists, dim). For inner products and cosines.
-class ListSource final : public Source {
+// Numbers of lists; centroids (lists, dims). For inner products and cosines.
+class ListSource final : public CodedSource {
 public:
-    ListSource(const KernelTable& table, std::shared_ptr<const Rows> rows, Metric metric, int64_t dim, Line line, const float* centroids,
-               int64_t lists)
-        : Source(table, std::move(rows), metric, dim), line_(line), centroids_(centroids), lists_(lists) {}
+    ListSource(const KernelTable& table, std::shared_ptr<const Rows> rows, Metric metric, int64_t dim, Coded coded, Line line,
+               const float* centroids, int64_t lists)
+        : CodedSource(table, std::move(rows), metric, dim, coded, line), centroids_(centroids), lists_(lists) {}
     std::optional<Level> level(const float* queries, int64_t count, bool scan) const override;
 
 private:
-    Line line_;
     const float* centroids_;
     int64_t lists_;
 };

@@ -388,8 +388,10 @@ class Backend(Protocol):
     ) -> Source | None:
         """Codes of the same coordinates, made units, times ``rotation`` (dims, dims); tables of 4 bits are made whole."""
 
-    def list_source(self, rows: Rows, metric: Metric, intercept: float, slope: float, centroids: F32) -> Source | None:
-        """Keys are products with ``centroids`` (lists, dim)."""
+    def list_source(
+        self, rows: Rows, metric: Metric, dim: int, directions: F32 | None, intercept: float, slope: float, centroids: F32
+    ) -> Source | None:
+        """Keys are products of the same coordinates, made units, with ``centroids`` (lists, d)."""
 
     def source_top_k(
         self,

@@ -17,7 +17,9 @@ from ..quantizers.kmeans import train
 from ..rotations import rotated
 from ..rows import RowStore
 from ..types import F32, F64, I64, Array, Metric
-from .base import Bounding, Representation, Stage, query_norms, score_units, unit_queries
+from ..validation import check_rotation
+from .base import Bounding, Representation, Stage, query_norms, score_units
+from .coordinates import ROTATIONS, Coordinates, Rotation
 
 MOST_LISTS = 65_536
 """What numbers of two bytes can tell apart."""
@@ -44,6 +46,10 @@ class Lists(Stage):
     ----------
     lists : int
         2 to 65,536; a hundred or two hundred rows to each are a good choice.
+    dims : int or None
+        Centroids of the first so many dims alone, which a query is compared with in less time; None takes all.
+    rotation : {"pca", "learned", "random"} or None
+        Take ``dims`` directions instead of the first dims, as `Int8` does.
 
     Examples
     --------
@@ -55,14 +61,20 @@ class Lists(Stage):
     fit_rows: ClassVar[int] = 10_000
 
     lists: int
+    dims: int | None = None
+    rotation: Rotation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 2 <= self.lists <= MOST_LISTS:
             raise ValueError(f"lists: expected 2 to {MOST_LISTS:,}, got {self.lists}")
+        check_rotation(self.rotation, *ROTATIONS)
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> ListRows:
-        return ListRows(self.lists, slabs.dim, metric, name)
+        dims = slabs.dim if self.dims is None else self.dims
+        if dims > slabs.dim:
+            raise ValueError(f"Lists(dims={dims}) is longer than the vectors, which have {slabs.dim} dims")
+        return ListRows(self.lists, Coordinates(metric, slabs.dim, dims, self.rotation), name)
 
 
 class ListRows(Representation):
@@ -70,8 +82,8 @@ class ListRows(Representation):
 
     scans: ClassVar[bool] = False
 
-    def __init__(self, lists: int, dim: int, metric: Metric, name: str, centroids: F32 | None = None) -> None:
-        self._lists, self._dim, self._metric, self._name = lists, dim, metric, name
+    def __init__(self, lists: int, coordinates: Coordinates, name: str, centroids: F32 | None = None) -> None:
+        self._lists, self._coordinates, self._name = lists, coordinates, name
         self._centroids = centroids
         self._matrix = None if centroids is None else self._compared(centroids)
         self.columns = (Column(f"{name}.list", np.dtype(np.uint16)),)
@@ -81,13 +93,14 @@ class ListRows(Representation):
         return self._centroids is not None
 
     def fit(self, sample: F32) -> Self:
+        coordinates = self._coordinates.fit(sample)
         some = sample[:: max(1, len(sample) // (ROWS_OF_A_LIST * self._lists))]
-        points = unit_queries(current(), np.ascontiguousarray(some), self._metric)
-        return self._with(_chained(train(points, 1, self._lists, ROUNDS, 0)[0]))
+        points = coordinates.of_queries(current(), np.ascontiguousarray(some))
+        return self._with(coordinates, _chained(train(points, 1, self._lists, ROUNDS, 0)[0]))
 
     def encode(self, vectors: F32) -> dict[str, Array]:
         backend, codebook = current(), self._learned[np.newaxis]
-        points, nearest = unit_queries(backend, np.ascontiguousarray(vectors), self._metric), np.empty((len(vectors), 1), np.int32)
+        points, nearest = self._coordinates.of_queries(backend, vectors), np.empty((len(vectors), 1), np.int32)
 
         def work(first: int, last: int) -> None:
             backend.pq_assign(points[first:last], codebook, nearest[first:last])
@@ -99,40 +112,40 @@ class ListRows(Representation):
         return backend.list_rows(store.used(self.columns[0].name), self._lists, store.ids)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
-        return backend.list_rescore(rows, self._keys(backend, queries), candidates, k)
+        return backend.list_rescore(rows, self._keys(backend, self._coordinates.of_queries(backend, queries)), candidates, k)
 
     def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
-        bound = bounding(self.units(backend, queries))
-        return backend.list_level(rows, self._keys(backend, queries), bound), bound
+        points = self._coordinates.of_queries(backend, queries)
+        bound = bounding(self._units(backend, queries, points))
+        return backend.list_level(rows, self._keys(backend, points), bound), bound
 
     def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
-        if self._metric == "l2":
+        own = self._coordinates
+        if own.metric == "l2":
             return None
-        return backend.list_source(rows, self._metric, intercept, slope, self._learned)
+        return backend.list_source(rows, own.metric, own.dim, own.directions, intercept, slope, self._learned)
 
     @property
     def largest(self) -> bool:
         return True
 
     def units(self, backend: Backend, queries: F32) -> Units:
-        if self._metric != "l2":
-            return score_units(backend, queries, self._metric)
-        squares: F64 = query_norms(backend, queries) ** 2
-        return Units(squares, 1.0, 1.0)
+        return self._units(backend, queries, self._coordinates.of_queries(backend, queries))
 
     def named(self, name: str) -> Self:
-        return type(self)(self._lists, self._dim, self._metric, name, self._centroids)
+        return type(self)(self._lists, self._coordinates, name, self._centroids)
 
     def state(self) -> dict[str, Array]:
-        return {} if self._centroids is None else {"centroids": self._centroids}
+        return {} if self._centroids is None else {"centroids": self._centroids} | self._coordinates.state()
 
     def restore(self, state: Mapping[str, Array]) -> Self:
-        centroids = state.get("centroids")
-        if centroids is None or centroids.shape != (self._lists, self._dim) or centroids.dtype != np.float32:
-            raise ValueError(f"state: expected centroids of shape ({self._lists}, {self._dim}), float32")
+        coordinates, rest = self._coordinates.restore(state)
+        centroids = rest.get("centroids")
+        if centroids is None or centroids.shape != (self._lists, coordinates.dims) or centroids.dtype != np.float32:
+            raise ValueError(f"state: expected centroids of shape ({self._lists}, {coordinates.dims}), float32")
         if not np.isfinite(centroids).all():
             raise ValueError("state: expected centroids that are finite")
-        return self._with(np.ascontiguousarray(centroids))
+        return self._with(coordinates, np.ascontiguousarray(centroids))
 
     @property
     def _learned(self) -> F32:
@@ -140,26 +153,31 @@ class ListRows(Representation):
             raise RuntimeError("the lists are not fitted")
         return self._centroids
 
-    def _keys(self, backend: Backend, queries: F32) -> F32:
-        """Of queries (Q, D): (Q, lists), finite. For l2: 2 q.c - |c|^2, which is |q|^2 minus the distance."""
-        vectors = unit_queries(backend, np.ascontiguousarray(queries), self._metric)
+    def _keys(self, backend: Backend, points: F32) -> F32:
+        """Of queries' coordinates (Q, d): (Q, lists), finite. For l2: 2 q.c - |c|^2, which is |q|^2 minus the distance."""
         if self._matrix is None:
             raise RuntimeError("the lists are not fitted")
-        if self._metric == "l2":
-            vectors = np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1)
-        return rotated(backend, vectors, self._matrix)
+        if self._coordinates.metric == "l2":
+            points = np.concatenate([points, np.ones((len(points), 1), np.float32)], axis=1)
+        return rotated(backend, points, self._matrix)
+
+    def _units(self, backend: Backend, queries: F32, points: F32) -> Units:
+        if self._coordinates.metric != "l2":
+            return score_units(backend, queries, self._coordinates.metric)
+        squares: F64 = query_norms(backend, points) ** 2
+        return Units(squares, 1.0, 1.0)
 
     def _compared(self, centroids: F32) -> F32:
-        """The matrix whose products with queries are keys."""
-        if self._metric != "l2":
+        """The matrix whose products with coordinates are keys."""
+        if self._coordinates.metric != "l2":
             return centroids
         largest = np.finfo(np.float32).max
         squares = np.square(centroids, dtype=np.float64).sum(axis=1, keepdims=True)
         doubled = np.concatenate([2.0 * centroids.astype(np.float64), -squares], axis=1)
         return np.ascontiguousarray(doubled.clip(-largest, largest).astype(np.float32))
 
-    def _with(self, centroids: F32) -> Self:
-        return type(self)(self._lists, self._dim, self._metric, self._name, centroids)
+    def _with(self, coordinates: Coordinates, centroids: F32) -> Self:
+        return type(self)(self._lists, coordinates, self._name, centroids)
 
 
 def _chained(centroids: F32) -> F32:
