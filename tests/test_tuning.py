@@ -217,9 +217,9 @@ def test_codes_are_rotated_where_first_dims_tell_no_more_than_others() -> None:
     mixed = (falling @ np.linalg.qr(random.standard_normal((256, 256)))[0]).astype(np.float32)
     for rows, uneven in ((falling, True), (mixed, False), (falling[:0], True), (falling[:, :1], True)):
         assert families.is_uneven(rows) == uneven
-    stages = [stage for cascade in families.family(256, "cosine", False) for stage in cascade.stages]
+    stages = [stage for cascade in families.family(256, "cosine", False, 5_000) for stage in cascade.stages]
     assert asx.Int8(64, rotation="pca") in stages
-    assert asx.Int8(64) in [stage for cascade in families.family(256, "cosine", True) for stage in cascade.stages]
+    assert asx.Int8(64) in [stage for cascade in families.family(256, "cosine", True, 5_000) for stage in cascade.stages]
 
 
 def test_what_is_not_certified() -> None:

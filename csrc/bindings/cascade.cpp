@@ -296,17 +296,19 @@ py::tuple listed_top_k(const Target&, const PyListing& listing, const py::sequen
     const Allowed map = allowed_of(allowed, problem);
     py::array_t<float> scores({last - first, k});
     py::array_t<int64_t> rows({last - first, k});
+    py::array_t<bool> left(last - first);
     float* s = scores.mutable_data();
     int64_t* r = rows.mutable_data();
+    bool* more = left.mutable_data();
     CascadeScan scan(made.cascade, k, map, nullptr);
     {
         const py::gil_scoped_release free;
         for (const int64_t q : in_order_of_lists(*made.cascade, first, last)) {
-            scan.search(q, *listing.listing);
+            more[q - first] = !scan.search(q, *listing.listing);
             scan.finish_query(q, s + (q - first) * k, r + (q - first) * k);
         }
     }
-    return py::make_tuple(scores, rows, counts_of(scan, first, last - first));
+    return py::make_tuple(scores, rows, counts_of(scan, first, last - first), left);
 }
 
 // --- queries made ready here ----------------------------------------------------------------------------------------------------
@@ -370,7 +372,7 @@ PySource list_source(const Target& self, const PyRows& rows, const std::string& 
             py::make_tuple(rows.owners, directions, centroids)};
 }
 
-// None if some query's scores are too large for float32.
+// None if some query's scores are too large for float32, or lists leave too much.
 py::object source_top_k(const Target&, const py::sequence& sources, const py::array& queries, int64_t k, int64_t listed, int64_t share,
                         int64_t guess, const py::object& allowed, const py::object& listing) {
     std::vector<const Source*> all;
@@ -388,7 +390,7 @@ py::object source_top_k(const Target&, const py::sequence& sources, const py::ar
     int64_t* r = ids.mutable_data();
     const Allowed map = allowed_of(allowed, stored.size(), count);
     const Listing* by_lists = listing.is_none() ? nullptr : listing.cast<const PyListing&>().listing.get();
-    bool too_large = false, fitting = true;
+    bool too_large = false, fitting = true, given_up = false;
     {
         const py::gil_scoped_release free;
         Cascade cascade;
@@ -407,20 +409,20 @@ py::object source_top_k(const Target&, const py::sequence& sources, const py::ar
             if (by_lists) {
                 fitting = begins_with(*made, *by_lists);
                 CascadeScan scan(made, k, map, nullptr);
-                for (int64_t i = 0; fitting && i < count; ++i) {
-                    scan.search(i, *by_lists);
+                for (int64_t i = 0; fitting && i < count && !given_up; ++i) {
+                    given_up = !scan.search(i, *by_lists);
                     scan.finish_query(i, s + i * k, r + i * k);
                 }
             } else {
                 const auto again = std::make_unique<bool[]>(static_cast<size_t>(count));
                 top_k_at_once(made, made->levels.front().problem, true, k, listed, share, guess, map, s, r, again.get());
             }
-            for (int64_t i = 0; fitting && i < count * k; ++i)
+            for (int64_t i = 0; fitting && !given_up && i < count * k; ++i)
                 if (r[i] >= 0) r[i] = stored.id(r[i]);
         }
     }
     require(fitting, "sources: expected the codes of the listing, then its lists");
-    if (too_large) return py::none();
+    if (too_large || given_up) return py::none();
     return py::make_tuple(scores, ids);
 }
 

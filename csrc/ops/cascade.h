@@ -49,8 +49,9 @@ public:
     void run(int64_t first_visit, int64_t last_visit) override;
     // Takes the rows of a list instead of a scan's survivors, each named once; keys: the first level's canonical ones, or null.
     void take(int64_t query, const int64_t* rows, const float* keys, int64_t count);
-    // Takes the query through its lists instead. The first level is one of PQ codes, the second one of lists (`ListProblem`).
-    void search(int64_t query, const Listing& listing);
+    // Takes the query through its lists instead. The first level is one of PQ codes, the second one of lists (`ListProblem`). False: so much
+    // is left that scoring whole rows one after the other takes less time.
+    bool search(int64_t query, const Listing& listing);
     // The k-th best value so far, minus infinity if there are fewer.
     double least(int64_t query) const { return least_[static_cast<size_t>(query)]; }
     void merge(const Scan& other) override;

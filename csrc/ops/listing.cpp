@@ -15,6 +15,8 @@ namespace {
 
 constexpr size_t kBestLists = 16;       // looked at in the order of their keys; after so many the threshold hardly moves
 constexpr size_t kSeeds = 32;          // rows of which the best give the first threshold
+constexpr double kFew = 512.0;         // rows that may be scored in any case, and
+constexpr double kWorth = 2.0;         // times what it takes to score all rows that may be spent on some of them
 constexpr int64_t kPrefetched = 2048;   // bytes of the next list
 
 const uint16_t* lists_of(const Chunk& chunk) { return reinterpret_cast<const uint16_t*>(chunk.pieces[0].base); }
@@ -70,13 +72,16 @@ Listing::Part Listing::part(int64_t list, size_t chunk) const {
 
 // Lists are looked at from the best one on until all that are left have upper bounds below the k-th best value. That value is about what it
 // will be after a few lists, so that the others need not be sorted.
-void CascadeScan::search(int64_t query, const Listing& listing) {
+bool CascadeScan::search(int64_t query, const Listing& listing) {
     const Level& gate = cascade_->levels[1];
     const auto& codes = static_cast<const PqProblem&>(*cascade_->levels.front().problem);
     const float* keys = static_cast<const ListProblem&>(*gate.problem).keys(query);
-    if (k() == 0 || listing.rows() == 0) return;
+    if (k() == 0 || listing.rows() == 0) return true;
     const Group alone = codes.alone(query);
     Workspace& workspace = thread_workspace(0);
+    const Level& last = cascade_->judge;
+    const double most = kWorth * last.pair_cost() * static_cast<double>(listing.rows()) + kFew * last.row_cost();
+    spent_ = 0.0;
     const auto upper = [&](uint32_t list) {
         const double bound = gate.estimate(query, keys[list]);
         return std::isnan(bound) ? std::numeric_limits<double>::infinity() : bound;     // infinities say nothing
@@ -116,21 +121,22 @@ void CascadeScan::search(int64_t query, const Listing& listing) {
         for (int64_t b = 0; b < 2 * next.rows; b += 64) __builtin_prefetch(reinterpret_cast<const uint8_t*>(next.places) + b);
     };
     size_t looked = 0;
-    while (looked < best && matters(order_[looked])) {
+    while (looked < best && spent_ <= most && matters(order_[looked])) {
         if (looked + 1 < best) fetch(order_[looked + 1]);
         look_at(order_[looked++]);
     }
     refine(query);
     if (looked == best) {
         const auto rest = order_.begin() + static_cast<std::ptrdiff_t>(best);
-        const auto last = std::partition(rest, order_.end(), matters);
-        for (auto list = rest; list != last; ++list) {
-            if (list + 1 != last) fetch(*(list + 1));
+        const auto end = std::partition(rest, order_.end(), matters);
+        for (auto list = rest; list != end && spent_ <= most; ++list) {
+            if (list + 1 != end) fetch(*(list + 1));
             if (matters(*list)) look_at(*list);
         }
         refine(query);
     }
     places_ = nullptr;
+    return spent_ <= most;
 }
 
 }  // namespace asx

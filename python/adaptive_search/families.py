@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
 
 from .cascade import Cascade
-from .representations import PQ, Binary, Full, Int8, Stage
+from .representations import PQ, Binary, Full, Int8, Lists, Stage
 from .rotations import principal_directions
 from .types import F32, Metric
 
@@ -24,8 +25,21 @@ WEIGHT = 4.0
 """Of errors along a row in codes that are chosen without being asked for: the best of 1 to 16 on tuning queries of sentence embeddings."""
 
 
-def family(dim: int, metric: Metric, uneven: bool) -> list[Cascade]:
-    """Cascades worth trying for rows of some kind.
+LISTED_ROWS = 16_384
+"""Rows from which on passing by most of them takes less time than looking at all their codes."""
+
+ROWS_OF_A_LIST = 200
+"""About; more lists take longer to compare with than they spare."""
+
+MOST_LISTS = 512
+"""A hundred rows or so of every chunk to each."""
+
+LIST_DIMS = 64
+"""Directions by which rows are shared out among lists: all of them pass by hardly more rows, and a query takes longer to be compared."""
+
+
+def family(dim: int, metric: Metric, uneven: bool, rows: int) -> list[Cascade]:
+    """Cascades worth trying for so many rows of some kind; first those that are likely to be fast, which spares the others a trial.
 
     Parameters
     ----------
@@ -39,10 +53,14 @@ def family(dim: int, metric: Metric, uneven: bool) -> list[Cascade]:
     middle = min(256, dim) if uneven else dim
     if dim >= 96:
         rotation: Literal["pca"] | None = None if uneven else "pca"
+        if rows >= LISTED_ROWS:
+            lists = min(MOST_LISTS, 1 << round(math.log2(rows / ROWS_OF_A_LIST)))
+            head = Lists(lists, min(LIST_DIMS, dim), rotation)
+            found += [[head, PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths[:3]]
         found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths if dims < middle]
         # Half a byte for every pair of dims: few bytes to read for a single query.
         found += [[PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths[:3]]
-        if metric != "l2" and not uneven and 128 <= dim <= MOST_TURNED:
+        if metric != "l2" and not uneven and 128 <= dim <= MOST_TURNED and rows < LISTED_ROWS:
             # The same bytes keep more of what inner products need, for longer learning.
             found.append([PQ(64, 4, rotation="opq", anisotropy=WEIGHT), Int8(bounded=bounded), Full()])
         if metric == "cosine":

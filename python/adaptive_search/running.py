@@ -184,12 +184,18 @@ class _Run:
         run_rows(scan, visits, len(self.queries), threads=self.threads, progress=progress)
         return scan.finish()
 
-    def scan(self, prepare: Callable[[F32], _Levels], k: int, visits: int, scored: I64, progress: Progress | None) -> tuple[F32, I64]:
+    def scan(self, prepare: Callable[..., _Levels], k: int, visits: int, scored: I64, progress: Progress | None) -> tuple[F32, I64]:
         """All rows through the levels: the judge's raw scores of the best k, and their positions. Counts into ``scored`` (stages, Q)."""
         made = prepare(self.queries)
         levels, judge, bound, seeds, listing = made
         if listing is not None:
-            return self._by_lists(listing, levels, judge, k, scored, progress)
+            scores, best, more = self._by_lists(listing, levels, judge, k, scored, progress)
+            left = np.flatnonzero(more)
+            if len(left):
+                again = np.zeros((len(scored), len(left)), np.int64)
+                scores[left], best[left] = self.part(left).scan(partial(prepare, listed=False), k, visits, again, progress)
+                scored[:, left] += again
+            return scores, best
         if not levels:
             scored[0] += self.counts
             return self.top(judge, k, visits, progress)
@@ -227,18 +233,18 @@ class _Run:
 
     def _by_lists(
         self, listing: Listing, levels: Sequence[Level], judge: Level, k: int, scored: I64, progress: Progress | None
-    ) -> tuple[F32, I64]:
-        """The same, of the rows of those lists alone that can matter."""
+    ) -> tuple[F32, I64, Bool]:
+        """The same, of the rows of those lists alone that can matter; and the queries (Q,) for which these are too many."""
         queries = len(self.queries)
-        scores, best = np.empty((queries, k), np.float32), np.empty((queries, k), np.int64)
+        scores, best, more = np.empty((queries, k), np.float32), np.empty((queries, k), np.int64), np.empty(queries, np.bool_)
 
         def work(first: int, last: int) -> None:
             found = self.backend.listed_top_k(listing, levels, judge, k, self.allowed, first, last)
-            scores[first:last], best[first:last] = found[:2]
+            scores[first:last], best[first:last], more[first:last] = found[0], found[1], found[3]
             scored[:, first:last] += found[2]
 
         run_ranges(work, queries, threads=self.threads, grain=32, progress=progress)
-        return scores, best
+        return scores, best, more
 
     def _guess(self, made: _Levels, k: int, width: int, visits: int, scored: I64) -> F32:
         """Raw scores of the first level (Q,) from which on a list should hold what can matter, and not many more rows than ``width``.
@@ -430,10 +436,10 @@ def run_on_candidates(
     return found
 
 
-def _scanned(backend: Backend, stages: Sequence[PreparedStage], queries: F32) -> _Levels:
-    """The first stages of a cascade, which look at all rows."""
+def _scanned(backend: Backend, stages: Sequence[PreparedStage], queries: F32, listed: bool = True) -> _Levels:
+    """The first stages of a cascade, which look at all rows, or, if that is asked for, at those of some lists."""
     *adaptive, judge = stages
-    listing = stages[0].listing
+    listing = stages[0].listing if listed else None
     made = [stage.level(backend, queries, number == 0 and listing is None) for number, stage in enumerate(adaptive)]
     decides, bound = judge.level(backend, queries, listing is None)
     if adaptive:

@@ -323,11 +323,12 @@ class Backend(Protocol):
 
     def listed_top_k(
         self, listing: Listing, levels: Sequence[Level], judge: Level, k: int, allowed: Bool | None, first: int, last: int
-    ) -> tuple[F32, I64, I64]:
+    ) -> tuple[F32, I64, I64, Bool]:
         """What `cascade_scan` finds for queries first..last, of which it looks at the lists that can matter alone, best first.
 
         The first level is that of the listing's codes, the second one that of its lists; none needs to be ready to scan.
-        Scores and row numbers (Q, k); rows scored (stages, Q)."""
+        Scores and row numbers (Q, k); rows scored (stages, Q); and the queries (Q,) that were left, as so much can matter to them that
+        `cascade_scan` takes less time."""
 
     def level_scan(self, level: Level, k: int, allowed: Bool | None = None, floors: F32 | None = None, share: int = 1) -> Scan:
         """A top-k by the keys of one level, in its raw scores: what `Bound` says of them is left out. For levels without margins.
@@ -405,7 +406,7 @@ class Backend(Protocol):
         listing: Listing | None = None,
     ) -> tuple[F32, I64] | None:
         """`cascade_top_k`, or `listed_top_k` if there is a listing, of what the sources make of queries (Q, D): scores and ids (Q, k).
-        None if some are too large for float32."""
+        None if some are too large for float32, or if lists leave too much."""
 
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0
