@@ -31,43 +31,53 @@ void ListProblem::canonical(int64_t query, const int64_t* rows, int64_t count, f
     }
 }
 
-Listing::Listing(const Rows& codes, const Rows& of_rows, int64_t lists) : lists_(lists), rows_(codes.size()) {
+Listing::Listing(const Rows& codes, const Rows& of_rows, int64_t lists, const Listing* before) : lists_(lists), rows_(codes.size()) {
     for (size_t c = 0; c < codes.chunks().size(); ++c) {
-        const Chunk& chunk = codes.chunks()[c];
-        const uint16_t* list = lists_of(of_rows.chunks()[c]);
+        const Chunk &chunk = codes.chunks()[c], &numbers = of_rows.chunks()[c];
         piece_ = chunk.pieces[0];
-        const int64_t stride = piece_.stride, bytes = stride / kPqBlock;
-        std::vector<int64_t> counts(static_cast<size_t>(lists));
-        for (int64_t r = 0; r < chunk.rows; ++r) ++counts[list[r]];
-        Own own;
-        own.first = chunk.first;
-        own.blocks = own.begins = {0};
-        for (const int64_t count : counts) {
-            own.blocks.push_back(own.blocks.back() + (count + kPqBlock - 1) / kPqBlock);
-            own.begins.push_back(own.begins.back() + count);
-        }
-        own.places.resize(static_cast<size_t>(chunk.rows));
-        own.codes = allocate_large(own.blocks.back() * stride);
-        std::memset(own.codes.get(), 0, static_cast<size_t>(own.blocks.back() * stride));
-        std::vector<int64_t> next(static_cast<size_t>(lists));
-        for (int64_t r = 0; r < chunk.rows; ++r) {
-            const size_t l = list[r];
-            const int64_t place = next[l]++;
-            own.places[static_cast<size_t>(own.begins[l] + place)] = static_cast<uint16_t>(r);
-            const uint8_t* from = piece_.base + r / kPqBlock * stride + r % kPqBlock;
-            uint8_t* to = own.codes.get() + (own.blocks[l] + place / kPqBlock) * stride + place % kPqBlock;
-            for (int64_t b = 0; b < bytes; ++b) to[b * kPqBlock] = from[b * kPqBlock];
-        }
-        chunks_.push_back(std::move(own));
+        first_.push_back(chunk.first);
+        const auto same = [&](const std::shared_ptr<const Own>& own) {
+            return own->from == piece_.base && own->numbers == numbers.pieces[0].base &&
+                   static_cast<int64_t>(own->places.size()) == chunk.rows;
+        };
+        const bool fits = before && before->lists_ == lists && before->piece_.stride == piece_.stride && c < before->chunks_.size();
+        chunks_.push_back(fits && same(before->chunks_[c]) ? before->chunks_[c] : listed(chunk, numbers));
     }
 }
 
+std::shared_ptr<const Listing::Own> Listing::listed(const Chunk& chunk, const Chunk& of_rows) const {
+    const uint16_t* list = lists_of(of_rows);
+    const int64_t stride = piece_.stride, bytes = stride / kPqBlock;
+    std::vector<int64_t> counts(static_cast<size_t>(lists_));
+    for (int64_t r = 0; r < chunk.rows; ++r) ++counts[list[r]];
+    const auto own = std::make_shared<Own>();
+    own->from = piece_.base, own->numbers = of_rows.pieces[0].base;
+    own->blocks = own->begins = {0};
+    for (const int64_t count : counts) {
+        own->blocks.push_back(own->blocks.back() + (count + kPqBlock - 1) / kPqBlock);
+        own->begins.push_back(own->begins.back() + count);
+    }
+    own->places.resize(static_cast<size_t>(chunk.rows));
+    own->codes = allocate_large(own->blocks.back() * stride);
+    std::memset(own->codes.get(), 0, static_cast<size_t>(own->blocks.back() * stride));
+    std::vector<int64_t> next(static_cast<size_t>(lists_));
+    for (int64_t r = 0; r < chunk.rows; ++r) {
+        const size_t l = list[r];
+        const int64_t place = next[l]++;
+        own->places[static_cast<size_t>(own->begins[l] + place)] = static_cast<uint16_t>(r);
+        const uint8_t* from = piece_.base + r / kPqBlock * stride + r % kPqBlock;
+        uint8_t* to = own->codes.get() + (own->blocks[l] + place / kPqBlock) * stride + place % kPqBlock;
+        for (int64_t b = 0; b < bytes; ++b) to[b * kPqBlock] = from[b * kPqBlock];
+    }
+    return own;
+}
+
 Listing::Part Listing::part(int64_t list, size_t chunk) const {
-    const Own& own = chunks_[chunk];
+    const Own& own = *chunks_[chunk];
     const auto l = static_cast<size_t>(list);
     Piece codes = piece_;
     codes.base = own.codes.get() + own.blocks[l] * piece_.stride;
-    return {codes, own.first, own.begins[l + 1] - own.begins[l], own.places.data() + own.begins[l]};
+    return {codes, first_[chunk], own.begins[l + 1] - own.begins[l], own.places.data() + own.begins[l]};
 }
 
 // Lists are looked at from the best one on until all that are left have upper bounds below the k-th best value. That value is about what it
