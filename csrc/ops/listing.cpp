@@ -4,7 +4,6 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <numeric>
 
 #include "ops/cascade.h"
 #include "ops/pq.h"
@@ -120,31 +119,29 @@ bool CascadeScan::search(int64_t query, const Listing& listing) {
         if (pending >= (least(query) > -std::numeric_limits<double>::infinity() ? kTogether : kSeeds)) refine(query);
     };
 
-    order_.resize(static_cast<size_t>(listing.lists()));
-    std::iota(order_.begin(), order_.end(), 0u);
-    const size_t best = std::min(kBestLists, order_.size());
-    std::partial_sort(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(best), order_.end(),
-                      [&](uint32_t a, uint32_t b) { return keys[a] != keys[b] ? keys[a] > keys[b] : a < b; });
     const auto fetch = [&](uint32_t list) {
         const Listing::Part next = listing.part(list, 0);
         for (int64_t b = 0; b < kPrefetched; b += 64) __builtin_prefetch(next.codes.base + b);
         for (int64_t b = 0; b < 2 * next.rows; b += 64) __builtin_prefetch(reinterpret_cast<const uint8_t*>(next.places) + b);
     };
-    size_t looked = 0;
-    while (looked < best && spent_ <= most && matters(order_[looked])) {
-        if (looked + 1 < best) fetch(order_[looked + 1]);
-        look_at(order_[looked++]);
-    }
+    const auto first = static_cast<uint32_t>(std::max_element(keys, keys + listing.lists()) - keys);
+    look_at(first);
     refine(query);
-    if (looked == best) {
-        const auto rest = order_.begin() + static_cast<std::ptrdiff_t>(best);
-        const auto end = std::partition(rest, order_.end(), matters);
-        for (auto list = rest; list != end && spent_ <= most; ++list) {
+    order_.clear();
+    for (uint32_t list = 0; list < static_cast<uint32_t>(listing.lists()); ++list)
+        if (list != first && matters(list)) order_.push_back(list);
+    const auto best = order_.begin() + static_cast<std::ptrdiff_t>(std::min(kBestLists, order_.size()));
+    std::partial_sort(order_.begin(), best, order_.end(),
+                      [&](uint32_t a, uint32_t b) { return keys[a] != keys[b] ? keys[a] > keys[b] : a < b; });
+    const auto go_through = [&](auto list, auto end) {
+        for (; list != end && spent_ <= most; ++list) {
             if (list + 1 != end) fetch(*(list + 1));
             if (matters(*list)) look_at(*list);
         }
         refine(query);
-    }
+    };
+    go_through(order_.begin(), best);
+    go_through(best, std::partition(best, order_.end(), matters));
     places_ = nullptr;
     return spent_ <= most;
 }
