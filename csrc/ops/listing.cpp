@@ -16,7 +16,7 @@ constexpr size_t kBestLists = 16;       // looked at in the order of their keys;
 constexpr size_t kSeeds = 32;          // rows of which the best give the first threshold
 constexpr double kFew = 512.0;         // rows that may be scored in any case, and
 constexpr double kWorth = 2.0;         // times what it takes to score all rows that may be spent on some of them
-constexpr int64_t kPrefetched = 2048;   // bytes of the next list
+constexpr int64_t kPrefetched = 4096;   // bytes of the next list
 
 const uint16_t* lists_of(const Chunk& chunk) { return reinterpret_cast<const uint16_t*>(chunk.pieces[0].base); }
 
@@ -88,6 +88,11 @@ bool CascadeScan::search(int64_t query, const Listing& listing) {
     if (k() == 0 || listing.rows() == 0) return true;
     const Group alone = codes.alone(query);
     Workspace& workspace = thread_workspace(0);
+    Block block = {};
+    block.n_pieces = 1;
+    block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
+    block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
+    block.ready = true;
     const Level& last = cascade_->judge;
     const double most = kWorth * last.pair_cost() * static_cast<double>(listing.rows()) + kFew * last.row_cost();
     spent_ = 0.0;
@@ -102,14 +107,9 @@ bool CascadeScan::search(int64_t query, const Listing& listing) {
             const Listing::Part part = listing.part(list, c);
             places_ = part.places;
             for (int64_t done = 0; done < part.rows; done += kBlockRows) {
-                Block block = {};
-                block.n_pieces = 1;
                 block.pieces[0] = part.codes;
                 block.pieces[0].base += done / kPqBlock * part.codes.stride;
                 block.rows = std::min(kBlockRows, part.rows - done);
-                block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
-                block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
-                block.ready = true;
                 places_first_ = part.first;
                 scan_group(codes, alone, block, done, workspace.survivors);
             }

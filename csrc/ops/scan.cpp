@@ -86,6 +86,11 @@ void Scan::scan_group(const Problem& problem, const Group& group, const Block& b
             const int64_t query = group.first + q;
             thresholds[q] = threshold(query) - problem.underflow() - problem.shift(query);
         }
+        if (done == 0) {        // mostly all of it: a copy takes as long as some rows
+            done = group.shape->scan(&block, group.packed.get(), thresholds, &survivors);
+            drain(problem, group, block, first_row, survivors);
+            continue;
+        }
         const Block rest = advanced(block, done, problem.in_pq_blocks());
         const int64_t finished = group.shape->scan(&rest, group.packed.get(), thresholds, &survivors);
         drain(problem, group, rest, first_row + done, survivors);
