@@ -815,11 +815,10 @@ class Index:
         return kept[1]
 
     def _made_way(self, backend: Backend, margins: float) -> searching.Way:
-        full = self._prepare_full(backend)
-        # What a plan found best for its margins says nothing of bounds that cannot fail.
-        tuned = self._tuned
-        opening = Opening() if tuned is None or math.isinf(margins) != (tuned.recall == 1.0) else tuned.opening
+        full, tuned = self._prepare_full(backend), self._tuned
         if math.isinf(margins):
+            # What a plan found best for its margins says nothing of bounds that cannot fail.
+            opening = tuned.opening if tuned is not None and tuned.recall == 1.0 else Opening()
             bounds = self._prepare_bounds(backend) if self.fitted and len(self) >= LEAST_ROWS else []
             if not bounds:
                 return searching.Way(backend, margins, (full,), (), ("Full()",), (full.representation.bytes_per_row,))
@@ -827,13 +826,21 @@ class Index:
             pairs = zip(self._stages, self._all_bounds(backend), strict=True)
             names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
             seeds = self._prepare(backend, next(number for number, part in enumerate(self._parts) if part.scans))
-            return searching.Way(backend, margins, (seeds, full), tuple(bounds), names, sizes, opening)
-        stages = [self._prepare(backend, number) for number in range(len(self._stages))]
+            plan = None
+            if tuned is not None and tuned.recall < 1.0 and tuned.queries and isinstance(self._stages[-1], Full):
+                plan = self._planned_way(backend, tuned.margin(tuned.recall))
+            return searching.Way(backend, margins, (seeds, full), tuple(bounds), names, sizes, opening, plan=plan)
+        return self._planned_way(backend, margins)
+
+    def _planned_way(self, backend: Backend, margins: float) -> searching.Way:
+        """Through the stages, with so many deviations of margin."""
+        stages, tuned = [self._prepare(backend, number) for number in range(len(self._stages))], self._tuned
         if tuned is not None:
             stages = [
                 stage if model is None else replace(stage, model=model, margins=margins)
                 for stage, model in zip(stages, tuned.models, strict=True)
             ]
+        opening = Opening() if tuned is None or tuned.recall == 1.0 else tuned.opening
         sizes = tuple(stage.representation.bytes_per_row for stage in stages)
         names, sources = tuple(map(repr, self._stages)), searching.sources_of(backend, stages)
         return searching.Way(backend, margins, tuple(stages), (), names, sizes, opening, sources)

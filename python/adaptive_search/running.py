@@ -371,6 +371,9 @@ def run(
     return _run_groups(group, len(queries), widest, visits, threads, progress)
 
 
+Probe = Callable[[F32, int, "Bool | None", I64, "int | None"], Found]
+
+
 def run_exact(
     backend: Backend,
     seeds: PreparedStage,
@@ -382,6 +385,7 @@ def run_exact(
     counts: I64,
     *,
     opening: Opening = OPENINGS[0],
+    probe: Probe | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Found:
@@ -397,8 +401,12 @@ def run_exact(
         The vectors.
     opening : Opening
         As for `run`.
+    probe : callable, optional
+        ``probe(queries, k, allowed, counts, threads)`` finds rows, and their true scores, that are thresholds as good as can be had;
+        otherwise these are up to ``seeds`` and ``opening``.
     """
     visits = full.rows.visits
+    smallest_first = not full.representation.largest
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> Found:
         part = queries[first:last]
@@ -409,7 +417,19 @@ def run_exact(
             return _Levels(levels, full.level(backend, some, True)[0], None, seeds.level(backend, some, True)[0])
 
         scored, survivors = np.zeros((len(bounds) + 1, len(part)), np.int64), np.empty((len(bounds) + 1, len(part)), np.int64)
-        scores, positions = search.scan(prepare, k, visits, scored, shown)
+        if probe is None:
+            scores, positions = search.scan(prepare, k, visits, scored, shown)
+        else:
+            known = probe(part, k, search.allowed, search.counts, threads)
+            least = known.scores[:, -1].astype(np.float64)
+            floors = np.where(np.isnan(least), -np.inf, -least if smallest_first else least)
+            levels, judge, *_ = prepare(part)
+            scan = backend.cascade_scan(levels, judge, k, search.allowed, floors, True)
+            run_rows(scan, visits, len(part), threads=threads, progress=shown)
+            scored += scan.scored
+            scored[0] += search.counts
+            scored[-1] += known.scored[-1]
+            scores, positions = scan.finish()
         survivors[:-1] = _handed_on(scored, search.counts)
         survivors[-1] = (positions >= 0).sum(axis=1)
         return Found(scores, positions, scored, survivors)

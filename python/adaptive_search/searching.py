@@ -53,6 +53,8 @@ class Way:
     opening: Opening = OPENINGS[0]
     sources: tuple[Source, ...] = ()
     """Of all stages, if the backend has them."""
+    plan: Way | None = None
+    """For exact search: what finds most of the best rows in little time."""
 
     def at_once(self, queries: F32, k: int, store: RowStore) -> tuple[F32, I64] | None:
         """Scores and ids (Q, k) of so few queries that calls from here would take longer than the search; None if there is no such way."""
@@ -71,7 +73,18 @@ class Way:
             return run(self.backend, self.stages, queries, k, allowed, counts, opening=self.opening, threads=threads, progress=progress)
         seeds, full = self.stages
         return run_exact(
-            self.backend, seeds, self.bounds, full, queries, k, allowed, counts, opening=self.opening, threads=threads, progress=progress
+            self.backend,
+            seeds,
+            self.bounds,
+            full,
+            queries,
+            k,
+            allowed,
+            counts,
+            opening=self.opening,
+            probe=None if self.plan is None else self.plan.over_all,
+            threads=threads,
+            progress=progress,
         )
 
     def over_few(self, queries: F32, k: int, candidates: Sequence[I64], threads: int | None) -> Found:
