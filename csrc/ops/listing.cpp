@@ -31,9 +31,9 @@ void ListProblem::canonical(int64_t query, const int64_t* rows, int64_t count, f
     }
 }
 
-Listing::Listing(const Rows& codes, const Rows& of_rows, int64_t lists) : lists_(lists), rows_(codes.size()) {
-    for (size_t c = 0; c < codes.chunks().size(); ++c) {
-        const Chunk& chunk = codes.chunks()[c];
+Listing::Listing(std::shared_ptr<const Rows> codes, const Rows& of_rows, int64_t lists) : codes_(std::move(codes)), lists_(lists) {
+    for (size_t c = 0; c < codes_->chunks().size(); ++c) {
+        const Chunk& chunk = codes_->chunks()[c];
         const uint16_t* list = lists_of(of_rows.chunks()[c]);
         piece_ = chunk.pieces[0];
         const int64_t stride = piece_.stride, bytes = stride / kPqBlock;

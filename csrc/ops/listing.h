@@ -31,12 +31,13 @@ private:
 class Listing {
 public:
     // of_rows: numbers of lists, all below `lists`, of chunks as long as those of the codes, and of no more than kMostRows.
-    Listing(const Rows& codes, const Rows& of_rows, int64_t lists);
+    Listing(std::shared_ptr<const Rows> codes, const Rows& of_rows, int64_t lists);
 
     static constexpr int64_t kMostRows = 65536;
 
     int64_t lists() const { return lists_; }
-    int64_t rows() const { return rows_; }
+    int64_t rows() const { return codes_->size(); }
+    const Rows& codes() const { return *codes_; }
 
     // The part of a list that one chunk holds.
     struct Part {
@@ -54,7 +55,8 @@ private:
         std::vector<uint16_t> places;
         Aligned codes;
     };
-    int64_t lists_, rows_;
+    std::shared_ptr<const Rows> codes_;
+    int64_t lists_;
     Piece piece_{};
     std::vector<Own> chunks_;
 };
