@@ -164,6 +164,26 @@ def test_tuning_finds_margins(backend: Backend) -> None:
     assert index.audit(asked(300, 2)).recall > 0.85
 
 
+def test_chunks_that_have_not_changed_are_not_listed_again(backend: Backend) -> None:
+    """And rows that come and go are found as if all were."""
+    index = tuned("cosine", STAGES[0], collection(66_000), 1.0)
+    queries = asked(6)
+    changes = (
+        lambda: None,
+        lambda: index.add(collection(3, 9)),
+        lambda: index.add(collection(700, 8)),
+        lambda: index.remove(index.ids[:40_000]),
+        lambda: index.add(collection(26_000, 7)),
+    )
+    for change in changes:
+        change()
+        as_if_tuned(index, 1.0)
+        found = pairs(index.search(queries, 10))
+        assert found == expected(index, backend, queries, 10, index._store._alive[: index._store.total])
+        index._prepared, index._ways = {}, {}
+        assert pairs(index.search(queries, 10)) == found
+
+
 @pytest.mark.parametrize("count", [1, 2, 70])
 def test_few_rows_and_lists_without_any(count: int, backend: Backend) -> None:
     index = tuned("l2", [asx.Lists(64), asx.PQ(4, 4)], collection(count), 1.0)

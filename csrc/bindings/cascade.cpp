@@ -94,9 +94,10 @@ PyLevel list_level(const Target&, const PyRows& rows, const py::array& keys, con
 
 struct PyListing {
     std::shared_ptr<const Listing> listing;
+    py::object owners; // of the memory that it was made from, so that nothing else can come to lie there
 };
 
-PyListing listing(const Target&, const PyRows& rows, const PyRows& codes) {
+PyListing listing(const Target&, const PyRows& rows, const PyRows& codes, const py::object& before) {
     require(rows.lists > 0, "rows: expected those of lists");
     require(codes.subspaces > 0, "codes: expected those of product quantization");
     const auto &a = rows.rows->chunks(), &b = codes.rows->chunks();
@@ -106,8 +107,13 @@ PyListing listing(const Target&, const PyRows& rows, const PyRows& codes) {
                 "rows: expected the same chunks in both, of 65,536 rows at most");
         require(!b[c].weights, "codes: expected rows without scales");
     }
-    const py::gil_scoped_release free;
-    return {std::make_shared<const Listing>(codes.rows, *rows.rows, rows.lists)};
+    const Listing* known = before.is_none() ? nullptr : before.cast<const PyListing&>().listing.get();
+    std::shared_ptr<const Listing> made;
+    {
+        const py::gil_scoped_release free;
+        made = std::make_shared<const Listing>(codes.rows, *rows.rows, rows.lists, known);
+    }
+    return {std::move(made), py::make_tuple(rows.owners, codes.owners)};
 }
 
 // Whether the cascade begins with the codes of the listing, whose lists come second.
@@ -489,7 +495,7 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
         .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false,
              arg("scaling") = py::none())
         .def("list_level", &list_level, arg("rows"), arg("keys"), arg("bound"))
-        .def("listing", &listing, arg("rows"), arg("codes"))
+        .def("listing", &listing, arg("rows"), arg("codes"), arg("before") = py::none())
         .def("listed_top_k", &listed_top_k, arg("listing"), arg("levels"), arg("judge"), arg("k"), arg("allowed"), arg("first"),
              arg("last"))
         .def("list_source", &list_source, arg("rows"), arg("metric"), arg("dim"), arg("directions"), arg("intercept"), arg("slope"),

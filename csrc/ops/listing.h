@@ -30,8 +30,9 @@ private:
 // Packed codes of all rows once more, in the order of lists, each of which begins with a new block.
 class Listing {
 public:
-    // of_rows: numbers of lists, all below `lists`, of chunks as long as those of the codes, and of no more than kMostRows.
-    Listing(std::shared_ptr<const Rows> codes, const Rows& of_rows, int64_t lists);
+    // of_rows: numbers of lists, all below `lists`, of chunks as long as those of the codes, and of no more than kMostRows. What another
+    // listing made of chunks in the same memory, which nobody has freed or written to since, is taken over; or null.
+    Listing(std::shared_ptr<const Rows> codes, const Rows& of_rows, int64_t lists, const Listing* before);
 
     static constexpr int64_t kMostRows = 65536;
 
@@ -50,15 +51,18 @@ public:
 
 private:
     struct Own {
-        int64_t first;
+        const uint8_t *from, *numbers; // memory that it was made from
         std::vector<int64_t> blocks, begins; // of every list, and their ends
         std::vector<uint16_t> places;
         Aligned codes;
     };
+    std::shared_ptr<const Own> listed(const Chunk& codes, const Chunk& of_rows) const;
+
     std::shared_ptr<const Rows> codes_;
     int64_t lists_;
     Piece piece_{};
-    std::vector<Own> chunks_;
+    std::vector<std::shared_ptr<const Own>> chunks_;
+    std::vector<int64_t> first_; // row of every chunk
 };
 
 } // namespace asx

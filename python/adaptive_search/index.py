@@ -853,7 +853,8 @@ class Index:
         if kept is None or kept[0] != self._store.layout:
             rows = part.rows(backend, self._store)
             listed = number > 0 and not self._parts[number - 1].scans
-            listing = backend.listing(self._prepare(backend, number - 1).rows, rows) if listed else None
+            known = kept[1].listing if kept is not None and kept[1].representation is part else None
+            listing = backend.listing(self._prepare(backend, number - 1).rows, rows, known) if listed else None
             kept = (self._store.layout, PreparedStage(part, rows, shortlist, listing=listing))
             self._prepared[backend.name, number] = kept
         return kept[1]

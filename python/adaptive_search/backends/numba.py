@@ -202,7 +202,7 @@ class NumbaBackend:
             own, len(keys), bound, 1.0, scan, lambda part, candidates, k: list_ops.rescore(own, keys[part], candidates, k)
         )
 
-    def listing(self, rows: Rows, codes: Rows) -> None:
+    def listing(self, rows: Rows, codes: Rows, before: object = None) -> None:
         """All rows are scanned."""
 
     def listed_top_k(self, *_: object) -> NoReturn:

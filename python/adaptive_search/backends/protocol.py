@@ -317,9 +317,12 @@ class Backend(Protocol):
     def list_level(self, rows: Rows, keys: F32, bound: Bound) -> Level:
         """The same. It can score named rows, and not scan."""
 
-    def listing(self, rows: Rows, codes: Rows) -> Listing | None:
+    def listing(self, rows: Rows, codes: Rows, before: Listing | None = None) -> Listing | None:
         """PQ codes (of `pq_rows`, without scales) once more, in the order of the lists of ``rows`` (`list_rows`), which have the same
-        chunks, of 65,536 rows at most. None: this backend scans all rows."""
+        chunks, of 65,536 rows at most. None: this backend scans all rows.
+
+        ``before``: one of the same lists when there were other rows. What it knows of chunks whose arrays are the same ones, and as long,
+        is taken over; in arrays, rows may have been written after those in use alone."""
 
     def listed_top_k(
         self, listing: Listing, levels: Sequence[Level], judge: Level, k: int, allowed: Bool | None, first: int, last: int
