@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import adaptive_search as asx
-from adaptive_search.backends.protocol import Backend, CodeChunk
+from adaptive_search.backends.protocol import Backend, Bound, CodeChunk
 from adaptive_search.calibration import Calibration
 from adaptive_search.margins import ErrorModel
 from adaptive_search.representations.coordinates import Coordinates
 from adaptive_search.representations.lists import ListRows
 from adaptive_search.running import Opening
+from adaptive_search.storage import NewSegment, read_state, write_state
 
 DIM = 16
 STAGES: list[list[Any]] = [
@@ -141,6 +142,28 @@ def test_rows_added_later_and_files(dtype: Any, backend: Backend, tmp_path: Path
         assert pairs(asx.Index.open(tmp_path / "index", mmap=mmap).search(queries, 10)) == wanted
 
 
+@pytest.mark.parametrize("mmap", [True, False])
+@pytest.mark.parametrize("number", [13, 65_535])
+def test_a_file_that_names_lists_that_are_not_there(number: int, mmap: bool, tmp_path: Path) -> None:
+    tuned("ip", STAGES[0], collection(500), 1.0).save(tmp_path)
+    state = read_state(tmp_path)
+    arrays = dict(state.segments[0].arrays)
+    name = next(name for name in arrays if name.endswith(".list"))
+    arrays[name] = arrays[name].copy()
+    arrays[name][77] = number
+    write_state(tmp_path, [NewSegment(arrays, state.segments[0].rows)], aux=state.aux, meta=state.meta)
+    with pytest.raises(asx.IndexFormatError, match="not below 13"):
+        asx.Index.open(tmp_path, mmap=mmap)
+
+
+def test_tuning_finds_margins(backend: Backend) -> None:
+    index = asx.Index(DIM, "cosine", cascade=asx.Cascade([*STAGES[0], asx.Full()]), fit_rows=1_500)
+    index.add(collection(1_500))
+    plan = index.tune(asked(300), recall=0.9)
+    assert plan.certified
+    assert index.audit(asked(300, 2)).recall > 0.85
+
+
 def test_chunks_that_have_not_changed_are_not_listed_again(backend: Backend) -> None:
     """And rows that come and go are found as if all were."""
     index = tuned("cosine", STAGES[0], collection(66_000), 1.0)
@@ -253,6 +276,8 @@ def test_backends_check_what_they_are_given(backend: Backend) -> None:
     numbers = np.array([0, 2, 1, 2], np.uint16)
     with pytest.raises(ValueError, match="lists: expected numbers below"):
         backend.list_rows([numbers], 2)
+    with pytest.raises((TypeError, AttributeError)):
+        backend.list_rows([[0, 2, 1]], 3)  # type: ignore[list-item]
     if backend.name == "numba":
         return
     rows, codes = backend.list_rows([numbers], 3), backend.pq_rows([CodeChunk(np.zeros((1, 2, 64), np.uint8), 4)], 2, 8)
@@ -266,6 +291,31 @@ def test_backends_check_what_they_are_given(backend: Backend) -> None:
         backend.listing(rows, others)
     with pytest.raises(ValueError, match="width of the rows"):
         backend.list_rescore(rows, np.zeros((2, 4), np.float32), np.zeros((2, 1), np.int64), 1)
+
+
+def test_a_listing_goes_with_its_own_codes(backend: Backend) -> None:
+    """Codes of another width would be read beyond their end."""
+    rows = backend.list_rows([np.array([0, 2, 1, 2], np.uint16)], 3)
+    small, large = (backend.pq_rows([CodeChunk(np.zeros((1, m, 64), np.uint8), 4)], m, 8) for m in (2, 30))
+    listing = backend.listing(rows, small)
+    if listing is None:
+        return
+    bound = Bound(0.0, 1.0)
+    lists, judge = (
+        backend.list_level(rows, np.zeros((1, 3), np.float32), bound),
+        backend.pq_level(small, np.zeros((1, 2, 256), np.float32), True, bound),
+    )
+    for codes, m in ((small, 2), (large, 30)):
+        levels = [backend.pq_level(codes, np.zeros((1, m, 256), np.float32), True, bound), lists]
+        if codes is small:
+            assert backend.listed_top_k(listing, levels, judge, 4, None, 0, 1)[1].tolist() == [[0, 1, 2, 3]]
+            with pytest.raises(ValueError, match="k: expected at least one"):
+                backend.listed_top_k(listing, levels, judge, 0, None, 0, 1)
+            with pytest.raises(ValueError, match="first: expected queries"):
+                backend.listed_top_k(listing, levels, judge, 4, None, 0, 2)
+        else:
+            with pytest.raises(ValueError, match="expected the codes of the listing, then its lists"):
+                backend.listed_top_k(listing, levels, judge, 4, None, 0, 1)
 
 
 def test_equal_keys_go_to_the_smaller_id_and_rows_count_once(backend: Backend) -> None:

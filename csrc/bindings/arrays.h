@@ -16,6 +16,8 @@ inline void require(bool condition, const char* what) {
 
 // The pointer to a C-contiguous array of T with the given number of axes.
 template <class T> const T* contiguous(const py::array& a, int axes, const char* name) {
+    // Items of a list are taken for arrays unseen.
+    if (!py::isinstance<py::array>(a)) throw py::type_error(std::string(name) + ": expected an array");
     if (!py::isinstance<py::array_t<T>>(a) || a.ndim() != axes || !(a.flags() & py::array::c_style))
         throw py::type_error(std::string(name) + ": expected a C-contiguous array of " + std::to_string(axes) + " axes and dtype " +
                              std::string(py::str(py::dtype::of<T>())) + ", got dtype " + std::string(py::str(a.dtype())) + " with " +

@@ -111,7 +111,7 @@ PyListing listing(const Target&, const PyRows& rows, const PyRows& codes, const 
     std::shared_ptr<const Listing> made;
     {
         const py::gil_scoped_release free;
-        made = std::make_shared<const Listing>(*codes.rows, *rows.rows, rows.lists, known);
+        made = std::make_shared<const Listing>(codes.rows, *rows.rows, rows.lists, known);
     }
     return {std::move(made), py::make_tuple(rows.owners, codes.owners)};
 }
@@ -121,7 +121,7 @@ bool begins_with(const Cascade& cascade, const Listing& listing) {
     if (cascade.levels.size() < 2) return false;
     const auto* codes = dynamic_cast<const PqProblem*>(cascade.levels[0].problem.get());
     const auto* lists = dynamic_cast<const ListProblem*>(cascade.levels[1].problem.get());
-    return codes && lists && lists->lists() == listing.lists() && codes->rows().size() == listing.rows();
+    return codes && lists && &codes->rows() == &listing.codes() && lists->lists() == listing.lists();
 }
 
 // Queries whose best lists are the same, one after the other: these lists, and rows of theirs, are then in the cache.
@@ -437,6 +437,7 @@ py::tuple cascade_rescore(const Target&, const py::sequence& levels, const PyLev
     const PyCascade made = cascade_of(levels, judge, hard);
     const Problem& problem = *judge.level.problem;
     const int64_t queries = candidates.ndim() ? candidates.shape(0) : 0;
+    require(k > 0, "k: expected at least one row");
     require(0 <= first && first <= problem.queries() - queries, "first: expected candidates for queries of the levels");
     const Lists lists = lists_of(candidates, queries, problem.rows().size());
     const float* known = nullptr;

@@ -30,9 +30,10 @@ void ListProblem::canonical(int64_t query, const int64_t* rows, int64_t count, f
     }
 }
 
-Listing::Listing(const Rows& codes, const Rows& of_rows, int64_t lists, const Listing* before) : lists_(lists), rows_(codes.size()) {
-    for (size_t c = 0; c < codes.chunks().size(); ++c) {
-        const Chunk &chunk = codes.chunks()[c], &numbers = of_rows.chunks()[c];
+Listing::Listing(std::shared_ptr<const Rows> codes, const Rows& of_rows, int64_t lists, const Listing* before)
+    : codes_(std::move(codes)), lists_(lists) {
+    for (size_t c = 0; c < codes_->chunks().size(); ++c) {
+        const Chunk &chunk = codes_->chunks()[c], &numbers = of_rows.chunks()[c];
         piece_ = chunk.pieces[0];
         first_.push_back(chunk.first);
         const auto same = [&](const std::shared_ptr<const Own>& own) {

@@ -32,12 +32,13 @@ class Listing {
 public:
     // of_rows: numbers of lists, all below `lists`, of chunks as long as those of the codes, and of no more than kMostRows. What another
     // listing made of chunks in the same memory, which nobody has freed or written to since, is taken over; or null.
-    Listing(const Rows& codes, const Rows& of_rows, int64_t lists, const Listing* before);
+    Listing(std::shared_ptr<const Rows> codes, const Rows& of_rows, int64_t lists, const Listing* before);
 
     static constexpr int64_t kMostRows = 65536;
 
     int64_t lists() const { return lists_; }
-    int64_t rows() const { return rows_; }
+    int64_t rows() const { return codes_->size(); }
+    const Rows& codes() const { return *codes_; }
 
     // The part of a list that one chunk holds.
     struct Part {
@@ -57,7 +58,8 @@ private:
     };
     std::shared_ptr<const Own> listed(const Chunk& codes, const Chunk& of_rows) const;
 
-    int64_t lists_, rows_;
+    std::shared_ptr<const Rows> codes_;
+    int64_t lists_;
     Piece piece_{};
     std::vector<std::shared_ptr<const Own>> chunks_;
     std::vector<int64_t> first_; // row of every chunk

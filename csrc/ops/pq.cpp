@@ -11,6 +11,8 @@ namespace {
 
 constexpr int64_t kAhead = 12288;       // bytes: measured 6 to 18 KiB, all within 15% from 9 KiB on
 
+constexpr int64_t kTagged = 256; // codewords that the kernel tells apart by their tags; of more it would take every canonical sum
+
 constexpr int64_t kTogether = 4;       // sums made at once, as one alone waits for every addition
 constexpr int64_t kTransposedFrom = 4; // queries
 
@@ -73,6 +75,22 @@ PqCodebook prepare_codebook(const float* codebook, int64_t codewords, int64_t di
     }
     book.radius = static_cast<float>(std::min(std::sqrt(largest) * (1.0 + 1e-6), 1e38));
     return book;
+}
+
+// Of the nearest codewords of each part, numbered within it, by canonical sums; the first of equals.
+int32_t nearest_of(const float* row, const float* codebook, int64_t dims, const int32_t* nearest, int64_t parts) {
+    int64_t best = nearest[0];
+    float least = std::numeric_limits<float>::infinity();
+    for (int64_t p = 0; p < parts; ++p) {
+        const int64_t number = p * kTagged + nearest[p];
+        float sum = 0.0f;
+        for (int64_t s = 0; s < dims; ++s) {
+            const float d = row[s] - codebook[number * dims + s];
+            sum = sum + d * d;
+        }
+        if (sum < least) least = sum, best = number;
+    }
+    return static_cast<int32_t>(best);
 }
 
 }  // namespace
@@ -168,28 +186,43 @@ void Codebooks::tables(const KernelTable& table, const float* queries, int64_t c
 
 void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims,
                        int32_t* out) const {
-    const int64_t tiles = (codewords_ + kPqTile - 1) / kPqTile * (dims_ + 2) * kPqTile, each = dims_ * padded_ + dims_ + tiles;
-    std::vector<float> prepared(static_cast<size_t>(subspaces_ * each), std::numeric_limits<float>::infinity());
-    std::vector<PqCodebook> books(static_cast<size_t>(subspaces_));
+    const int64_t parts = (codewords_ + kTagged - 1) / kTagged, most = std::min(codewords_, kTagged);
+    const int64_t padded = (most + 15) / 16 * 16, tiles = (most + kPqTile - 1) / kPqTile * (dims_ + 2) * kPqTile;
+    const int64_t each = dims_ * padded + dims_ + tiles;
+    std::vector<float> prepared(static_cast<size_t>(subspaces_ * parts * each), std::numeric_limits<float>::infinity());
+    std::vector<PqCodebook> books(static_cast<size_t>(subspaces_ * parts));
     for (int64_t m = 0; m < subspaces_; ++m)
-        books[static_cast<size_t>(m)] =
-            prepare_codebook(codebooks_ + m * codewords_ * dims_, codewords_, dims_, padded_, prepared.data() + m * each);
+        for (int64_t p = 0; p < parts; ++p)
+            books[static_cast<size_t>(m * parts + p)] =
+                prepare_codebook(codebooks_ + (m * codewords_ + p * kTagged) * dims_, std::min(codewords_ - p * kTagged, kTagged), dims_,
+                                 padded, prepared.data() + (m * parts + p) * each);
     const bool whole = vector_dims == subspaces_ * dims_;
     constexpr int64_t block = 128;
-    std::vector<float> padded(whole ? 0 : static_cast<size_t>(block * subspaces_ * dims_), 0.0f);
+    std::vector<float> padded_rows(whole ? 0 : static_cast<size_t>(block * subspaces_ * dims_), 0.0f);
     std::vector<float> workspace(static_cast<size_t>(kPqAssigned * dims_));
+    std::vector<int32_t> nearest(static_cast<size_t>(parts > 1 ? parts * block : 0));
     for (int64_t first = 0; first < count; first += block) {
         const int64_t rows = std::min(block, count - first);
         const float* from = vectors + first * stride;
         int64_t step = stride;
         if (!whole) {
             step = subspaces_ * dims_;
-            for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * stride, vector_dims, padded.begin() + r * step);
-            from = padded.data();
+            for (int64_t r = 0; r < rows; ++r) std::copy_n(from + r * stride, vector_dims, padded_rows.begin() + r * step);
+            from = padded_rows.data();
         }
-        for (int64_t m = 0; m < subspaces_; ++m)
-            table.pq_assign(&books[static_cast<size_t>(m)], from + m * dims_, step, rows, workspace.data(), out + first * subspaces_ + m,
-                            subspaces_);
+        for (int64_t m = 0; m < subspaces_; ++m) {
+            int32_t* to = out + first * subspaces_ + m;
+            if (parts == 1) {
+                table.pq_assign(&books[static_cast<size_t>(m)], from + m * dims_, step, rows, workspace.data(), to, subspaces_);
+                continue;
+            }
+            for (int64_t p = 0; p < parts; ++p)
+                table.pq_assign(&books[static_cast<size_t>(m * parts + p)], from + m * dims_, step, rows, workspace.data(),
+                                nearest.data() + p, parts);
+            for (int64_t r = 0; r < rows; ++r)
+                to[r * subspaces_] =
+                    nearest_of(from + r * step + m * dims_, codebooks_ + m * codewords_ * dims_, dims_, nearest.data() + r * parts, parts);
+        }
     }
 }
 

@@ -50,13 +50,14 @@ class Column:
     """A named array of a chunk with ``width`` entries for every row.
 
     ``width`` 0 is one number a row, shape (capacity,). Otherwise rows are padded, shape (capacity, stride), or, if ``blocked``,
-    interleaved by 64, shape (capacity / 64, width, 64).
+    interleaved by 64, shape (capacity / 64, width, 64). ``below``, if not 0, is what all entries are below.
     """
 
     name: str
     dtype: np.dtype
     width: int = 0
     blocked: bool = False
+    below: int = 0
 
     @property
     def stride(self) -> int:

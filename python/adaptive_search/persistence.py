@@ -231,6 +231,9 @@ def _chunk(segment: StoredSegment, store: RowStore) -> tuple[Chunk, I64]:
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise IndexFormatError(f"{file} does not have the arrays of this index: {', '.join(wrong)[:200]}")
+    for name, column in store.columns.items():
+        if column.below and int(segment.arrays[name].max()) >= column.below:
+            raise IndexFormatError(f"{file} has numbers in {name} that are not below {column.below}")
     arrays = dict(segment.arrays)
     ids = arrays.pop("ids")
     return Chunk(arrays, rows, rows, segment), ids

@@ -233,8 +233,8 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
     alone takes as long as the ``limit``."""
     if not candidate.adaptive:
         return Measured(candidate, None, seconds(ground, candidate.stages, queries.vectors, k))
-    alone = replace(candidate.stages[0], shortlist=None, model=None)
-    listed = first_scan(candidate.stages).listing is not None
+    head = first_scan(candidate.stages)
+    alone, listed = replace(head, shortlist=None, model=None), head.listing is not None
     if not listed and seconds(ground, [alone], queries.vectors, k).together >= limit:
         return None
     fitted = fit_models(ground, candidate, queries, k)

@@ -343,7 +343,7 @@ def test_assign_settles_near_ties(backend: Backend, dims: int, offset: float) ->
     np.testing.assert_array_equal(out, oracles.canonical_tables(vectors, codebooks, True).argmin(axis=2))
 
 
-@pytest.mark.parametrize("codewords", [1, 2, 5, 9, 300])
+@pytest.mark.parametrize("codewords", [1, 2, 5, 9, 256, 257, 300, 1000])
 def test_assign_to_any_number_of_codewords(backend: Backend, codewords: int) -> None:
     rng = np.random.default_rng(9)
     codebooks = rng.standard_normal((3, codewords, 5)).astype(np.float32)
@@ -351,6 +351,23 @@ def test_assign_to_any_number_of_codewords(backend: Backend, codewords: int) -> 
     out = np.empty((70, 3), np.int32)
     backend.pq_assign(vectors, codebooks, out)
     np.testing.assert_array_equal(out, oracles.canonical_tables(vectors, codebooks, True).argmin(axis=2))
+
+
+@pytest.mark.parametrize("codewords", [257, 512, 700])
+def test_assign_to_many_codewords_prefers_the_lowest_index(backend: Backend, codewords: int) -> None:
+    """Equal codewords far from each other, near-ties, and vectors whose distances overflow or are none."""
+    rng = np.random.default_rng(11)
+    codebooks = np.take(rng.standard_normal((2, 90, 4)), rng.integers(0, 90, codewords), axis=1).astype(np.float32)
+    pairs = rng.integers(0, codewords, (2, 280, 2))
+    halfway = (codebooks[[0, 1], pairs[0]].astype(np.float64) + codebooks[[0, 1], pairs[1]]) / 2
+    vectors = (halfway + rng.integers(-2, 3, halfway.shape) * 1e-7).reshape(280, 8).astype(np.float32)
+    codebooks[0, :256] *= np.float32(1e30)
+    vectors[:4], vectors[4:6, 0], vectors[6] = 3e38, np.nan, -np.inf
+    out = np.empty((280, 2), np.int32)
+    with np.errstate(all="ignore"):
+        backend.pq_assign(vectors, codebooks, out)
+        expected = oracles.canonical_tables(vectors, codebooks, True)
+    np.testing.assert_array_equal(out, np.where(np.isnan(expected), np.inf, expected).argmin(axis=2))
 
 
 @pytest.mark.parametrize("scale", [1e-38, 1e-22, 1e-19, 1e17, 1e18, 1e19, 3e19, 1e38])
@@ -442,7 +459,7 @@ def test_descend(backend: Backend, bits: int) -> None:
                 assert out.intact
 
 
-@pytest.mark.parametrize("codewords", [1, 2, 5, 9, 300])
+@pytest.mark.parametrize("codewords", [1, 2, 5, 9, 256, 257, 300, 1000])
 def test_descend_to_any_number_of_codewords(backend: Backend, codewords: int) -> None:
     rng = np.random.default_rng(12)
     codebooks = rng.integers(-2, 3, (3, codewords, 5)).astype(np.float32)

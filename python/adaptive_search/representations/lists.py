@@ -86,7 +86,7 @@ class ListRows(Representation):
         self._lists, self._coordinates, self._name = lists, coordinates, name
         self._centroids = centroids
         self._matrix = None if centroids is None else self._compared(centroids)
-        self.columns = (Column(f"{name}.list", np.dtype(np.uint16)),)
+        self.columns = (Column(f"{name}.list", np.dtype(np.uint16), below=lists),)
 
     @property
     def fitted(self) -> bool:
