@@ -93,7 +93,10 @@ def test_small_searches_answer_as_others(metric: Any, stages: list[Any], backend
     with pytest.warns(UserWarning, match="plan is for up to 10"):
         assert_same(index.search(queries[:2], 40), general(index, queries[:2], 40))
     assert_same(index.search(queries[:2], 1_500), general(index, queries[:2], 1_500))
-    assert used() == (0 if backend.name == "numba" or metric == "l2" else 16)
+    if isinstance(stages[0], asx.Lists) and backend.name != "numba" and metric != "l2":
+        assert used() > 0  # lists that leave too much are given up
+    else:
+        assert used() == (0 if backend.name == "numba" or metric == "l2" else 16)
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e30, 3e37])

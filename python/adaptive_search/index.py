@@ -310,7 +310,7 @@ class Index:
             interval=interval,
             n_queries=None if tuned is None else tuned.queries,
             cost_us=None if tuned is None else tuned.cost_us,
-            bytes_per_row=self._store.row_bytes() + searching.listed_bytes(self._parts if self.fitted else ()),
+            bytes_per_row=self._store.row_bytes() + searching.listed_bytes(self._parts if self.fitted else (), self._store),
         )
 
     def _doubt(self, tuned: Calibration) -> str:

@@ -193,7 +193,7 @@ class _Run:
             left = np.flatnonzero(more)
             if len(left):
                 again = np.zeros((len(scored), len(left)), np.int64)
-                scores[left], best[left] = self.part(left).scan(partial(prepare, listed=False), k, visits, again, progress)
+                scores[left], best[left] = self.part(left).scan(partial(prepare, listed=False), k, visits, again, None)
                 scored[:, left] += again
             return scores, best
         if not levels:

@@ -11,8 +11,10 @@ import numpy as np
 from .backends.protocol import Backend, Source
 from .execution import Progress
 from .filters import Allowed
+from .layout import GROUP
 from .representations import Bounded, Representation
 from .representations.full import FullRows
+from .representations.lists import ListRows
 from .rows import RowStore
 from .running import OPENINGS, SMALL, Found, Opening, PreparedStage, first_scan, run, run_exact, run_on_candidates, scan_order
 from .types import F32, I64, Bool
@@ -32,9 +34,12 @@ def sources_of(backend: Backend, stages: Sequence[PreparedStage]) -> tuple[Sourc
     return tuple(found) if len(found) == len(stages) else ()
 
 
-def listed_bytes(parts: Sequence[Representation]) -> int:
-    """Bytes a row of codes that are held once more, in the order of lists, with the row's place."""
-    return sum(after.bytes_per_row + 2 for part, after in pairwise(parts) if not part.scans)
+def listed_bytes(parts: Sequence[Representation], store: RowStore) -> int:
+    """About the bytes a row of codes that are held once more, in the order of lists, and of the row's place: every list of a chunk begins
+    with a block of its own, and half a block of each is empty."""
+    empty = GROUP // 2 * len(store.chunks) / max(store.total, 1)
+    pairs = [(part, after) for part, after in pairwise(parts) if isinstance(part, ListRows)]
+    return sum(round(after.bytes_per_row * (1.0 + empty * part.lists)) + 2 for part, after in pairs)
 
 
 @dataclass(frozen=True)

@@ -361,7 +361,7 @@ def best_plan(
     best: Measured | None = None
     for number, cascade in enumerate(cascades):
         candidate = bench.prepare(cascade)
-        held = sum(column.row_bytes for part in candidate.parts for column in part.columns) + listed_bytes(candidate.parts)
+        held = sum(column.row_bytes for part in candidate.parts for column in part.columns) + listed_bytes(candidate.parts, ground.store)
         if own is not None or memory is None or held <= memory:
             limit = math.inf if best is None else best.cost.together
             one = measure_exact(ground, candidate, tuners, k) if recall == 1.0 else measure(ground, candidate, tuners, k, recall, limit)

@@ -30,6 +30,9 @@ ROUNDS = 10
 ROWS_OF_A_LIST = 64
 """Rows that a centroid is learned from, on average, at most."""
 
+MOST_CHAINED = 4_096
+"""Lists that are put into an order, which takes time by their square."""
+
 GRAIN = 1_024
 """Rows that are assigned at a time."""
 
@@ -87,6 +90,16 @@ class ListRows(Representation):
         self._centroids = centroids
         self._matrix = None if centroids is None else self._compared(centroids)
         self.columns = (Column(f"{name}.list", np.dtype(np.uint16), below=lists),)
+
+    @property
+    def lists(self) -> int:
+        """How many there are."""
+        return self._lists
+
+    @property
+    def bytes_per_row(self) -> int:
+        """None: centroids are read, not rows."""
+        return 0
 
     @property
     def fitted(self) -> bool:
@@ -182,6 +195,8 @@ class ListRows(Representation):
 
 def _chained(centroids: F32) -> F32:
     """In an order in which each is near the one before, so that the lists of a query lie close together."""
+    if len(centroids) > MOST_CHAINED:
+        return centroids
     left = np.ones(len(centroids), np.bool_)
     squares = np.square(centroids, dtype=np.float64).sum(axis=1)
     order = [int(squares.argmin())]
