@@ -28,6 +28,9 @@ OPQ_ROWS, OPQ_ROUNDS = 10_000, 10
 """OPQ's own 50 rounds on all of them take minutes on one thread."""
 CANDIDATES = (10, 15, 20, 25, 30, 40, 50, 60, 70, 80, 100, 120, 150, 200, 250, 300, 400, 600, 800, 1200)
 """Numbers of rows to score exactly that are tried."""
+LISTS = 256
+"""Inverted lists of peers that have them."""
+PROBES = (8, 16, 32, 64, 128)
 LONELY = 30
 
 Search = Callable[[F32], I64]
@@ -130,9 +133,16 @@ def settings(dim: int) -> Iterator[Setting]:
     for dims, subspaces in ((128, 64), (192, 96), (256, 128)):
         if dims < dim:
             yield faiss_setting(f"PCA{dims},PQ{subspaces}x4fs")
-    yield faiss_setting(f"OPQ64_{min(256, dim)},PQ64x4fs")
+    turned = f"OPQ64_{min(256, dim)}"
+    yield faiss_setting(f"{turned},PQ64x4fs")
+    for factory in (f"IVF{LISTS},PQ64x4fs", f"{turned},IVF{LISTS},PQ64x4fs"):
+        built: dict[int, Any] = {}
+        for probes in PROBES:
+            yield faiss_setting(factory, probes, built)
     for dims in (4, 8):
         yield scann_setting(dims)
+    for probes in PROBES:
+        yield scann_setting(8, probes)
     for dims in dict.fromkeys((dim, min(256, dim))):
         for bits in (2, 4):
             yield turbovec_setting(bits, dims)
@@ -143,23 +153,29 @@ def spread(rows: F32, count: int) -> F32:
     return np.ascontiguousarray(rows[:: max(1, len(rows) // count)])
 
 
-def faiss_setting(factory: str) -> Setting:
-    """An index that `faiss.index_factory` makes, with the vectors to refine what it finds."""
+def faiss_setting(factory: str, probes: int = 0, built: dict[int, Any] | None = None) -> Setting:
+    """An index that `faiss.index_factory` makes, with the vectors to refine what it finds; ``probes`` are lists to look at, if it has some.
+    ``built`` remembers what was made of the same rows."""
+    known = {} if built is None else built
 
     def make(rows: F32) -> Refined:
         import faiss
 
         faiss.omp_set_num_threads(1)
-        base = faiss.index_factory(rows.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
-        if factory.startswith("OPQ"):
-            rotation = faiss.downcast_VectorTransform(base.chain.at(0))
-            rotation.max_train_points, rotation.niter = OPQ_ROWS, OPQ_ROUNDS
-        base.train(spread(rows, TRAINING))
-        base.add(rows)
+        base = known.get(id(rows))
+        if base is None:
+            base = known[id(rows)] = faiss.index_factory(rows.shape[1], factory, faiss.METRIC_INNER_PRODUCT)
+            if factory.startswith("OPQ"):
+                rotation = faiss.downcast_VectorTransform(base.chain.at(0))
+                rotation.max_train_points, rotation.niter = OPQ_ROWS, OPQ_ROUNDS
+            base.train(spread(rows, TRAINING))
+            base.add(rows)
         index = faiss.IndexRefineFlat(base, faiss.swig_ptr(rows))
 
         def search(queries: F32, candidates: int) -> I64:
             index.k_factor = candidates / K
+            if probes:
+                faiss.extract_index_ivf(base).nprobe = probes
             ids: I64 = index.search(queries, K)[1]
             return ids
 
@@ -167,16 +183,18 @@ def faiss_setting(factory: str) -> Setting:
         search.held = (base, rows)  # type: ignore[attr-defined]
         return search
 
-    return Setting("faiss", f"{factory} + RFlat", make)
+    return Setting("faiss IVF", f"{factory} + RFlat, {probes} probes", make) if probes else Setting("faiss", f"{factory} + RFlat", make)
 
 
-def scann_setting(dims: int) -> Setting:
-    """Anisotropic 4-bit codes of blocks of so many dims, and reordering."""
+def scann_setting(dims: int, probes: int = 0) -> Setting:
+    """Anisotropic 4-bit codes of blocks of so many dims, and reordering; ``probes``: of so many of `LISTS` leaves of a tree."""
 
     def make(rows: F32) -> Refined:
         from . import peers
 
         def configure(builder: Any) -> Any:
+            if probes:
+                builder = builder.tree(num_leaves=LISTS, num_leaves_to_search=probes, training_sample_size=TRAINING)
             return builder.score_ah(dims, anisotropic_quantization_threshold=0.2).reorder(CANDIDATES[-1])
 
         searcher = peers.scann_searcher(rows, configure)
@@ -188,7 +206,8 @@ def scann_setting(dims: int) -> Setting:
 
         return search
 
-    return Setting("scann", f"AH of {dims} dims + reorder", make)
+    name = f"AH of {dims} dims + reorder"
+    return Setting("scann tree", f"{name}, {probes} leaves", make) if probes else Setting("scann", name, make)
 
 
 def turbovec_setting(bits: int, dims: int) -> Setting:
