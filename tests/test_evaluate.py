@@ -98,7 +98,7 @@ def test_quantizers_are_measured_by_themselves_and_stay_as_they_are() -> None:
 
 
 def test_what_cannot_be_built_says_why_and_stops_nothing() -> None:
-    table = compare(VECTORS, QUERIES, [asx.PQ(41), asx.Prefix(41), asx.Int8(bounded=True), asx.Binary()], metric="l2", among=(20, 30))
+    table = compare(VECTORS, QUERIES, [asx.PQ(41), asx.Prefix(41), asx.Lists(4), asx.Binary()], metric="l2", among=(20, 30))
     *impossible, binary = table.rows
     for row in impossible:
         assert row.why

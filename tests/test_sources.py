@@ -74,8 +74,6 @@ def used(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]
 @pytest.mark.parametrize("stages", STAGES, ids=str)
 @pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
 def test_small_searches_answer_as_others(metric: Any, stages: list[Any], backend: Backend, used: Callable[[], int]) -> None:
-    if metric == "l2" and any(getattr(stage, "bounded", False) for stage in stages):
-        pytest.skip("there are no bounds for l2")
     index = tuned(metric, stages, collection(1_500, 0), 0.5)
     queries = collection(7, 1)
     queries[3] = 0

@@ -47,7 +47,6 @@ def family(dim: int, metric: Metric, uneven: bool, rows: int) -> list[Cascade]:
         Whether the first dims tell nearly as much as the same number of principal directions, as those of Matryoshka embeddings do.
     """
     found: list[list[Stage]] = []
-    bounded = metric != "l2"
     widths = [dims for dims in (64, 128, 192, 256) if dims <= 0.75 * dim]
     # Few dims of an even kind tell little: what scores the survivors then takes all of them.
     middle = min(256, dim) if uneven else dim
@@ -56,19 +55,19 @@ def family(dim: int, metric: Metric, uneven: bool, rows: int) -> list[Cascade]:
         if rows >= LISTED_ROWS:
             lists = min(MOST_LISTS, 1 << round(math.log2(rows / ROWS_OF_A_LIST)))
             head = Lists(lists, min(LIST_DIMS, dim), rotation)
-            found += [[head, PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths[:3]]
-        found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths if dims < middle]
+            found += [[head, PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=True), Full()] for dims in widths[:3]]
+        found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=True), Full()] for dims in widths if dims < middle]
         # Half a byte for every pair of dims: few bytes to read for a single query.
-        found += [[PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=bounded), Full()] for dims in widths[:3]]
+        found += [[PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=True), Full()] for dims in widths[:3]]
         if metric != "l2" and not uneven and 128 <= dim <= MOST_TURNED and rows < LISTED_ROWS:
             # The same bytes keep more of what inner products need, for longer learning.
-            found.append([PQ(64, 4, rotation="opq", anisotropy=WEIGHT), Int8(bounded=bounded), Full()])
+            found.append([PQ(64, 4, rotation="opq", anisotropy=WEIGHT), Int8(bounded=True), Full()])
         if metric == "cosine":
-            found.append([Binary(), Int8(bounded=bounded), Full()])
+            found.append([Binary(), Int8(bounded=True), Full()])
     if dim > 256 and uneven:
-        found.append([Int8(middle, bounded=bounded), Full()])
+        found.append([Int8(middle, bounded=True), Full()])
     if dim >= 16:
-        found.append([Int8(bounded=bounded), Full()])
+        found.append([Int8(bounded=True), Full()])
     return [Cascade(stages) for stages in found]
 
 
@@ -82,9 +81,9 @@ def is_uneven(sample: F32) -> bool:
     return bool(held >= 0.85 * np.square(some @ principal_directions(some, dims).T, dtype=np.float64).sum())
 
 
-def exact_family(dim: int, metric: Metric) -> list[Cascade]:
+def exact_family(dim: int) -> list[Cascade]:
     """Cascades with bounds that cannot fail."""
-    if metric == "l2" or dim < 16:
+    if dim < 16:
         return []
     widths = [dims for dims in (256, dim) if dims <= dim]
     return [Cascade([Int8(dims, bounded=True), Full()]) for dims in dict.fromkeys(widths)]

@@ -356,7 +356,7 @@ def best_plan(
     elif whole:
         cascades = []
     else:
-        cascades = exact_family(dim, metric) if recall == 1.0 else family(dim, metric, is_uneven(sample()), ground.store.live)
+        cascades = exact_family(dim) if recall == 1.0 else family(dim, metric, is_uneven(sample()), ground.store.live)
     flat = seconds(ground, [ground.full], tuners.vectors, k)
     best: Measured | None = None
     for number, cascade in enumerate(cascades):

@@ -58,8 +58,6 @@ BOUNDED = [
 @pytest.mark.parametrize("metric", METRICS)
 def test_exact_search_by_bounds(metric: str, kind: str, stages: list[Any], backend: Backend) -> None:
     """Equal to exact search to the bit, on rows with many ties: one query and a batch, everything allowed and half."""
-    if metric == "l2" and any(isinstance(stage, asx.Int8) and stage.bounded for stage in stages):
-        pytest.skip("no bounds for l2")
     rows, queries = collection(700), questions(40)
     index = filled(rows, metric, kind, asx.Cascade(stages))
     half = np.random.default_rng(0).random(700) < 0.5
@@ -95,11 +93,11 @@ def test_bounds_of_huge_tiny_near_and_sorted_vectors(
         rows[:] = rows[0]
     rows, queries = rows.astype(np.float32), queries.astype(np.float32)
     dims = int(rng.integers(1, dim))
-    stage = asx.Int8(dims, bounded=True) if bytes_ and metric != "l2" else asx.Prefix(dims)
+    stage = asx.Int8(dims, bounded=True) if bytes_ else asx.Prefix(dims)
     check_exact(filled(rows, metric, cascade=asx.Cascade([stage, asx.Full()])), rows, queries, 5, current())
 
 
-@pytest.mark.parametrize("metric", ["ip", "cosine"])
+@pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("stage", [asx.Prefix(64), asx.Int8(64, bounded=True)], ids=str)
 def test_bounds_leave_out_most_rows(metric: str, stage: Any) -> None:
     """Where the first dims hold nearly everything, few whole vectors are looked at; where they hold nothing, the answer is right still."""
@@ -144,9 +142,7 @@ def test_cosines_of_rows_whose_norms_are_hardly_known(stage: Any, backend: Backe
         assert oracles.same_bits(found.scores, scores)
 
 
-def test_int8_has_no_bounds_for_l2() -> None:
-    with pytest.raises(ValueError, match="bounded"):
-        asx.Index(8, "l2", cascade=asx.Cascade([asx.Int8(bounded=True), asx.Full()]))
+def test_bounded_is_true_or_false() -> None:
     with pytest.raises(TypeError, match="bounded"):
         asx.Int8(bounded=2)  # type: ignore[arg-type]
 

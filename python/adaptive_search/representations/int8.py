@@ -15,7 +15,7 @@ from ..margins import Units
 from ..quantizers import Int8Quantizer
 from ..quantizers.int8 import IntegerQueries
 from ..rows import RowStore
-from ..types import F32, I64, Array, Metric
+from ..types import F32, F64, I64, Array, Metric
 from ..validation import check_rotation
 from .base import Bounding, Representation, Stage, query_norms, rounding, score_units, unit_queries
 from .coordinates import ROTATIONS, Coordinates, Rotation
@@ -39,8 +39,8 @@ class Int8(Stage):
         learning takes up to a minute for 384 dims. "random": for vectors whose dims vary very differently, all of them kept.
     bounded : bool
         Hold 4 more bytes a row that say how far its code is from the vector, so that exact searches (``recall=1.0``) can leave out rows
-        that cannot matter. For ``"cosine"`` scores are then products of truncated unit vectors, not re-normalised. Not for ``"l2"``, and
-        not with a rotation.
+        that cannot matter. For ``"cosine"`` scores are then products of truncated unit vectors, not re-normalised; for ``"l2"`` distances
+        by the norms of whole rows. Not with a rotation.
 
     Examples
     --------
@@ -65,8 +65,6 @@ class Int8(Stage):
             raise ValueError("Int8(bounded=True): there are no bounds for rotated codes; leave out the rotation")
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> Int8Rows:
-        if self.bounded and metric == "l2":
-            raise ValueError("Int8(bounded=True): there are no bounds for l2; Prefix has them")
         dims = slabs.dim if self.dims is None else self.dims
         if dims > slabs.dim:
             raise ValueError(f"Int8(dims={dims}) is longer than the vectors, which have {slabs.dim} dims")
@@ -165,6 +163,7 @@ class BoundedInt8Rows(Int8Rows):
 
     With x = c + e + r, the code, its error and the dims that are left out: q . x - q . c = q . e + q . r, and by Cauchy and Schwarz
     q . e + q . r <= sqrt((b |q_first|)^2 + |q_rest|^2) * sqrt((|e| / b)^2 + |r|^2) for any b. The second root is the row's weight.
+    Distances are |q|^2 + |x|^2 - 2 q . x, with the norms of whole vectors.
     """
 
     _cut_off = True
@@ -172,6 +171,8 @@ class BoundedInt8Rows(Int8Rows):
     def __init__(self, quantizer: Int8Quantizer, coordinates: Coordinates, name: str) -> None:
         super().__init__(quantizer, coordinates, name)
         self.columns = (*self.columns, Column(f"{name}.weights", np.dtype(np.float32)))
+        self._sides = 2.0 if self._metric == "l2" else 1.0
+        """How often products count in scores."""
 
     def fit(self, sample: F32) -> Self:
         return self._with(Int8Quantizer("ip").fit(unit_queries(current(), sample, self._metric)[:, : self._dims]), self._coordinates)
@@ -183,21 +184,35 @@ class BoundedInt8Rows(Int8Rows):
         errors = np.square(first.astype(np.float64) - self._quantizer.decode(codes)).sum(axis=1)
         rests = np.square(whole[:, self._dims :], dtype=np.float64).sum(axis=1)
         weights = (np.sqrt(errors / BALANCE**2 + rests) * (1 + 1e-9)).astype(np.float32)
-        return {self.columns[0].name: codes, self.columns[1].name: np.nextafter(weights, np.float32(np.inf))}
+        values: dict[str, Array] = {self.columns[0].name: codes, self.columns[-1].name: np.nextafter(weights, np.float32(np.inf))}
+        if self._metric == "l2":
+            with np.errstate(over="ignore"):  # such rows have no bounds
+                values[self.columns[1].name] = np.square(whole, dtype=np.float64).sum(axis=1).astype(np.float32)
+        return values
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
-        codes, weights = (store.used(column.name) for column in self.columns)
-        return backend.dense_rows("int8", [DenseChunk((own,), None, far) for own, far in zip(codes, weights, strict=True)], store.ids)
+        codes, *norms, weights = (store.used(column.name) for column in self.columns)
+        squares = norms[0] if norms else [None] * len(codes)
+        chunks = [DenseChunk((own,), square, far) for own, square, far in zip(codes, squares, weights, strict=True)]
+        return backend.dense_rows("int8", chunks, store.ids)
 
     def bounded(self, backend: Backend, store: RowStore) -> Int8Bounds | None:
         largest = largest_norm(store.used("norm"), self._metric)
         if largest is None or not self.fitted:
             return None
-        farthest = max((float(weights.max(initial=0.0)) for weights in store.used(self.columns[1].name)), default=0.0)
+        farthest = max((float(weights.max(initial=0.0)) for weights in store.used(self.columns[-1].name)), default=0.0)
         return Int8Bounds(self.rows(backend, store), self, 1.0 if self._metric == "cosine" else largest, farthest)
 
     def _prepare(self, backend: Backend, queries: F32) -> IntegerQueries:
-        return self._quantizer.prepare(np.ascontiguousarray(unit_queries(backend, queries, self._metric)[:, : self._dims]))
+        first = np.ascontiguousarray(unit_queries(backend, queries, self._metric)[:, : self._dims])
+        return self._compared(self._quantizer.prepare(first), query_norms(backend, queries))
+
+    def _compared(self, products: IntegerQueries, norms: F64) -> IntegerQueries:
+        """What codes are scored by, from what gives their products with queries of some norms."""
+        if self._metric != "l2":
+            return products
+        with np.errstate(over="ignore"):
+            return products._replace(factors=-2.0 * products.factors, offsets=np.square(norms).astype(np.float32))
 
     def bound_level(self, backend: Backend, rows: Rows, queries: F32, largest: float, farthest: float, scan: bool) -> Level:
         whole = unit_queries(backend, queries, self._metric).astype(np.float64)
@@ -208,10 +223,11 @@ class BoundedInt8Rows(Int8Rows):
         missing = np.square(first - np.divide(taken, scales, out=first.copy(), where=scales > 0)).sum(axis=1)
         margin = np.sqrt(BALANCE**2 * np.square(first).sum(axis=1) + np.square(whole[:, self._dims :]).sum(axis=1)) * (1 + 1e-9)
         # What the rounded query misses of the code, which is no longer than the row and its error.
-        offset = np.sqrt(missing) * (1 + 1e-6) * (largest + BALANCE * farthest) + rounding(
-            self._metric, self._coordinates.dim, query_norms(backend, queries), largest
-        )
-        return backend.integer_level(rows, *prepared, self._scored, Bound(offset, np.ones(len(queries)), margin), scan)
+        norms = query_norms(backend, queries)
+        offset = self._sides * np.sqrt(missing) * (1 + 1e-6) * (largest + BALANCE * farthest)
+        offset += rounding(self._metric, self._coordinates.dim, norms, largest)
+        bound = Bound(offset, np.ones(len(queries)), self._sides * margin)
+        return backend.integer_level(rows, *self._compared(prepared, norms), self._scored, bound, scan)
 
 
 @dataclass(frozen=True)
