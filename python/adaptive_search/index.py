@@ -27,7 +27,7 @@ from .layout import Slabs
 from .plan import Audit, Plan, as_recall
 from .representations import Bounded, Full, Prefix, Representation, Stage
 from .rows import RowStore, Span
-from .running import Found, Opening, PreparedStage
+from .running import Found, Opening, PreparedStage, first_scan
 from .storage import read_state
 from .transforms import Transform
 from .types import F32, I64, MAX_DIM, Array, IndexFormatError, Kind, Metric, Neighbors
@@ -36,6 +36,9 @@ from .vectors import write_vectors
 
 LEAST_ROWS = 4_096
 """Fewer are searched exactly in less time than a cascade takes to be set up."""
+
+SAMPLE = Opening(share=16)
+"""How exact search finds thresholds where a plan would take too long for that."""
 
 MOST_WAYS = 64
 """Recalls that searches have asked for lately, at most, for which what they need is kept."""
@@ -829,6 +832,9 @@ class Index:
             plan = None
             if tuned is not None and tuned.recall < 1.0 and tuned.queries and isinstance(self._stages[-1], Full):
                 plan = self._planned_way(backend, tuned.margin(tuned.recall))
+                if 2 * first_scan(plan.stages).representation.bytes_per_row > bounds[0].bytes_per_row:
+                    # The plan would take as long as the bounds; it begins with dear codes where no few rows stand out.
+                    plan, opening = None, SAMPLE
             return searching.Way(backend, margins, (seeds, full), tuple(bounds), names, sizes, opening, plan=plan)
         return self._planned_way(backend, margins)
 
