@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +165,7 @@ def test_tuning_finds_margins(backend: Backend) -> None:
     assert index.audit(asked(300, 2)).recall > 0.85
 
 
-def test_chunks_that_have_not_changed_are_not_listed_again(backend: Backend) -> None:
-    """And rows that come and go are found as if all were."""
+def test_rows_that_come_and_go_are_found_as_if_all_were_listed_anew(backend: Backend) -> None:
     index = tuned("cosine", STAGES[0], collection(66_000), 1.0)
     queries = asked(6)
     changes = (
@@ -201,6 +201,34 @@ def test_exact_search_does_without(backend: Backend) -> None:
     assert [stage.stage for stage in stats.stages] == ["Int8(bounded=True), bound", "Full()"]
 
 
+@pytest.mark.parametrize("probes", [True, False], ids=["by the plan", "by a sample"])
+@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+def test_exact_search_takes_thresholds_from_a_plan(metric: Any, probes: bool, backend: Backend) -> None:
+    """Of codes much shorter than the bounds, and not of others. Ids are those of a flat search, whatever the plan misses."""
+    stages = [asx.Lists(20), asx.PQ(4, 4), asx.Int8(bounded=True)] if probes else [asx.Int8(bounded=True)]
+    rows = collection(5_000)
+    index = tuned(metric, stages, rows, -3.0)
+    flat = asx.Index(DIM, metric)
+    flat.add(rows, index.ids)
+    queries, allowed = asked(20), np.random.default_rng(1).random((20, 5_000)) < 0.4
+    allowed[3, 7:] = False
+    assert (index._way(backend, 1.0).plan is not None) == probes
+    for filter_ in (None, allowed[0], list(allowed)):
+        found, expected = index.search(queries, 10, recall=1.0, filter=filter_), flat.search(queries, 10, filter=filter_)
+        np.testing.assert_array_equal(found.ids, expected.ids)
+        assert found.scores.tobytes() == expected.scores.tobytes()
+
+
+def test_a_plan_that_only_exact_search_keeps_gives_no_thresholds(backend: Backend) -> None:
+    """Infinite margins would score every row."""
+    index = tuned("cosine", [asx.PQ(4, 4), asx.Int8(bounded=True)], collection(5_000), 1.0)
+    index._tuned = replace(index._tuned, losses=(0.5,))  # type: ignore[type-var]
+    found, stats = index.search(asked(20), 10, stats=True)
+    assert index._way(backend, None).plan is None
+    np.testing.assert_array_equal(found.ids, index.search(asked(20), 10, recall=1.0).ids)
+    assert len(stats.stages) == 2
+
+
 def test_lists_that_cannot_matter_are_passed_by(backend: Backend) -> None:
     index = tuned("cosine", STAGES[0], collection(3_000), 0.5)
     queries = asked(30)[:20]
@@ -229,8 +257,10 @@ def test_a_row_is_explained_by_its_list(backend: Backend) -> None:
 
 def test_codes_are_held_twice(backend: Backend) -> None:
     with_lists, without = (tuned("ip", stages, collection(500), 1.0) for stages in (STAGES[0], STAGES[0][1:]))
-    # Its number, its place, and two bytes of codes, as half a block of 64 is empty in each of 13 lists.
-    assert with_lists.plan.bytes_per_row == without.plan.bytes_per_row + 2 + 2 + round(2 * (1 + 13 * 32 / 500))
+    # Its number, its place, and two bytes of codes for every place of the blocks that the lists take.
+    sizes = np.bincount(with_lists._store.used("stage.0.list")[0])
+    held = 2 * 64 * int((-(-sizes // 64)).sum()) / 500
+    assert with_lists.plan.bytes_per_row - without.plan.bytes_per_row - 2 - 2 == pytest.approx(held, rel=0.3)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +285,22 @@ def test_lists_come_before_codes_and_nowhere_else(stages: Any) -> None:
 def test_a_number_of_lists_that_cannot_be(lists: int) -> None:
     with pytest.raises(ValueError, match="lists: expected"):
         asx.Lists(lists)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("8",), TypeError, "lists"),
+        ((8.5,), TypeError, "lists"),
+        ((8, 0), ValueError, "dims"),
+        ((8, DIM + 1), ValueError, "longer than the vectors"),
+        ((8, 4, "opq"), ValueError, "rotation"),
+    ],
+    ids=str,
+)
+def test_bad_arguments_of_lists(arguments: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        asx.Index(DIM, "ip", cascade=asx.Cascade([asx.Lists(*arguments), asx.PQ(4), asx.Full()]))
 
 
 @pytest.mark.parametrize(

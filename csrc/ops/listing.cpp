@@ -15,7 +15,7 @@ namespace {
 constexpr size_t kBestLists = 16;       // looked at in the order of their keys; after so many the threshold hardly moves
 constexpr size_t kSeeds = 32;          // rows of which the best give the first threshold
 constexpr double kFew = 512.0;         // rows that may be scored in any case, and
-constexpr double kWorth = 2.0;         // times what it takes to score all rows that may be spent on some of them
+constexpr double kWorth = 0.5;         // times what it takes to score all rows that may be spent on some of them
 constexpr int64_t kPrefetched = 4096;   // bytes of the next list
 
 const uint16_t* lists_of(const Chunk& chunk) { return reinterpret_cast<const uint16_t*>(chunk.pieces[0].base); }

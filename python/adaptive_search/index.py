@@ -829,14 +829,20 @@ class Index:
             pairs = zip(self._stages, self._all_bounds(backend), strict=True)
             names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
             seeds = self._prepare(backend, next(number for number, part in enumerate(self._parts) if part.scans))
-            plan = None
-            if tuned is not None and tuned.recall < 1.0 and tuned.queries and isinstance(self._stages[-1], Full):
-                plan = self._planned_way(backend, tuned.margin(tuned.recall))
-                if 2 * first_scan(plan.stages).representation.bytes_per_row > bounds[0].bytes_per_row:
-                    # The plan would take as long as the bounds; it begins with dear codes where no few rows stand out.
-                    plan, opening = None, SAMPLE
+            plan = self._probing_way(backend)
+            if plan is not None and 2 * first_scan(plan.stages).representation.bytes_per_row > bounds[0].bytes_per_row:
+                # It would take as long as the bounds, as it begins with dear codes: few rows do not stand out.
+                plan, opening = None, SAMPLE
             return searching.Way(backend, margins, (seeds, full), tuple(bounds), names, sizes, opening, plan=plan)
         return self._planned_way(backend, margins)
+
+    def _probing_way(self, backend: Backend) -> searching.Way | None:
+        """The plan, if there is one that finds most of the best rows, and their true scores, for less than exact search."""
+        tuned = self._tuned
+        if tuned is None or tuned.recall == 1.0 or not tuned.queries or not isinstance(self._stages[-1], Full):
+            return None
+        margins = tuned.margin(tuned.recall)
+        return self._planned_way(backend, margins) if math.isfinite(margins) else None
 
     def _planned_way(self, backend: Backend, margins: float) -> searching.Way:
         """Through the stages, with so many deviations of margin."""

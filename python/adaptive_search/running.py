@@ -371,7 +371,8 @@ def run(
     return _run_groups(group, len(queries), widest, visits, threads, progress)
 
 
-Probe = Callable[[F32, int, "Bool | None", I64, "int | None"], Found]
+Probe = Callable[[F32, int, Bool | None, I64, int | None], Found]
+"""``probe(queries, k, allowed, counts, threads)``: a search whose scores are true."""
 
 
 def run_exact(
@@ -402,8 +403,7 @@ def run_exact(
     opening : Opening
         As for `run`.
     probe : callable, optional
-        ``probe(queries, k, allowed, counts, threads)`` finds rows, and their true scores, that are thresholds as good as can be had;
-        otherwise these are up to ``seeds`` and ``opening``.
+        Finds rows whose scores are thresholds about as good as can be had; otherwise these are up to ``seeds`` and ``opening``.
     """
     visits = full.rows.visits
     smallest_first = not full.representation.largest
