@@ -13,9 +13,10 @@ import pytest
 import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend, Bound, CodeChunk
 from adaptive_search.calibration import Calibration
+from adaptive_search.layout import Slabs
 from adaptive_search.margins import ErrorModel
-from adaptive_search.representations.coordinates import Coordinates
-from adaptive_search.representations.lists import ListRows
+from adaptive_search.quantizers.kmeans import far_apart
+from adaptive_search.representations import linked
 from adaptive_search.running import Opening
 from adaptive_search.storage import NewSegment, read_state, write_state
 
@@ -23,8 +24,8 @@ DIM = 16
 STAGES: list[list[Any]] = [
     [asx.Lists(13), asx.PQ(4, 4), asx.Int8()],
     [asx.Lists(5), asx.PQ(6, 4, dims=9, rotation="pca")],
-    [asx.Lists(40, dims=5), asx.PQ(3, 8)],
-    [asx.Lists(9, dims=6, rotation="pca"), asx.PQ(4, 4), asx.Int8()],
+    [asx.Lists(40), asx.PQ(3, 8)],
+    [asx.Lists(9), asx.PQ(4, 4, rotation="opq"), asx.Int8()],
 ]
 
 
@@ -260,7 +261,7 @@ def test_codes_are_held_twice(backend: Backend) -> None:
     # Its number, its place, and two bytes of codes for every place of the blocks that the lists take.
     sizes = np.bincount(with_lists._store.used("stage.0.list")[0])
     held = 2 * 64 * int((-(-sizes // 64)).sum()) / 500
-    assert with_lists.plan.bytes_per_row - without.plan.bytes_per_row - 2 - 2 == pytest.approx(held, rel=0.3)
+    assert with_lists.plan.bytes_per_row - without.plan.bytes_per_row - 2 - 4 == pytest.approx(held, rel=0.3)
 
 
 @pytest.mark.parametrize(
@@ -292,9 +293,7 @@ def test_a_number_of_lists_that_cannot_be(lists: int) -> None:
     [
         (("8",), TypeError, "lists"),
         ((8.5,), TypeError, "lists"),
-        ((8, 0), ValueError, "dims"),
-        ((8, DIM + 1), ValueError, "longer than the vectors"),
-        ((8, 4, "opq"), ValueError, "rotation"),
+        ((None,), TypeError, "lists"),
     ],
     ids=str,
 )
@@ -315,41 +314,55 @@ def test_bad_arguments_of_lists(arguments: Any, error: type[Exception], words: s
     ids=str,
 )
 def test_a_state_that_cannot_be_is_refused(state: Any) -> None:
+    lists, _ = linked(stage.bind(Slabs(DIM, "float32", ()), "ip", "x") for stage in (asx.Lists(4), asx.PQ(4)))
     with pytest.raises(ValueError, match="state: expected centroids"):
-        ListRows(4, Coordinates("ip", DIM, DIM, None), "x").restore(state)
+        lists.restore(state)
+    with pytest.raises(TypeError, match="lists go before codes"):
+        lists.before(lists)
+
+
+def coded(backend: Backend, count: int, subspaces: int = 2) -> Any:
+    """Rows whose codes, of 8 bits, are 0, 1, 2 and so on."""
+    packed = np.zeros((-(-count // 64), subspaces, 64), np.uint8)
+    packed[:] = np.arange(len(packed) * 64).reshape(len(packed), 1, 64)
+    return backend.pq_rows([CodeChunk(packed, count)], subspaces, 8)
 
 
 def test_backends_check_what_they_are_given(backend: Backend) -> None:
     numbers = np.array([0, 2, 1, 2], np.uint16)
     with pytest.raises(ValueError, match="lists: expected numbers below"):
-        backend.list_rows([numbers], 2)
+        backend.list_rows([numbers], coded(backend, 2))
     with pytest.raises((TypeError, AttributeError)):
-        backend.list_rows([[0, 2, 1]], 3)  # type: ignore[list-item]
+        backend.list_rows([[0, 2, 1]], coded(backend, 3))  # type: ignore[list-item]
     if backend.name == "numba":
         return
-    rows, codes = backend.list_rows([numbers], 3), backend.pq_rows([CodeChunk(np.zeros((1, 2, 64), np.uint8), 4)], 2, 8)
+    rows, codes = backend.list_rows([numbers], coded(backend, 3)), coded(backend, 4)
+    with pytest.raises(ValueError, match="centroids: expected codes"):
+        backend.list_rows([numbers], rows)
+    with pytest.raises(ValueError, match="centroids: expected 1 to 65,536"):
+        backend.list_rows([numbers], coded(backend, 0))
     assert backend.listing(rows, codes) is not None
     with pytest.raises(ValueError, match="rows: expected those of lists"):
         backend.listing(codes, codes)
     with pytest.raises(ValueError, match="codes: expected those of product"):
         backend.listing(rows, rows)
-    others = backend.pq_rows([CodeChunk(np.zeros((1, 2, 64), np.uint8), 5)], 2, 8)
+    others = coded(backend, 5)
     with pytest.raises(ValueError, match="rows: expected the same chunks"):
         backend.listing(rows, others)
-    with pytest.raises(ValueError, match="width of the rows"):
-        backend.list_rescore(rows, np.zeros((2, 4), np.float32), np.zeros((2, 1), np.int64), 1)
+    with pytest.raises(ValueError, match="tables: expected"):
+        backend.list_rescore(rows, np.zeros((2, 4, 256), np.float32), np.zeros((2, 1), np.int64), 1, True)
 
 
 def test_a_listing_goes_with_its_own_codes(backend: Backend) -> None:
     """Codes of another width would be read beyond their end."""
-    rows = backend.list_rows([np.array([0, 2, 1, 2], np.uint16)], 3)
-    small, large = (backend.pq_rows([CodeChunk(np.zeros((1, m, 64), np.uint8), 4)], m, 8) for m in (2, 30))
+    rows = backend.list_rows([np.array([0, 2, 1, 2], np.uint16)], coded(backend, 3))
+    small, large = coded(backend, 4), coded(backend, 4, 30)
     listing = backend.listing(rows, small)
     if listing is None:
         return
     bound = Bound(0.0, 1.0)
     lists, judge = (
-        backend.list_level(rows, np.zeros((1, 3), np.float32), bound),
+        backend.list_level(rows, np.zeros((1, 2, 256), np.float32), True, bound),
         backend.pq_level(small, np.zeros((1, 2, 256), np.float32), True, bound),
     )
     for codes, m in ((small, 2), (large, 30)):
@@ -366,10 +379,71 @@ def test_a_listing_goes_with_its_own_codes(backend: Backend) -> None:
 
 
 def test_equal_keys_go_to_the_smaller_id_and_rows_count_once(backend: Backend) -> None:
-    rows = backend.list_rows([np.array([1, 0, 1, 0], np.uint16), np.array([2], np.uint16)], 3, np.array([9, 8, 7, 6, 5]))
-    keys = np.array([[1.0, 2.0, -0.0], [0.0, 0.0, 0.0]], np.float32)
+    numbers, ids = [np.array([1, 0, 1, 0], np.uint16), np.array([2], np.uint16)], np.array([9, 8, 7, 6, 5])
+    rows = backend.list_rows(numbers, coded(backend, 3), ids)
+    tables = np.zeros((2, 2, 256), np.float32)
+    tables[0, 1, :3] = 1.0, 2.0, 0.5
     candidates = np.array([[0, 1, 2, -1, 2, 4], [3, 2, 1, 0, 4, 4]])
-    scores, found = backend.list_rescore(rows, keys, candidates, 5)
+    scores, found = backend.list_rescore(rows, tables, candidates, 5, True)
     assert found.tolist() == [[2, 0, 1, 4, -1], [4, 3, 2, 1, 0]]
-    assert scores[0, :4].tolist() == [2.0, 2.0, 1.0, 0.0]
+    assert scores[0, :4].tolist() == [2.0, 2.0, 1.0, 0.5]
     assert np.isnan(scores[0, 4])
+    scores, found = backend.list_rescore(rows, tables, candidates, 5, False)
+    assert found.tolist() == [[4, 1, 2, 0, -1], [4, 3, 2, 1, 0]]
+    assert scores[0, :4].tolist() == [0.5, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("lists", [1, 31, 33, 64, 97, 4_200])
+def test_lists_are_as_good_as_their_centroids(lists: int, whole: bool, bits: int, backend: Backend) -> None:
+    """Whether keys are looked up for rows, or made for all lists at once: one row of each list, its number as its only code."""
+    random = np.random.default_rng(lists)
+    numbers = random.permutation(lists).astype(np.uint16)
+    packed = random.integers(0, 256, (-(-lists // 64), 5 if bits == 8 else 3, 64), np.uint8)
+    centroids = backend.pq_rows([CodeChunk(packed, lists)], 5, bits)
+    rows = backend.list_rows([numbers], centroids)
+    codes = backend.pq_rows([CodeChunk(np.zeros_like(packed), lists)], 5, bits)
+    tables = random.integers(0, 63, (3, 5, 1 << bits)).astype(np.float32)
+    if not whole:
+        tables += random.standard_normal(tables.shape, np.float32)
+    everything = np.tile(np.arange(lists), (3, 1))
+    scores, found = backend.list_rescore(rows, tables, everything, lists, True)
+    of_centroids, best = backend.pq_rescore(centroids, tables, everything, lists, True)
+    assert np.array_equal(scores, of_centroids)
+    np.testing.assert_array_equal(np.sort(numbers[found], axis=1), np.sort(best, axis=1))
+    listing = backend.listing(rows, codes)
+    if listing is None:
+        return
+    # All codes are alike, and lists decide: their keys are the scores of what the search finds.
+    flat = backend.pq_level(codes, tables, True, Bound(1e9, 1.0))
+    levels = [flat, backend.list_level(rows, tables, True, Bound(0.0, 1.0))]
+    k = min(lists, 7)
+    judge = backend.list_level(rows, tables, True, Bound(0.0, 1.0))
+    got, _, _, left = backend.listed_top_k(listing, levels, judge, k, None, 0, 3)
+    assert not left.any()
+    assert np.array_equal(got, scores[:, :k])
+
+
+def test_points_far_apart(backend: Backend) -> None:
+    random = np.random.default_rng(0)
+    clumps = 100.0 * random.standard_normal((40, 6))
+    points = (clumps[random.integers(0, 40, 4_000)] + 0.01 * random.standard_normal((4_000, 6))).astype(np.float32)
+    with asx.use_backend(backend.name):
+        chosen = far_apart(points, 80, 3)
+    assert chosen.shape == (80, 6)
+    assert len(np.unique(chosen, axis=0)) == 80
+    assert {tuple(point) for point in chosen} <= {tuple(point) for point in points}
+    # Of 80 that were picked evenly about five clumps in forty would have none.
+    nearest = np.square(clumps[:, None] - chosen[None].astype(np.float64)).sum(axis=2).min(axis=1)
+    assert nearest.max() < 1.0
+    with asx.use_backend(asx.backends()[0]):
+        np.testing.assert_array_equal(far_apart(points, 80, 3), chosen)
+
+
+@pytest.mark.parametrize(("distinct", "count"), [(1, 5), (3, 70), (50, 50), (2, 2)])
+def test_no_more_points_than_there_are(distinct: int, count: int) -> None:
+    points = np.repeat(np.random.default_rng(1).standard_normal((distinct, 4), np.float32), 20, axis=0)
+    chosen = far_apart(points, count, 0)
+    assert chosen.shape == (count, 4)
+    assert len(np.unique(chosen, axis=0)) == min(distinct, count)

@@ -29,7 +29,7 @@ STAGES: list[list[Any]] = [
     [asx.Int8(9, rotation="random"), asx.PQ(3, dims=10)],
     [asx.Int8(7)],
     [asx.Lists(9), asx.PQ(5, 4), asx.Int8()],
-    [asx.Lists(9, 7, "random"), asx.PQ(5, 4)],
+    [asx.Lists(9), asx.PQ(5, 4, dims=7, rotation="random")],
 ]
 
 

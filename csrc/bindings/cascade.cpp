@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <optional>
 
 #include "ops/cascade.h"
 #include "ops/codes.h"
@@ -12,6 +14,8 @@
 namespace asx {
 
 namespace {
+
+constexpr int64_t kEntering = 256;      // queries that are led to their lists together
 
 struct PyLevel {
     Level level;
@@ -86,10 +90,10 @@ PyLevel pq_level(const Target& self, const PyRows& rows, const py::array& tables
     return std::move(b).with(pq_problem(self, rows, tables, largest, scaling, scan), py::make_tuple(rows.owners, tables));
 }
 
-PyLevel list_level(const Target&, const PyRows& rows, const py::array& keys, const py::object& bound) {
-    Bound b(bound, keys.shape(0));
+PyLevel list_level(const Target& self, const PyRows& rows, const py::array& tables, bool largest, const py::object& bound) {
+    Bound b(bound, tables.shape(0));
     require(b.margin.empty(), "bound: lists have no margins by row");
-    return std::move(b).with(list_problem(rows, keys), py::make_tuple(rows.owners, keys));
+    return std::move(b).with(list_problem(self, rows, tables, largest), py::make_tuple(rows.owners, tables));
 }
 
 struct PyListing {
@@ -97,23 +101,24 @@ struct PyListing {
     py::object owners; // of the memory that it was made from, so that nothing else can come to lie there
 };
 
-PyListing listing(const Target&, const PyRows& rows, const PyRows& codes, const py::object& before) {
-    require(rows.lists > 0, "rows: expected those of lists");
+// None if there are too many rows.
+py::object listing(const Target&, const PyRows& rows, const PyRows& codes, const py::object& before) {
+    require(rows.centroids != nullptr, "rows: expected those of lists");
     require(codes.subspaces > 0, "codes: expected those of product quantization");
     const auto &a = rows.rows->chunks(), &b = codes.rows->chunks();
     require(a.size() == b.size(), "rows: expected the same chunks in both");
     for (size_t c = 0; c < a.size(); ++c) {
-        require(a[c].rows == b[c].rows && a[c].rows <= Listing::kMostRows,
-                "rows: expected the same chunks in both, of 65,536 rows at most");
+        require(a[c].rows == b[c].rows, "rows: expected the same chunks in both");
         require(!b[c].weights, "codes: expected rows without scales");
     }
+    if (codes.rows->size() > Listing::kMostRows) return py::none();
     const Listing* known = before.is_none() ? nullptr : before.cast<const PyListing&>().listing.get();
     std::shared_ptr<const Listing> made;
     {
         const py::gil_scoped_release free;
-        made = std::make_shared<const Listing>(codes.rows, *rows.rows, rows.lists, known);
+        made = std::make_shared<const Listing>(codes.rows, *rows.rows, rows.centroids->rows->size(), known);
     }
-    return {std::move(made), py::make_tuple(rows.owners, codes.owners)};
+    return py::cast(PyListing{std::move(made), py::make_tuple(rows.owners, codes.owners)});
 }
 
 // Whether the cascade begins with the codes of the listing, whose lists come second.
@@ -122,18 +127,6 @@ bool begins_with(const Cascade& cascade, const Listing& listing) {
     const auto* codes = dynamic_cast<const PqProblem*>(cascade.levels[0].problem.get());
     const auto* lists = dynamic_cast<const ListProblem*>(cascade.levels[1].problem.get());
     return codes && lists && &codes->rows() == &listing.codes() && lists->lists() == listing.lists();
-}
-
-// Queries whose best lists are the same, one after the other: these lists, and rows of theirs, are then in the cache.
-std::vector<int64_t> in_order_of_lists(const Cascade& cascade, int64_t first, int64_t last) {
-    const auto& lists = static_cast<const ListProblem&>(*cascade.levels[1].problem);
-    std::vector<std::pair<int64_t, int64_t>> order;
-    for (int64_t q = first; q < last; ++q)
-        order.emplace_back(std::max_element(lists.keys(q), lists.keys(q) + lists.lists()) - lists.keys(q), q);
-    std::sort(order.begin(), order.end());
-    std::vector<int64_t> out;
-    for (const auto& [list, q] : order) out.push_back(q);
-    return out;
 }
 
 struct PyCascade {
@@ -309,9 +302,20 @@ py::tuple listed_top_k(const Target&, const PyListing& listing, const py::sequen
     CascadeScan scan(made.cascade, k, map, nullptr);
     {
         const py::gil_scoped_release free;
-        for (const int64_t q : in_order_of_lists(*made.cascade, first, last)) {
-            more[q - first] = !scan.search(q, *listing.listing);
-            scan.finish_query(q, s + (q - first) * k, r + (q - first) * k);
+        for (int64_t from = first; from < last; from += kEntering) {
+            const int64_t to = std::min(last, from + kEntering);
+            std::vector<CascadeScan::Entrance> entrances;
+            std::vector<int64_t> order(static_cast<size_t>(to - from));
+            for (int64_t q = from; q < to; ++q) entrances.push_back(scan.enter(q));
+            std::iota(order.begin(), order.end(), int64_t{0});
+            const auto entrance = [&](int64_t i) -> const CascadeScan::Entrance& { return entrances[static_cast<size_t>(i)]; };
+            // Queries whose best lists are the same, one after the other: these lists, and rows of theirs, are then in the cache.
+            std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return entrance(a).best < entrance(b).best; });
+            for (const int64_t i : order) {
+                const int64_t q = from + i;
+                more[q - first] = !scan.search(q, entrance(i), *listing.listing);
+                scan.finish_query(q, s + (q - first) * k, r + (q - first) * k);
+            }
         }
     }
     return py::make_tuple(scores, rows, counts_of(scan, first, last - first), left);
@@ -357,25 +361,26 @@ PySource integer_source(const Target& self, const PyRows& rows, const std::strin
 }
 
 PySource pq_source(const Target& self, const PyRows& rows, const std::string& metric, int64_t dim, int64_t dims,
-                   const py::object& directions, double intercept, double slope, const py::array& codebooks, const py::object& rotation) {
+                   const py::object& directions, double intercept, double slope, const py::array& codebooks, const py::object& rotation,
+                   const py::object& lists) {
+    std::optional<CodedLists> before;
+    py::object of_lists = py::none();
+    if (!lists.is_none()) {
+        const auto [numbers, line] = lists.cast<std::pair<PyRows, std::pair<double, double>>>();
+        require(numbers.centroids && numbers.centroids->subspaces == rows.subspaces && numbers.centroids->bits == rows.bits,
+                "lists: expected those whose centroids are coded as rows are");
+        require(numbers.rows->size() == rows.rows->size(), "lists: expected the same rows");
+        before = CodedLists{numbers.rows, numbers.centroids->rows, {line.first, line.second}};
+        of_lists = numbers.owners;
+    }
     const Coded coded = coded_of(dim, dims, directions, false);
     const float* books = contiguous<float>(codebooks, 3, "codebooks");
     require(codebooks.shape(0) == rows.subspaces && codebooks.shape(1) == int64_t{1} << rows.bits, "codebooks: expected those of the rows");
     require(dims <= codebooks.shape(0) * codebooks.shape(2), "dims: wider than the codebooks");
     return {std::make_shared<PqSource>(*self.table, rows.rows, product_of(metric), dim, coded, Line{intercept, slope},
                                        Codebooks(books, codebooks.shape(0), codebooks.shape(1), codebooks.shape(2)), rows.subspaces,
-                                       rows.bits, matrix_of(rotation, dims, dims, "rotation")),
-            py::make_tuple(rows.owners, directions, codebooks, rotation)};
-}
-
-PySource list_source(const Target& self, const PyRows& rows, const std::string& metric, int64_t dim, const py::object& directions,
-                     double intercept, double slope, const py::array& centroids) {
-    require(rows.lists > 0, "rows: expected those of lists");
-    const float* c = contiguous<float>(centroids, 2, "centroids");
-    require(centroids.shape(0) == rows.lists, "centroids: expected one for each list");
-    const Coded coded = coded_of(dim, centroids.shape(1), directions, false);
-    return {std::make_shared<ListSource>(*self.table, rows.rows, product_of(metric), dim, coded, Line{intercept, slope}, c, rows.lists),
-            py::make_tuple(rows.owners, directions, centroids)};
+                                       rows.bits, matrix_of(rotation, dims, dims, "rotation"), std::move(before)),
+            py::make_tuple(rows.owners, directions, codebooks, rotation, of_lists)};
 }
 
 // None if some query's scores are too large for float32, or lists leave too much.
@@ -402,21 +407,18 @@ py::object source_top_k(const Target&, const py::sequence& sources, const py::ar
         Cascade cascade;
         for (size_t i = 0; i < all.size(); ++i) {
             const bool last = i + 1 == all.size();
-            auto level = all[i]->level(q, count, !by_lists && (i == 0 || last));
-            if ((too_large = !level)) break;
-            if (last)
-                cascade.judge = std::move(*level);
-            else
-                cascade.levels.push_back(std::move(*level));
+            if ((too_large = !all[i]->add(q, count, !by_lists && (i == 0 || last), cascade.levels))) break;
         }
         if (!too_large) {
+            cascade.judge = std::move(cascade.levels.back());
+            cascade.levels.pop_back();
             cascade.flat = !by_lists, cascade.hard = false;
             const auto made = std::make_shared<const Cascade>(std::move(cascade));
             if (by_lists) {
                 fitting = begins_with(*made, *by_lists);
                 CascadeScan scan(made, k, map, nullptr);
                 for (int64_t i = 0; fitting && i < count && !given_up; ++i) {
-                    given_up = !scan.search(i, *by_lists);
+                    given_up = !scan.search(i, scan.enter(i), *by_lists);
                     scan.finish_query(i, s + i * k, r + i * k);
                 }
             } else {
@@ -494,17 +496,15 @@ void register_cascades(py::module_& m, py::class_<Target>& target) {
         .def("hamming_level", &hamming_level, arg("rows"), arg("codes"), arg("bound"), arg("scan") = false)
         .def("pq_level", &pq_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"), arg("scan") = false,
              arg("scaling") = py::none())
-        .def("list_level", &list_level, arg("rows"), arg("keys"), arg("bound"))
+        .def("list_level", &list_level, arg("rows"), arg("tables"), arg("largest"), arg("bound"))
         .def("listing", &listing, arg("rows"), arg("codes"), arg("before") = py::none())
         .def("listed_top_k", &listed_top_k, arg("listing"), arg("levels"), arg("judge"), arg("k"), arg("allowed"), arg("first"),
              arg("last"))
-        .def("list_source", &list_source, arg("rows"), arg("metric"), arg("dim"), arg("directions"), arg("intercept"), arg("slope"),
-             arg("centroids"))
         .def("full_source", &full_source, arg("rows"), arg("metric"))
         .def("integer_source", &integer_source, arg("rows"), arg("metric"), arg("dim"), arg("directions"), arg("whole"), arg("intercept"),
              arg("slope"), arg("scales"))
         .def("pq_source", &pq_source, arg("rows"), arg("metric"), arg("dim"), arg("dims"), arg("directions"), arg("intercept"),
-             arg("slope"), arg("codebooks"), arg("rotation"))
+             arg("slope"), arg("codebooks"), arg("rotation"), arg("lists") = py::none())
         .def("source_top_k", &source_top_k, arg("sources"), arg("queries"), arg("k"), arg("listed"), arg("share"), arg("guess"),
              arg("allowed"), arg("listing") = py::none())
         .def("level_scan", &level_scan, arg("level"), arg("k"), arg("allowed") = py::none(), arg("floors") = py::none(), arg("share") = 1)

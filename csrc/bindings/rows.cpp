@@ -18,7 +18,10 @@ const float* per_row(const py::object& values, int64_t rows, const char* name) {
 
 PyRows finished(Rows rows, const py::sequence& chunks, const py::object& ids) {
     require(ids.is_none() || ids.cast<py::array>().size() == rows.size(), "ids: expected one per row");
-    return {std::make_shared<const Rows>(std::move(rows)), py::make_tuple(chunks, ids)};
+    PyRows out;
+    out.rows = std::make_shared<const Rows>(std::move(rows));
+    out.owners = py::make_tuple(chunks, ids);
+    return out;
 }
 
 }  // namespace
@@ -111,8 +114,11 @@ PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py
     return result;
 }
 
-PyRows list_rows(const py::sequence& chunks, int64_t lists, const py::object& ids) {
-    require(lists >= 1 && lists <= 65536, "lists: expected 1 to 65,536");
+PyRows list_rows(const py::sequence& chunks, const PyRows& centroids, const py::object& ids) {
+    const int64_t lists = centroids.rows->size();
+    require(centroids.subspaces > 0, "centroids: expected codes of product quantization");
+    require(lists >= 1 && lists <= 65536, "centroids: expected 1 to 65,536");
+    for (const Chunk& chunk : centroids.rows->chunks()) require(!chunk.weights, "centroids: expected rows without scales");
     std::vector<Chunk> out;
     for (const py::handle& item : chunks) {
         const auto a = py::reinterpret_borrow<py::array>(item);
@@ -124,7 +130,8 @@ PyRows list_rows(const py::sequence& chunks, int64_t lists, const py::object& id
         out.push_back(std::move(chunk));
     }
     PyRows result = finished(Rows(kInt8, {1}, std::move(out), ids_pointer(ids)), chunks, ids);
-    result.lists = lists;
+    result.owners = py::make_tuple(result.owners, centroids.owners);
+    result.centroids = std::make_shared<const PyRows>(centroids);
     return result;
 }
 

@@ -17,7 +17,7 @@ struct PyRows {
     py::object owners;          // of the memory behind the pieces
     int64_t subspaces = 0;      // product quantization
     int bits = 0;
-    int64_t lists = 0;          // inverted lists
+    std::shared_ptr<const PyRows> centroids; // of inverted lists, coded
 };
 
 struct PyScan {
@@ -39,7 +39,7 @@ Piece piece_of(const py::array& a, py::ssize_t item_bytes);
 PyRows dense_rows(const std::string& kind, const py::sequence& chunks, const py::object& ids);
 PyRows bit_rows(const py::sequence& chunks, int64_t bits, const py::object& ids);
 PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids);
-PyRows list_rows(const py::sequence& chunks, int64_t lists, const py::object& ids);
+PyRows list_rows(const py::sequence& chunks, const PyRows& centroids, const py::object& ids);
 
 // What each stage of a cascade scored for some queries, (stages, count).
 py::array_t<int64_t> counts_of(const Scan& scan, int64_t first, int64_t count);

@@ -65,9 +65,9 @@ std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, co
     return without_gil<PqProblem>(*self.table, rows.rows, rows.subspaces, rows.bits, t, tables.shape(0), largest, std::move(terms), scan);
 }
 
-std::shared_ptr<ListProblem> list_problem(const PyRows& rows, const py::array& keys) {
-    require(rows.lists > 0, "rows: expected those of lists");
-    return std::make_shared<ListProblem>(rows.rows, queries_of<float>(keys, rows.lists, "keys"), keys.shape(0), rows.lists);
+std::shared_ptr<ListProblem> list_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest) {
+    require(rows.centroids != nullptr, "rows: expected those of lists");
+    return std::make_shared<ListProblem>(rows.rows, pq_problem(self, *rows.centroids, tables, largest, py::none(), false));
 }
 
 namespace {
@@ -410,14 +410,16 @@ void register_targets(py::module_& m) {
         .def("hamming_distances", &hamming_distances_op, arg("rows"), arg("codes"), arg("out"), arg("first"), arg("last"))
         .def(
             "list_rows",
-            [](const Target&, const py::sequence& chunks, int64_t lists, const py::object& ids) { return list_rows(chunks, lists, ids); },
-            arg("chunks"), arg("lists"), arg("ids") = py::none())
+            [](const Target&, const py::sequence& chunks, const PyRows& centroids, const py::object& ids) {
+                return list_rows(chunks, centroids, ids);
+            },
+            arg("chunks"), arg("centroids"), arg("ids") = py::none())
         .def(
             "list_rescore",
-            [](const Target&, const PyRows& rows, const py::array& keys, const py::array& candidates, int64_t k) {
-                return pair_of(rescored(*list_problem(rows, keys), candidates, k));
+            [](const Target& self, const PyRows& rows, const py::array& tables, const py::array& candidates, int64_t k, bool largest) {
+                return pair_of(rescored(*list_problem(self, rows, tables, largest), candidates, k));
             },
-            arg("rows"), arg("keys"), arg("candidates"), arg("k"))
+            arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"))
         .def(
             "pq_rows",
             [](const Target&, const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids) {

@@ -43,7 +43,7 @@ std::shared_ptr<IntegerProblem> integer_problem(const Target& self, const PyRows
                                                 const py::array& offsets, const std::string& metric, const double* margins, bool scan);
 std::shared_ptr<PqProblem> pq_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest,
                                       const py::object& scaling, bool scan);
-std::shared_ptr<ListProblem> list_problem(const PyRows& rows, const py::array& keys);
+std::shared_ptr<ListProblem> list_problem(const Target& self, const PyRows& rows, const py::array& tables, bool largest);
 
 void register_targets(py::module_& m);
 

@@ -94,8 +94,15 @@ struct Shape {
     int64_t (*packed_bytes)(const Queries*);
     void (*pack)(const Queries*, void* packed);
     int64_t (*scan)(const Block*, const void* packed, const float* thresholds, Survivors*);
-    // fills out[query * out_stride + row] with plain sums (dense) or distances (Hamming, as int32); null where not offered
+    // fills out[query * out_stride + row] with plain sums (dense), distances (Hamming, as int32) or keys (PQ without scales); null where not
+    // offered
     void (*fill)(const Block*, const void* packed, void* out, int64_t out_stride);
+};
+
+// Packed rows somewhere: a list, or a part of one. Its codes begin a block.
+struct PqRun {
+    const uint8_t* codes;
+    int64_t rows; // at most kBlockRows
 };
 
 constexpr int kPqTile = 8; // codewords of a tile
@@ -158,6 +165,10 @@ struct KernelTable {
     // scale, bias and slack from `squares`; or from known canonical norms
     void (*dense_terms)(const Block*, const float* norms);
     void (*unpack[kKinds])(const Piece*, int64_t rows, float* out, int64_t out_stride);
+
+    // Runs of rows, one after the other, for one query that was packed by itself; without scales. Survivors name their run instead of a query.
+    // Returns how many runs are finished: all of them, or fewer when the survivor buffer might not hold the next one.
+    int64_t (*pq_runs[2])(const PqRun* runs, int64_t count, int64_t subspaces, const void* packed, float threshold, Survivors*);
 
     // codebook: (dims, padded) transposed, padded to a multiple of 16 codewords; see backends/protocol.py for the order of summation
     void (*pq_table)(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, bool squared, float* out);

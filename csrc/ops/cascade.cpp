@@ -135,13 +135,11 @@ float CascadeScan::threshold(int64_t query) const {
 void CascadeScan::drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {
     const Level& first = cascade_->levels[filter_];
     const float* row_slack = problem.has_row_slack() ? block.slack : nullptr;
-    // Before there is a threshold, few of those that survive are looked at again.
-    const Rows* ahead = places_ && least(group.first) > -kInfinite ? &after_lists() : nullptr;
     taken_ += survivors.count;
     for (int64_t i = 0; i < survivors.count; ++i) {
         const Survivor& s = survivors.items[i];
-        const int64_t query = group.first + s.query, at = first_row + s.row, row = places_ ? places_first_ + places_[at] : at;
-        if (!(places_ ? allows_at_all(query, row) : allows(query, row))) continue;
+        const int64_t query = group.first + s.query, row = first_row + s.row;
+        if (!allows(query, row)) continue;
         Pending item = {kInfinite, row, 0};
         if (whole_) {
             const float slack = problem.exact() ? 0.0f : problem.slack(query) * (row_slack ? row_slack[s.row] : 1.0f) + problem.underflow();
@@ -151,13 +149,11 @@ void CascadeScan::drain(const Problem& problem, const Group& group, const Block&
         } else if (problem.exact()) {
             item.upper = first.upper(query, s.key, row);
             item.next = filter_ + 1;
-            if (places_) item.upper = std::min(item.upper, places_upper_), item.next = 2;
         } else {
             item.next = filter_;
         }
         if (item.upper < least(query)) continue;
         pending_[static_cast<size_t>(query)].push_back(item);
-        if (ahead) ahead->fetch(row);
     }
     survivors.count = 0;
 }
@@ -225,7 +221,7 @@ void CascadeScan::refine(int64_t query) {
         size_t n = 0;
         for (size_t i = first; i < std::min(count, first + kTogether); ++i)
             if (!(all[i].upper < least(query))) some[n++] = all[i];
-        if (places_)
+        if (by_lists_)
             for (size_t i = first + kTogether; i < std::min(count, first + 2 * kTogether); ++i) after_lists().fetch(all[i].row);
         if (n == 0) break;              // the rest is no better
         std::sort(some, some + n, by_row);

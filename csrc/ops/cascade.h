@@ -49,9 +49,15 @@ public:
     void run(int64_t first_visit, int64_t last_visit) override;
     // Takes the rows of a list instead of a scan's survivors, each named once; keys: the first level's canonical ones, or null.
     void take(int64_t query, const int64_t* rows, const float* keys, int64_t count);
-    // Takes the query through its lists instead. The first level is one of PQ codes, the second one of lists (`ListProblem`). False: so much
-    // is left that scoring whole rows one after the other takes less time.
-    bool search(int64_t query, const Listing& listing);
+    // A query at the door of its lists, for a cascade whose first level is one of PQ codes and whose second is one of lists (`ListProblem`).
+    struct Entrance {
+        Group alone;
+        std::vector<float> keys; // of lists
+        uint32_t best; // of them
+    };
+    Entrance enter(int64_t query) const;
+    // Takes the query through its lists. False: so much is left that scoring whole rows one after the other takes less time.
+    bool search(int64_t query, const Entrance& entrance, const Listing& listing);
     // The k-th best value so far, minus infinity if there are fewer.
     double least(int64_t query) const { return least_[static_cast<size_t>(query)]; }
     void merge(const Scan& other) override;
@@ -75,6 +81,8 @@ private:
 
     float threshold(int64_t query) const override;
     void drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) override;
+    // Scans the runs at hand; what survives is pending.
+    void scan_runs(int64_t query, const Group& alone, Survivors& survivors);
     // Takes all pending rows of the query through the levels, best first.
     void refine(int64_t query);
     // Scores the items with the level, if that is next, and drops those that cannot matter; returns how many are left.
@@ -101,9 +109,13 @@ private:
     double spent_ = 0.0, settled_ = 0.0; // on how many survivors: what they cost after the first level
     std::vector<int64_t> rows_;
     std::vector<float> keys_;
-    const uint16_t* places_ = nullptr; // of the rows at hand within their chunk, if they are those of a list
-    double places_upper_ = 0.0; // what the list says of them
-    int64_t places_first_ = 0; // number of the chunk's first row
+    struct RowsOfRun {
+        const uint32_t* places; // their numbers
+        double upper; // what their list says of them
+    };
+    bool by_lists_ = false;
+    std::vector<PqRun> runs_; // parts of lists
+    std::vector<RowsOfRun> rows_of_runs_;
     std::vector<uint32_t> order_; // of lists
 };
 

@@ -16,135 +16,212 @@ constexpr size_t kBestLists = 16;       // looked at in the order of their keys;
 constexpr size_t kSeeds = 32;          // rows of which the best give the first threshold
 constexpr double kFew = 512.0;         // rows that may be scored in any case, and
 constexpr double kWorth = 0.5;         // times what it takes to score all rows that may be spent on some of them
-constexpr int64_t kPrefetched = 4096;   // bytes of the next list
+constexpr size_t kFirstLists = 4;       // of those, scanned with the same threshold
+constexpr size_t kMostLists = 16;       // of the others
 
-const uint16_t* lists_of(const Chunk& chunk) { return reinterpret_cast<const uint16_t*>(chunk.pieces[0].base); }
+constexpr size_t kMostParts = 4;
+constexpr size_t kAtOnce = 16;          // keys of lists that are looked at together
+
+// Of keys without NaN, not none; the first of equals.
+uint32_t place_of_largest(const std::vector<float>& keys) {
+    float most[kAtOnce];
+    std::fill_n(most, kAtOnce, -std::numeric_limits<float>::infinity());
+    size_t i = 0;
+    for (; i + kAtOnce <= keys.size(); i += kAtOnce)
+        for (size_t j = 0; j < kAtOnce; ++j) most[j] = keys[i + j] > most[j] ? keys[i + j] : most[j];
+    float largest = *std::max_element(most, most + kAtOnce);
+    for (; i < keys.size(); ++i) largest = std::max(largest, keys[i]);
+    return static_cast<uint32_t>(std::find(keys.begin(), keys.end(), largest) - keys.begin());
+}
+
+// Appends the numbers of keys that are not below the least one.
+void collect(const std::vector<float>& keys, float least, std::vector<uint32_t>& numbers) {
+    size_t i = 0;
+    const auto take = [&](size_t number) {
+        if (!(keys[number] < least)) numbers.push_back(static_cast<uint32_t>(number));
+    };
+    for (; i + kAtOnce <= keys.size(); i += kAtOnce) {
+        int below = 0;
+        for (size_t j = 0; j < kAtOnce; ++j) below += keys[i + j] < least ? 1 : 0;
+        if (below == static_cast<int>(kAtOnce)) continue;
+        for (size_t j = 0; j < kAtOnce; ++j) take(i + j);
+    }
+    for (; i < keys.size(); ++i) take(i);
+}
 
 }  // namespace
 
-void ListProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* out) const {
-    const float* own = keys(query);
-    for (int64_t i = 0; i < count; ++i) {
-        const Chunk& chunk = rows_->chunk_of(rows[i]);
-        out[i] = own[lists_of(chunk)[rows[i] - chunk.first]];
+void ListProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {
+    constexpr int64_t together = 64;
+    int64_t lists[together];
+    for (int64_t first = 0; first < count; first += together) {
+        const int64_t n = std::min(together, count - first);
+        for (int64_t i = 0; i < n; ++i) {
+            const Chunk& chunk = rows_->chunk_of(rows[first + i]);
+            lists[i] = reinterpret_cast<const uint16_t*>(chunk.pieces[0].base)[rows[first + i] - chunk.first];
+        }
+        centroids_->canonical(query, lists, n, keys + first);
     }
 }
 
 Listing::Listing(std::shared_ptr<const Rows> codes, const Rows& of_rows, int64_t lists, const Listing* before)
     : codes_(std::move(codes)), lists_(lists) {
+    std::vector<Source> left;
     for (size_t c = 0; c < codes_->chunks().size(); ++c) {
-        const Chunk &chunk = codes_->chunks()[c], &numbers = of_rows.chunks()[c];
+        const Chunk& chunk = codes_->chunks()[c];
         piece_ = chunk.pieces[0];
-        first_.push_back(chunk.first);
-        const auto same = [&](const std::shared_ptr<const Own>& own) {
-            return own->from == piece_.base && own->numbers == numbers.pieces[0].base &&
-                   static_cast<int64_t>(own->places.size()) == chunk.rows;
-        };
-        const bool fits = before && before->lists_ == lists && before->piece_.stride == piece_.stride && c < before->chunks_.size();
-        chunks_.push_back(fits && same(before->chunks_[c]) ? before->chunks_[c] : listed(chunk, numbers));
+        left.push_back({piece_.base, of_rows.chunks()[c].pieces[0].base, chunk.first, chunk.rows});
     }
+    const auto take = [&](const Source& source) {
+        const auto at = std::find(left.begin(), left.end(), source);
+        if (at != left.end()) left.erase(at);
+    };
+    std::vector<Source> known;      // in parts of which something else has changed
+    if (before && before->lists_ == lists && before->piece_.stride == piece_.stride) {
+        for (const auto& part : before->parts_) {
+            std::vector<Source> still;
+            for (const Source& source : part->sources)
+                if (std::find(left.begin(), left.end(), source) != left.end()) still.push_back(source);
+            std::for_each(still.begin(), still.end(), take);
+            if (still.size() == part->sources.size())
+                parts_.push_back(part);
+            else
+                known.insert(known.end(), still.begin(), still.end());
+        }
+    }
+    if (parts_.size() + !known.empty() + !left.empty() > kMostParts) {
+        for (const auto& part : parts_) known.insert(known.end(), part->sources.begin(), part->sources.end());
+        known.insert(known.end(), left.begin(), left.end());
+        parts_.clear(), left.clear();
+    }
+    if (!known.empty()) parts_.push_back(listed(std::move(known)));
+    if (!left.empty()) parts_.push_back(listed(std::move(left)));
 }
 
-std::shared_ptr<const Listing::Own> Listing::listed(const Chunk& chunk, const Chunk& of_rows) const {
-    const uint16_t* list = lists_of(of_rows);
+std::shared_ptr<const Listing::Own> Listing::listed(std::vector<Source> sources) const {
     const int64_t stride = piece_.stride, bytes = stride / kPqBlock;
-    std::vector<int64_t> counts(static_cast<size_t>(lists_));
-    for (int64_t r = 0; r < chunk.rows; ++r) ++counts[list[r]];
+    const auto number = [](const Source& source, int64_t row) { return reinterpret_cast<const uint16_t*>(source.numbers)[row]; };
+    std::vector<int64_t> counts(static_cast<size_t>(lists_)), next(counts.size());
+    for (const Source& source : sources)
+        for (int64_t r = 0; r < source.rows; ++r) ++counts[number(source, r)];
     const auto own = std::make_shared<Own>();
-    own->from = piece_.base, own->numbers = of_rows.pieces[0].base;
     own->blocks = own->begins = {0};
     for (const int64_t count : counts) {
         own->blocks.push_back(own->blocks.back() + (count + kPqBlock - 1) / kPqBlock);
         own->begins.push_back(own->begins.back() + count);
     }
-    own->places.resize(static_cast<size_t>(chunk.rows));
+    own->places.resize(static_cast<size_t>(own->begins.back()));
     own->codes = allocate_large(own->blocks.back() * stride);
     std::memset(own->codes.get(), 0, static_cast<size_t>(own->blocks.back() * stride));
-    std::vector<int64_t> next(static_cast<size_t>(lists_));
-    for (int64_t r = 0; r < chunk.rows; ++r) {
-        const size_t l = list[r];
-        const int64_t place = next[l]++;
-        own->places[static_cast<size_t>(own->begins[l] + place)] = static_cast<uint16_t>(r);
-        const uint8_t* from = piece_.base + r / kPqBlock * stride + r % kPqBlock;
-        uint8_t* to = own->codes.get() + (own->blocks[l] + place / kPqBlock) * stride + place % kPqBlock;
-        for (int64_t b = 0; b < bytes; ++b) to[b * kPqBlock] = from[b * kPqBlock];
-    }
+    for (const Source& source : sources)
+        for (int64_t r = 0; r < source.rows; ++r) {
+            const size_t l = number(source, r);
+            const int64_t place = next[l]++;
+            own->places[static_cast<size_t>(own->begins[l] + place)] = static_cast<uint32_t>(source.first + r);
+            const uint8_t* from = source.codes + r / kPqBlock * stride + r % kPqBlock;
+            uint8_t* to = own->codes.get() + (own->blocks[l] + place / kPqBlock) * stride + place % kPqBlock;
+            for (int64_t b = 0; b < bytes; ++b) to[b * kPqBlock] = from[b * kPqBlock];
+        }
+    own->sources = std::move(sources);
     return own;
 }
 
-Listing::Part Listing::part(int64_t list, size_t chunk) const {
-    const Own& own = *chunks_[chunk];
+Listing::Part Listing::part(int64_t list, size_t number) const {
+    const Own& own = *parts_[number];
     const auto l = static_cast<size_t>(list);
     Piece codes = piece_;
     codes.base = own.codes.get() + own.blocks[l] * piece_.stride;
-    return {codes, first_[chunk], own.begins[l + 1] - own.begins[l], own.places.data() + own.begins[l]};
+    return {codes, own.begins[l + 1] - own.begins[l], own.places.data() + own.begins[l]};
+}
+
+CascadeScan::Entrance CascadeScan::enter(int64_t query) const {
+    const auto& codes = static_cast<const PqProblem&>(*cascade_->levels[0].problem);
+    const auto& lists = static_cast<const ListProblem&>(*cascade_->levels[1].problem);
+    Entrance made = {codes.alone(query), std::vector<float>(static_cast<size_t>(lists.lists())), 0};
+    lists.centroids().keys_of_all(made.alone, made.keys.data());
+    made.best = place_of_largest(made.keys);
+    return made;
 }
 
 // Lists are looked at from the best one on until all that are left have upper bounds below the k-th best value. That value is about what it
 // will be after a few lists, so that the others need not be sorted.
-bool CascadeScan::search(int64_t query, const Listing& listing) {
+bool CascadeScan::search(int64_t query, const Entrance& entrance, const Listing& listing) {
     const Level& gate = cascade_->levels[1];
-    const auto& codes = static_cast<const PqProblem&>(*cascade_->levels.front().problem);
-    const float* keys = static_cast<const ListProblem&>(*gate.problem).keys(query);
     if (k() == 0 || listing.rows() == 0) return true;
-    const Group alone = codes.alone(query);
     Workspace& workspace = thread_workspace(0);
-    Block block = {};
-    block.n_pieces = 1;
-    block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
-    block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
-    block.ready = true;
     const Level& last = cascade_->judge;
     const double most = kWorth * last.pair_cost() * static_cast<double>(listing.rows()) + kFew * last.row_cost();
-    spent_ = 0.0;
+    spent_ = 0.0, by_lists_ = true;
     const auto upper = [&](uint32_t list) {
-        const double bound = gate.estimate(query, keys[list]);
+        const double bound = gate.estimate(query, entrance.keys[list]);
         return std::isnan(bound) ? std::numeric_limits<double>::infinity() : bound;     // infinities say nothing
     };
     const auto matters = [&](uint32_t list) { return !(upper(list) < least(query)); };
-    const auto look_at = [&](uint32_t list) {
-        places_upper_ = upper(list);
-        for (size_t c = 0; c < listing.chunks(); ++c) {
-            const Listing::Part part = listing.part(list, c);
-            places_ = part.places;
-            for (int64_t done = 0; done < part.rows; done += kBlockRows) {
-                block.pieces[0] = part.codes;
-                block.pieces[0].base += done / kPqBlock * part.codes.stride;
-                block.rows = std::min(kBlockRows, part.rows - done);
-                places_first_ = part.first;
-                scan_group(codes, alone, block, done, workspace.survivors);
+    const auto look_at = [&](const uint32_t* lists, size_t count) {
+        runs_.clear(), rows_of_runs_.clear();
+        for (size_t i = 0; i < count; ++i) {
+            for (size_t p = 0; p < listing.parts(); ++p) {
+                const Listing::Part part = listing.part(lists[i], p);
+                for (int64_t done = 0; done < part.rows; done += kBlockRows) {
+                    runs_.push_back({part.codes.base + done / kPqBlock * part.codes.stride, std::min(kBlockRows, part.rows - done)});
+                    rows_of_runs_.push_back({part.places + done, upper(lists[i])});
+                    __builtin_prefetch(part.places + done);
+                }
+                scored_[static_cast<size_t>(query)] += part.rows;
             }
-            scored_[static_cast<size_t>(query)] += part.rows;
         }
+        scan_runs(query, entrance.alone, workspace.survivors);
         const size_t pending = pending_[static_cast<size_t>(query)].size();
         if (pending >= (least(query) > -std::numeric_limits<double>::infinity() ? kTogether : kSeeds)) refine(query);
     };
 
-    const auto fetch = [&](uint32_t list) {
-        const Listing::Part next = listing.part(list, 0);
-        for (int64_t b = 0; b < kPrefetched; b += 64) __builtin_prefetch(next.codes.base + b);
-        for (int64_t b = 0; b < 2 * next.rows; b += 64) __builtin_prefetch(reinterpret_cast<const uint8_t*>(next.places) + b);
-    };
-    const auto first = static_cast<uint32_t>(std::max_element(keys, keys + listing.lists()) - keys);
-    look_at(first);
+    look_at(&entrance.best, 1);
     refine(query);
     order_.clear();
-    for (uint32_t list = 0; list < static_cast<uint32_t>(listing.lists()); ++list)
-        if (list != first && matters(list)) order_.push_back(list);
+    collect(entrance.keys, gate.least_key(query, least(query)), order_);
+    order_.erase(std::remove_if(order_.begin(), order_.end(), [&](uint32_t list) { return list == entrance.best || !matters(list); }),
+                 order_.end());
     const auto best = order_.begin() + static_cast<std::ptrdiff_t>(std::min(kBestLists, order_.size()));
-    std::partial_sort(order_.begin(), best, order_.end(),
-                      [&](uint32_t a, uint32_t b) { return keys[a] != keys[b] ? keys[a] > keys[b] : a < b; });
-    const auto go_through = [&](auto list, auto end) {
-        for (; list != end && spent_ <= most; ++list) {
-            if (list + 1 != end) fetch(*(list + 1));
-            if (matters(*list)) look_at(*list);
+    std::partial_sort(order_.begin(), best, order_.end(), [&](uint32_t a, uint32_t b) {
+        return entrance.keys[a] != entrance.keys[b] ? entrance.keys[a] > entrance.keys[b] : a < b;
+    });
+    const auto go_through = [&](auto list, auto end, size_t together) {
+        uint32_t some[kMostLists];
+        while (list != end && spent_ <= most) {
+            size_t count = 0;
+            for (; list != end && count < together; ++list)
+                if (matters(*list)) some[count++] = *list;
+            look_at(some, count);
         }
         refine(query);
     };
-    go_through(order_.begin(), best);
-    go_through(best, std::partition(best, order_.end(), matters));
-    places_ = nullptr;
+    go_through(order_.begin(), best, kFirstLists);
+    go_through(best, std::partition(best, order_.end(), matters), kMostLists);
+    by_lists_ = false;
     return spent_ <= most;
+}
+
+void CascadeScan::scan_runs(int64_t query, const Group& alone, Survivors& survivors) {
+    const Level& first = cascade_->levels.front();
+    const auto& codes = static_cast<const PqProblem&>(*first.problem);
+    // Before there is a threshold, few of those that survive are looked at again.
+    const Rows* ahead = least(query) > -std::numeric_limits<double>::infinity() ? &after_lists() : nullptr;
+    auto& pending = pending_[static_cast<size_t>(query)];
+    survivors.count = 0;            // an exception may have left some behind
+    for (size_t done = 0; done < runs_.size(); survivors.count = 0) {
+        const RowsOfRun* of = rows_of_runs_.data() + done;
+        done += static_cast<size_t>(
+            codes.scan_runs(alone, runs_.data() + done, static_cast<int64_t>(runs_.size() - done), threshold(query), survivors));
+        for (int64_t i = 0; i < survivors.count; ++i) {
+            const Survivor& s = survivors.items[i];
+            const int64_t row = of[s.query].places[s.row];
+            if (!allows_at_all(query, row)) continue;
+            const double upper = std::min(first.upper(query, s.key, row), of[s.query].upper);
+            if (upper < least(query)) continue;
+            pending.push_back({upper, row, 2});
+            if (ahead) ahead->fetch(row);
+        }
+    }
 }
 
 }  // namespace asx

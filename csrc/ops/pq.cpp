@@ -146,6 +146,19 @@ Group PqProblem::alone(int64_t query) const {
                   {tables_, subspaces_ * (int64_t{1} << bits_) * 4, widths, nullptr, nullptr, !smallest_first_}, query, 1);
 }
 
+void PqProblem::keys_of_all(const Group& alone, float* keys) const {
+    for (const Chunk& chunk : rows_->chunks())
+        for (int64_t done = 0; done < chunk.rows; done += kBlockRows) {
+            Block block = {};
+            block.n_pieces = 1;
+            block.pieces[0] = chunk.pieces[0];
+            block.pieces[0].base += done / kPqBlock * chunk.pieces[0].stride;
+            block.pieces[0].width = subspaces_;
+            block.rows = std::min(kBlockRows, chunk.rows - done);
+            alone.shape->fill(&block, alone.packed.get(), keys + chunk.first + done, block.rows);
+        }
+}
+
 void PqProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const {
     block.pieces[0].width = subspaces_;
     if (!scaling_.offset.empty()) {

@@ -24,6 +24,12 @@ public:
     void prepare(Block& block, const Chunk& chunk, int64_t start, Workspace&) const override;
     // The query packed by itself. For sums that are scores.
     Group alone(int64_t query) const;
+    // Scans runs of packed rows for such a query: see `KernelTable::pq_runs`.
+    int64_t scan_runs(const Group& alone, const PqRun* runs, int64_t count, float threshold, Survivors& survivors) const {
+        return table_.pq_runs[bits_ == 8](runs, count, subspaces_, alone.packed.get(), threshold, &survivors);
+    }
+    // Canonical keys of all rows for a query that was packed by itself, by this problem or another one with the same tables.
+    void keys_of_all(const Group& alone, float* keys) const;
 
 private:
     float key_of_sum(int64_t query, int64_t row, float sum) const;

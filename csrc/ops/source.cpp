@@ -40,12 +40,13 @@ std::vector<double> Source::units(const float* queries, int64_t count) const {
     return out;
 }
 
-std::optional<Level> FullSource::level(const float* queries, int64_t count, bool scan) const {
+bool FullSource::add(const float* queries, int64_t count, bool scan, std::vector<Level>& levels) const {
     Level out;
     out.problem = std::make_shared<DenseProblem>(table_, rows_, queries, count, metric_, scan);
     out.offset.assign(static_cast<size_t>(count), 0.0);
     out.factor.assign(static_cast<size_t>(count), 1.0);
-    return out;
+    levels.push_back(std::move(out));
+    return true;
 }
 
 std::vector<float> CodedSource::mapped(const std::vector<float>& vectors, int64_t count, const float* matrix, int64_t rows,
@@ -72,14 +73,14 @@ std::vector<float> CodedSource::coordinates(const float* queries, int64_t count)
     return unit(out.data(), count, dims());
 }
 
-std::optional<Level> IntegerSource::level(const float* queries, int64_t count, bool scan) const {
+bool IntegerSource::add(const float* queries, int64_t count, bool scan, std::vector<Level>& levels) const {
     const std::vector<float> vectors = coordinates(queries, count);
     std::vector<int8_t> codes(vectors.size());
     std::vector<double> steps(static_cast<size_t>(count));
     integer_queries(vectors.data(), count, dims(), scales_, codes.data(), steps.data());
     std::vector<float> factors;
     for (const double step : steps) {
-        if (!(std::abs(step) <= kFloatMax)) return {};
+        if (!(std::abs(step) <= kFloatMax)) return false;
         factors.push_back(static_cast<float>(step));
     }
     const std::vector<float> offsets(factors.size(), 0.0f);
@@ -90,13 +91,14 @@ std::optional<Level> IntegerSource::level(const float* queries, int64_t count, b
     }
     out.problem = std::make_shared<IntegerProblem>(table_, rows_, codes.data(), count, factors.data(), offsets.data(), IntegerMetric::ip,
                                                    false, nullptr, scan);
-    return out;
+    levels.push_back(std::move(out));
+    return true;
 }
 
-std::optional<Level> PqSource::level(const float* queries, int64_t count, bool scan) const {
+bool PqSource::add(const float* queries, int64_t count, bool scan, std::vector<Level>& levels) const {
     struct Own {
         std::vector<float> tables;
-        std::optional<PqProblem> problem;
+        std::optional<PqProblem> rows, centroids;
     };
     std::vector<float> vectors = coordinates(queries, count);
     if (rotation_) vectors = mapped(vectors, count, rotation_, dims(), dims());
@@ -104,35 +106,26 @@ std::optional<Level> PqSource::level(const float* queries, int64_t count, bool s
     const auto own = std::make_shared<Own>();
     own->tables.resize(static_cast<size_t>(count * subspaces_ * entries));
     codebooks_.tables(table_, vectors.data(), count, dims(), false, own->tables.data());
-    if (!all_finite(own->tables)) return {};
+    if (!all_finite(own->tables)) return false;
     std::vector<double> base(static_cast<size_t>(count), 0.0), step(base.size(), 1.0);
     if (bits_ == 4) make_whole(own->tables.data(), count, subspaces_, entries, base.data(), step.data());
-    own->problem.emplace(table_, rows_, subspaces_, bits_, own->tables.data(), count, true, ScoreScaling{}, scan);
-    Level out;
     const std::vector<double> unit = units(queries, count);
-    for (size_t q = 0; q < unit.size(); ++q) {
-        out.offset.push_back(unit[q] * line_.intercept - -base[q]);
-        out.factor.push_back(line_.slope * unit[q] / (unit[q] / step[q]));
-    }
-    out.problem = std::shared_ptr<const Problem>(own, &*own->problem);
-    return out;
-}
-
-std::optional<Level> ListSource::level(const float* queries, int64_t count, bool) const {
-    struct Own {
-        std::vector<float> keys;
-        std::optional<ListProblem> problem;
+    const auto level_of = [&](std::shared_ptr<const Problem> problem, const Line& line) {
+        Level out;
+        out.problem = std::move(problem);
+        for (size_t q = 0; q < unit.size(); ++q) {
+            out.offset.push_back(unit[q] * line.intercept - -base[q]);
+            out.factor.push_back(line.slope * unit[q] / (unit[q] / step[q]));
+        }
+        return out;
     };
-    const auto own = std::make_shared<Own>();
-    own->keys = mapped(coordinates(queries, count), count, centroids_, lists_, dims());
-    own->problem.emplace(rows_, own->keys.data(), count, lists_);
-    Level out;
-    for (const double unit : units(queries, count)) {
-        out.offset.push_back(unit * line_.intercept);
-        out.factor.push_back(line_.slope * unit / unit);
-    }
-    out.problem = std::shared_ptr<const Problem>(own, &*own->problem);
-    return out;
+    own->rows.emplace(table_, rows_, subspaces_, bits_, own->tables.data(), count, true, ScoreScaling{}, scan);
+    levels.push_back(level_of(std::shared_ptr<const Problem>(own, &*own->rows), line_));
+    if (!lists_) return true;
+    own->centroids.emplace(table_, lists_->centroids, subspaces_, bits_, own->tables.data(), count, true, ScoreScaling{}, false);
+    const std::shared_ptr<const PqProblem> centroids(own, &*own->centroids);
+    levels.push_back(level_of(std::make_shared<ListProblem>(lists_->rows, centroids), lists_->line));
+    return true;
 }
 
 }  // namespace asx

@@ -24,8 +24,8 @@ public:
 
     int64_t dim() const { return dim_; }
     const std::shared_ptr<const Rows>& rows() const { return rows_; }
-    // Of queries (count, dim); nothing if their scores are too large for float32.
-    virtual std::optional<Level> level(const float* queries, int64_t count, bool scan) const = 0;
+    // Appends its level for queries (count, dim), and that of its lists; false if their scores are too large for float32.
+    virtual bool add(const float* queries, int64_t count, bool scan, std::vector<Level>& levels) const = 0;
 
 protected:
     std::vector<float> unit(const float* queries, int64_t count, int64_t dims) const;
@@ -41,7 +41,7 @@ protected:
 class FullSource final : public Source {
 public:
     using Source::Source;
-    std::optional<Level> level(const float* queries, int64_t count, bool scan) const override;
+    bool add(const float* queries, int64_t count, bool scan, std::vector<Level>& levels) const override;
 };
 
 // Codes of the first `dims` dims of rows, or of as many directions (dims, dim). whole: of unit rows cut off, else unit rows of what is left.
@@ -75,39 +75,33 @@ public:
     IntegerSource(const KernelTable& table, std::shared_ptr<const Rows> rows, Metric metric, int64_t dim, Coded coded, Line line,
                   const float* scales)
         : CodedSource(table, std::move(rows), metric, dim, coded, line), scales_(scales) {}
-    std::optional<Level> level(const float* queries, int64_t count, bool scan) const override;
+    bool add(const float* queries, int64_t count, bool scan, std::vector<Level>& levels) const override;
 
 private:
     const float* scales_;
+};
+
+// Inverted lists before codes: numbers of rows' lists, and the lists' centroids, coded.
+struct CodedLists {
+    std::shared_ptr<const Rows> rows, centroids;
+    Line line;
 };
 
 // For inner products and cosines. rotation (dims, dims) or null; tables of 4 bits are made whole.
 class PqSource final : public CodedSource {
 public:
     PqSource(const KernelTable& table, std::shared_ptr<const Rows> rows, Metric metric, int64_t dim, Coded coded, Line line,
-             Codebooks codebooks, int64_t subspaces, int bits, const float* rotation)
+             Codebooks codebooks, int64_t subspaces, int bits, const float* rotation, std::optional<CodedLists> lists)
         : CodedSource(table, std::move(rows), metric, dim, coded, line), codebooks_(codebooks), subspaces_(subspaces), bits_(bits),
-          rotation_(rotation) {}
-    std::optional<Level> level(const float* queries, int64_t count, bool scan) const override;
+          rotation_(rotation), lists_(std::move(lists)) {}
+    bool add(const float* queries, int64_t count, bool scan, std::vector<Level>& levels) const override;
 
 private:
     Codebooks codebooks_;
     int64_t subspaces_;
     int bits_;
     const float* rotation_;
-};
-
-// Numbers of lists; centroids (lists, dims). For inner products and cosines.
-class ListSource final : public CodedSource {
-public:
-    ListSource(const KernelTable& table, std::shared_ptr<const Rows> rows, Metric metric, int64_t dim, Coded coded, Line line,
-               const float* centroids, int64_t lists)
-        : CodedSource(table, std::move(rows), metric, dim, coded, line), centroids_(centroids), lists_(lists) {}
-    std::optional<Level> level(const float* queries, int64_t count, bool scan) const override;
-
-private:
-    const float* centroids_;
-    int64_t lists_;
+    std::optional<CodedLists> lists_;
 };
 
 }  // namespace asx

@@ -28,14 +28,11 @@ WEIGHT = 4.0
 LISTED_ROWS = 16_384
 """Rows from which on passing by most of them takes less time than looking at all their codes."""
 
-ROWS_OF_A_LIST = 200
-"""About; more lists take longer to compare with than they spare."""
+ROWS_OF_A_LIST = 50
+"""About: half as many rows are looked at as with lists of 200, for keys of four times as many lists."""
 
-MOST_LISTS = 512
-"""A hundred rows or so of every chunk to each."""
-
-LIST_DIMS = 64
-"""Directions by which rows are shared out among lists: all of them pass by hardly more rows, and a query takes longer to be compared."""
+MOST_LISTS = 8_192
+"""More take longer to learn than there is patience for, and to compare with than they spare."""
 
 
 def family(dim: int, metric: Metric, uneven: bool, rows: int) -> list[Cascade]:
@@ -52,13 +49,9 @@ def family(dim: int, metric: Metric, uneven: bool, rows: int) -> list[Cascade]:
     middle = min(256, dim) if uneven else dim
     if dim >= 96:
         rotation: Literal["pca"] | None = None if uneven else "pca"
-        if rows >= LISTED_ROWS:
-            lists = min(MOST_LISTS, 1 << round(math.log2(rows / ROWS_OF_A_LIST)))
-            head = Lists(lists, min(LIST_DIMS, dim), rotation)
-            found += [[head, PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=True), Full()] for dims in widths[:3]]
-        found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=True), Full()] for dims in widths if dims < middle]
         # Half a byte for every pair of dims: few bytes to read for a single query.
         found += [[PQ(dims // 2, 4, dims=dims, rotation=rotation), Int8(middle, bounded=True), Full()] for dims in widths[:3]]
+        found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=True), Full()] for dims in widths if dims < middle]
         if metric != "l2" and not uneven and 128 <= dim <= MOST_TURNED and rows < LISTED_ROWS:
             # The same bytes keep more of what inner products need, for longer learning.
             found.append([PQ(64, 4, rotation="opq", anisotropy=WEIGHT), Int8(bounded=True), Full()])
@@ -69,6 +62,13 @@ def family(dim: int, metric: Metric, uneven: bool, rows: int) -> list[Cascade]:
     if dim >= 16:
         found.append([Int8(bounded=True), Full()])
     return [Cascade(stages) for stages in found]
+
+
+def listed(cascade: Cascade, rows: int) -> Cascade | None:
+    """A cascade that begins with codes with inverted lists before them; None if it does not, or if there are too few rows."""
+    if rows < LISTED_ROWS or not isinstance(cascade.stages[0], PQ) or len(cascade.stages) < 2:
+        return None
+    return Cascade([Lists(min(MOST_LISTS, 1 << round(math.log2(rows / ROWS_OF_A_LIST)))), *cascade.stages])
 
 
 def is_uneven(sample: F32) -> bool:

@@ -25,7 +25,7 @@ from .explaining import Explanation
 from .intake import Intake
 from .layout import Slabs
 from .plan import Audit, Plan, as_recall
-from .representations import Bounded, Full, Prefix, Representation, Stage
+from .representations import Bounded, Full, Prefix, Representation, Stage, fitted, linked
 from .rows import RowStore, Span
 from .running import Found, Opening, PreparedStage, first_scan
 from .storage import read_state
@@ -102,7 +102,7 @@ class Index:
         boundaries = {stage.dims for stage in given if isinstance(stage, Prefix) and stage.dims < width}
         self._slabs = Slabs(width, self._intake.kind, tuple(sorted(boundaries)))
         self._stages: tuple[Stage, ...] = given or (Full(),)
-        self._parts: tuple[Representation, ...] = tuple(
+        self._parts: tuple[Representation, ...] = linked(
             stage.bind(self._slabs, self._metric, f"stage.{number}") for number, stage in enumerate(self._stages)
         )
         self._exact = Full().bind(self._slabs, self._metric, "full")
@@ -510,7 +510,7 @@ class Index:
         arrays: list[dict[str, Array]] = [{} for _ in store.chunks]
         if candidate is not None:
             cascade, stages = candidate.cascade, candidate.cascade.stages
-            parts = tuple(part.named(f"stage.{number}") for number, part in enumerate(candidate.parts))
+            parts = linked(part.named(f"stage.{number}") for number, part in enumerate(candidate.parts))
             names = {
                 before.name: after.name
                 for one, other in zip(candidate.parts, parts, strict=True)
@@ -771,7 +771,7 @@ class Index:
 
     def _learn(self, sample: F32, spans: Sequence[Span], new_ids: I64, progress: Progress | None, intake: Intake | None = None) -> None:
         """Learn all stages and encode all rows, those of ``spans`` included; then let the rows count, and what was learned."""
-        parts = tuple(part.fit(sample) for part in self._parts)
+        parts = fitted(self._parts, sample)
         arrays = fitting.encode_all(self._slabs, parts, self._store.extents(spans), progress)
         self._store.commit(spans, new_ids)
         store = self._store

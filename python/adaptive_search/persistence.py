@@ -193,7 +193,10 @@ def restore_transform(content: State, description: Description) -> Transform | N
 
 def restore(content: State, description: Description, parts: Sequence[Representation], store: RowStore) -> tuple[Representation, ...]:
     """Fill an empty store from files, and return the representations as learned."""
-    learned = tuple(_learned(part, content.aux.get(f"stage_{number}")) for number, part in enumerate(parts))
+    learned: tuple[Representation, ...] = ()
+    for number, part in reversed(list(enumerate(parts))):
+        known = part.before(learned[0]) if learned else part
+        learned = (_learned(known, content.aux.get(f"stage_{number}")), *learned)
     if all(part.fitted for part in learned) != description.fitted:
         raise IndexFormatError("the manifest and the files differ about what was learned")
     if description.fitted:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from .arrays import ranges
 from .backends.protocol import Backend, Bound, Level, Listing, Rows, Source
 from .execution import MAX_GROUP, Progress, get_threads, run_ranges, run_rows
 from .margins import ErrorModel, Units
-from .representations import Bounded, Representation
+from .representations import Bounded, Line, Representation
 from .types import F32, F64, I64, Bool
 
 SHORT = 16
@@ -70,10 +70,14 @@ class PreparedStage:
     def adaptive(self) -> bool:
         return self.model is not None
 
-    def source(self, backend: Backend) -> Source | None:
-        """What makes its levels in the backend; None if nothing does."""
-        intercept, slope = (0.0, 1.0) if self.model is None else (self.model.raised(self.margins), self.model.slope)
-        return self.representation.source(backend, self.rows, intercept, slope)
+    @property
+    def line(self) -> Line:
+        """What keys say of scores, margins included."""
+        return (0.0, 1.0) if self.model is None else (self.model.raised(self.margins), self.model.slope)
+
+    def source(self, backend: Backend, lists: PreparedStage | None = None) -> Source | None:
+        """What makes its levels in the backend, and those of the lists before it; None if nothing does."""
+        return self.representation.source(backend, self.rows, self.line, None if lists is None else (lists.rows, lists.line))
 
     def bounding(self, units: Units) -> Bound:
         """What its keys say of scores."""
@@ -82,7 +86,11 @@ class PreparedStage:
             return units.estimated() if self.model is None else self.model.bound(units, self.margins)
 
     def level(self, backend: Backend, queries: F32, scan: bool = False) -> tuple[Level, Bound]:
-        return self.representation.level(backend, self.rows, queries, self.bounding, scan)
+        return self.level_of(backend, self.representation.asks.asked(backend, queries), scan)
+
+    def level_of(self, backend: Backend, asked: Any, scan: bool = False) -> tuple[Level, Bound]:
+        """For queries that are ready."""
+        return self.representation.level(backend, self.rows, asked, self.bounding, scan)
 
 
 class Found(NamedTuple):
@@ -460,7 +468,12 @@ def _scanned(backend: Backend, stages: Sequence[PreparedStage], queries: F32, li
     """The first stages of a cascade, which look at all rows, or, if that is asked for, at those of some lists."""
     *adaptive, judge = stages
     listing = stages[0].listing if listed else None
-    made = [stage.level(backend, queries, number == 0 and listing is None) for number, stage in enumerate(adaptive)]
+    made: list[tuple[Level, Bound]] = []
+    for number, stage in enumerate(adaptive):
+        # Lists take queries as the codes before them do.
+        if number == 0 or stage.representation.asks is not stages[number - 1].representation.asks:
+            asked = stage.representation.asks.asked(backend, queries)
+        made.append(stage.level_of(backend, asked, number == 0 and listing is None))
     decides, bound = judge.level(backend, queries, listing is None)
     if adaptive:
         # Keys with the sign of raw scores, as those of the first stage come.

@@ -16,7 +16,7 @@ from .representations import Bounded, Representation
 from .representations.full import FullRows
 from .representations.lists import ListRows
 from .rows import RowStore
-from .running import OPENINGS, SMALL, Found, Opening, PreparedStage, first_scan, run, run_exact, run_on_candidates, scan_order
+from .running import OPENINGS, SMALL, Found, Opening, PreparedStage, first_scan, run, run_exact, run_on_candidates
 from .types import F32, I64, Bool
 
 DIRECT_ROWS = 1_024
@@ -30,16 +30,17 @@ def sources_of(backend: Backend, stages: Sequence[PreparedStage]) -> tuple[Sourc
     """What makes queries ready in the backend, for adaptive stages before the vectors; nothing if not all have it."""
     if len(stages) < 2 or not isinstance(stages[-1].representation, FullRows) or not all(stage.adaptive for stage in stages[:-1]):
         return ()
-    found = [source for number in scan_order(stages) if (source := stages[number].source(backend)) is not None]
-    return tuple(found) if len(found) == len(stages) else ()
+    lists, rest = (None, stages) if stages[0].representation.scans else (stages[0], stages[1:])
+    found = [stage.source(backend, None if number else lists) for number, stage in enumerate(rest)]
+    return () if None in found else tuple(source for source in found if source is not None)
 
 
 def listed_bytes(parts: Sequence[Representation], store: RowStore) -> int:
-    """About the bytes a row of codes that are held once more, in the order of lists, and of the row's place: every list of a chunk begins
-    with a block of its own, and half a block of each is empty."""
-    empty = GROUP // 2 * len(store.chunks) / max(store.total, 1)
+    """About the bytes a row of codes that are held once more, in the order of lists, and of the row's place: every list begins with a
+    block of its own, and half a block of each is empty."""
+    empty = GROUP // 2 / max(store.total, 1)
     pairs = [(part, after) for part, after in pairwise(parts) if isinstance(part, ListRows)]
-    return sum(round(after.bytes_per_row * (1.0 + empty * part.lists)) + 2 for part, after in pairs)
+    return sum(round(after.bytes_per_row * (1.0 + empty * part.lists)) + 4 for part, after in pairs)
 
 
 @dataclass(frozen=True)

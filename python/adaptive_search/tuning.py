@@ -19,9 +19,9 @@ from . import fitting
 from .calibration import Calibration, never_rising
 from .cascade import Cascade
 from .execution import Progress
-from .families import exact_family, family, is_uneven
+from .families import exact_family, family, is_uneven, listed
 from .margins import ErrorModel
-from .representations import Representation, Stage
+from .representations import PQ, Lists, Representation, Stage
 from .rows import Chunk, RowStore
 from .running import OPENINGS, Opening, PreparedStage, first_scan, run, run_exact
 from .searching import Way, listed_bytes, sources_of
@@ -30,6 +30,12 @@ from .types import F32, F64, I64, Array
 
 LONELY = 12
 """Queries that are timed one at a time."""
+
+FEW = 128
+"""Queries that tell whether lists are worth a trial."""
+
+MIDDLING = 1.0
+"""Margin, in deviations, that most recalls need at least."""
 
 FIT_CANDIDATES = 128
 """Rows per query that models are fitted to, at most: the best of the first stage."""
@@ -101,7 +107,7 @@ class Bench:
 
     def know(self, stages: Sequence[Stage], parts: Sequence[Representation]) -> None:
         """Take over stages that were learned from these very rows, with their columns in the store: learning gives the same again."""
-        keys = [self._key(stage) for stage in stages]
+        keys = self._keys(stages)
         for number, part in enumerate(parts):
             own = part.named(f"tuning.{number}")
             names = [(old.name, new.name) for old, new in zip(part.columns, own.columns, strict=True)]
@@ -111,14 +117,18 @@ class Bench:
     def prepare(self, cascade: Cascade, progress: Progress | None = None) -> Candidate:
         """Learn the stages, encode all rows, and fit nothing yet."""
         ground = self.ground
-        parts, stages, stores = [], [], []
+        parts: list[Representation] = []
+        stages: list[PreparedStage] = []
+        stores: list[RowStore] = []
         merged: list[dict[str, Array]] = [{} for _ in ground.store.chunks]
-        keys = [self._key(stage) for stage in cascade.stages]
-        for number, stage in enumerate(cascade.stages):
+        keys = self._keys(cascade.stages)
+        for number, stage in reversed(list(enumerate(cascade.stages))):
             # A stage that is there twice has columns of its own each time.
             key = keys[number], keys[:number].count(keys[number])
             if key not in self._learned:
                 part = stage.bind(ground.slabs, ground.metric, f"tuning.{len(self._learned)}")
+                if parts:
+                    part = part.before(parts[0])
                 if not part.fitted:
                     part = part.fit(self._sample())
                 extents = [(chunk, chunk.rows) for chunk in ground.store.chunks]
@@ -129,18 +139,19 @@ class Bench:
             rows = part.rows(ground.backend, store)
             adaptive = stage.shortlist is None and number < len(cascade.stages) - 1
             model = ErrorModel(0.0, 1.0, 1.0) if adaptive else None
-            stages.append(PreparedStage(part, rows, stage.shortlist, model))
-            parts.append(part)
-            stores.append(store)
+            stages.insert(0, PreparedStage(part, rows, stage.shortlist, model))
+            parts.insert(0, part)
+            stores.insert(0, store)
             for chunk, new in zip(merged, arrays, strict=True):
                 chunk |= new
         if not parts[0].scans:
             stages[1] = replace(stages[1], listing=ground.backend.listing(stages[0].rows, stages[1].rows))
         return Candidate(cascade, tuple(parts), tuple(merged), tuple(stages), tuple(stores))
 
-    def _key(self, stage: Stage) -> str:
-        spec = {name: value for name, value in stage.spec().items() if name != "keep"}
-        return repr(sorted(spec.items()))
+    def _keys(self, stages: Sequence[Stage]) -> list[str]:
+        """What each stage learns depends on; lists go by the codes after them."""
+        specs = [sorted((name, value) for name, value in stage.spec().items() if name != "keep") for stage in stages]
+        return [repr(specs[number : number + 2] if isinstance(stage, Lists) else specs[number]) for number, stage in enumerate(stages)]
 
 
 def fit_models(ground: Ground, candidate: Candidate, queries: Queries, k: int) -> Candidate:
@@ -230,21 +241,24 @@ class Measured:
 
 def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, recall: float, limit: float = math.inf) -> Measured | None:
     """Time per query at a margin that reaches the recall on the tuning queries; None if only exact search does, or if its first stage
-    alone takes as long as the ``limit``."""
+    alone, or a search by lists at a smaller margin, takes as long as the ``limit``."""
     if not candidate.adaptive:
         return Measured(candidate, None, seconds(ground, candidate.stages, queries.vectors, k))
     head = first_scan(candidate.stages)
-    alone, listed = replace(head, shortlist=None, model=None), head.listing is not None
-    if not listed and seconds(ground, [alone], queries.vectors, k).together >= limit:
+    alone, by_lists = replace(head, shortlist=None, model=None), head.listing is not None
+    if not by_lists and seconds(ground, [alone], queries.vectors, k).together >= limit:
         return None
     fitted = fit_models(ground, candidate, queries, k)
+    some = np.ascontiguousarray(queries.vectors[:: -(-len(queries.vectors) // FEW)])
+    if by_lists and seconds(ground, fitted.at(MIDDLING), some, k).together >= limit:
+        return None
     found = curve(ground, fitted, queries, k, SAFETY * (1.0 - recall) / 4.0)
     margin = found.at(SAFETY * (1.0 - recall))
     if math.isinf(margin):
         return None
     stages = fitted.at(margin)
     # Lists know where to begin.
-    openings = OPENINGS[:1] if listed else OPENINGS
+    openings = OPENINGS[:1] if by_lists else OPENINGS
     costs = {opening: seconds(ground, stages, queries.vectors, k, opening) for opening in openings}
     opening = min(costs, key=lambda opening: costs[opening].together)
     return Measured(replace(fitted, opening=opening), found, costs[opening])
@@ -358,17 +372,32 @@ def best_plan(
     else:
         cascades = exact_family(dim) if recall == 1.0 else family(dim, metric, is_uneven(sample()), ground.store.live)
     flat = seconds(ground, [ground.full], tuners.vectors, k)
-    best: Measured | None = None
-    for number, cascade in enumerate(cascades):
+
+    def cheaper(one: Measured | None, other: Measured | None) -> Measured | None:
+        return one if other is None or (one is not None and one.cost.together < other.cost.together) else other
+
+    def measured(cascade: Cascade) -> Measured | None:
         candidate = bench.prepare(cascade)
         held = sum(column.row_bytes for part in candidate.parts for column in part.columns) + listed_bytes(candidate.parts, ground.store)
-        if own is not None or memory is None or held <= memory:
-            limit = math.inf if best is None else best.cost.together
-            one = measure_exact(ground, candidate, tuners, k) if recall == 1.0 else measure(ground, candidate, tuners, k, recall, limit)
-            if one is not None and (best is None or one.cost.together < best.cost.together):
-                best = one
+        if own is None and memory is not None and held > memory:
+            return None
+        if recall == 1.0:
+            return measure_exact(ground, candidate, tuners, k)
+        return measure(ground, candidate, tuners, k, recall, math.inf if best is None else best.cost.together)
+
+    best: Measured | None = None
+    coded: Measured | None = None
+    for number, cascade in enumerate(cascades):
+        one = measured(cascade)
+        best = cheaper(one, best)
+        if isinstance(cascade.stages[0], PQ):
+            coded = cheaper(one, coded)
         if progress is not None:
-            progress(number + 1, len(cascades) + 1)
+            progress(number + 1, len(cascades) + 2)
+    # Lists take long to learn: they are tried with the best codes alone.
+    with_lists = None if own is not None or coded is None else listed(coded.candidate.cascade, ground.store.live)
+    if with_lists is not None:
+        best = cheaper(measured(with_lists), best)
     if own is not None and best is None:
         # Only exact search reaches the recall with it. The margins are of use for others.
         candidate = fit_models(ground, bench.prepare(own), tuners, k)

@@ -186,21 +186,22 @@ class NumbaBackend:
             lambda part, candidates, k: pq.rescore(own, tables[part], candidates, k, largest, terms(part)),
         )
 
-    def list_rows(self, chunks: Sequence[U16], lists: int, ids: I64 | None = None) -> list_ops.ListedRows:
-        return list_ops.ListedRows(chunks, lists, ids)
+    def list_rows(self, chunks: Sequence[U16], centroids: Rows, ids: I64 | None = None) -> list_ops.ListedRows:
+        return list_ops.ListedRows(chunks, _own(centroids, pq.CodeRows), ids)
 
-    def list_rescore(self, rows: Rows, keys: F32, candidates: I64, k: int) -> tuple[F32, I64]:
-        return list_ops.rescore(_own(rows, list_ops.ListedRows), keys, candidates, k)
+    def list_rescore(self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
+        return list_ops.rescore(_own(rows, list_ops.ListedRows), tables, candidates, k, largest)
 
-    def list_level(self, rows: Rows, keys: F32, bound: Bound) -> cascade.NumbaLevel:
+    def list_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound) -> cascade.NumbaLevel:
         own = _own(rows, list_ops.ListedRows)
 
         def scan(part: slice, k: int, allowed: Bool | None) -> NoReturn:
             raise RuntimeError("lists are not scanned")
 
-        return cascade.NumbaLevel(
-            own, len(keys), bound, 1.0, scan, lambda part, candidates, k: list_ops.rescore(own, keys[part], candidates, k)
-        )
+        def rescore(part: slice, candidates: I64, k: int) -> tuple[F32, I64]:
+            return list_ops.rescore(own, tables[part], candidates, k, largest)
+
+        return cascade.NumbaLevel(own, len(tables), bound, 1.0 if largest else -1.0, scan, rescore)
 
     def listing(self, rows: Rows, codes: Rows, before: object = None) -> None:
         """All rows are scanned."""
@@ -258,9 +259,6 @@ class NumbaBackend:
         return None
 
     def pq_source(self, *_: object) -> None:
-        return None
-
-    def list_source(self, *_: object) -> None:
         return None
 
     def source_top_k(self, *_: object) -> None:

@@ -308,18 +308,18 @@ class Backend(Protocol):
     def pq_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound, scan: bool = False, scaling: Scaling | None = None) -> Level:
         """With ``scaling``, bounds have no margins by row."""
 
-    def list_rows(self, chunks: Sequence[U16], lists: int, ids: I64 | None = None) -> Rows:
-        """The numbers (n,) of rows' lists, below ``lists``."""
+    def list_rows(self, chunks: Sequence[U16], centroids: Rows, ids: I64 | None = None) -> Rows:
+        """The numbers (n,) of rows' lists, whose ``centroids`` are rows of `pq_rows`."""
 
-    def list_rescore(self, rows: Rows, keys: F32, candidates: I64, k: int) -> tuple[F32, I64]:
-        """``keys`` (Q, lists), without NaN: a row's score is that of its list."""
+    def list_rescore(self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
+        """As ``pq_rescore``: a row's score is that of its list's centroid."""
 
-    def list_level(self, rows: Rows, keys: F32, bound: Bound) -> Level:
+    def list_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound) -> Level:
         """The same. It can score named rows, and not scan."""
 
     def listing(self, rows: Rows, codes: Rows, before: Listing | None = None) -> Listing | None:
         """PQ codes (of `pq_rows`, without scales) once more, in the order of the lists of ``rows`` (`list_rows`), which have the same
-        chunks, of 65,536 rows at most. None: this backend scans all rows.
+        chunks. None: this backend scans all rows, or there are more than 32 bits can number.
 
         ``before``: one of the same lists when there were other rows. What it knows of chunks whose arrays are the same ones, and as long,
         is taken over; in arrays, rows may have been written after those in use alone."""
@@ -389,13 +389,10 @@ class Backend(Protocol):
         slope: float,
         codebooks: F32,
         rotation: F32 | None,
+        lists: tuple[Rows, tuple[float, float]] | None = None,
     ) -> Source | None:
-        """Codes of the same coordinates, made units, times ``rotation`` (dims, dims); tables of 4 bits are made whole."""
-
-    def list_source(
-        self, rows: Rows, metric: Metric, dim: int, directions: F32 | None, intercept: float, slope: float, centroids: F32
-    ) -> Source | None:
-        """Keys are products of the same coordinates, made units, with ``centroids`` (lists, d)."""
+        """Codes of the same coordinates, made units, times ``rotation`` (dims, dims); tables of 4 bits are made whole. With ``lists``
+        (`list_rows`), and the intercept and slope of their keys, it makes their level too."""
 
     def source_top_k(
         self,

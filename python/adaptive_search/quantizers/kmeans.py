@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import ranges
 from ..backends import current
 from ..backends.protocol import Backend
 from ..execution import Progress, run_ranges
 from ..types import F32, I32, I64, Array
+
+BATCHES = 32
+"""In which points that are far apart are picked; those of a batch know nothing of each other."""
+
+BLOCK_POINTS = 4_096
 
 MAX_REPAIRS = 100
 """Rounds of moving unused codewords after the last iteration. Each lowers the error, and few are ever needed."""
@@ -39,6 +45,35 @@ def train(
         codebook[len(start) :] = codebook[len(start) - 1]
     settle(points, codebooks, iterations, threads, progress)
     return codebooks
+
+
+def far_apart(points: F32, count: int, seed: int) -> F32:
+    """``count`` of the points (n, D), in rising order of when they were picked: each with a probability in proportion to the square of
+    its distance from the nearest one of the batches before (k-means||, Bahmani et al. 2012). If there are no more distinct points, the
+    last one is repeated.
+
+    Clusters of any size then have one from the start, where evenly picked points leave one in three without.
+    """
+    backend, rng = current(), np.random.default_rng(seed)
+    chosen = [points[rng.choice(len(points), min(len(points), -(-count // BATCHES)), replace=False)]]
+    squares = np.full(len(points), np.inf)
+    nearest, distances = np.empty((len(points), 1), np.int32), np.empty(len(points), np.float32)
+    while (left := count - sum(map(len, chosen))) > 0:
+        last = np.ascontiguousarray(chosen[-1])
+        backend.pq_assign(points, last[np.newaxis], nearest)
+        for first, end in ranges(len(points), BLOCK_POINTS):
+            backend.dense_norms("float32", [points[first:end] - last[nearest[first:end, 0]]], distances[first:end])
+        np.minimum(squares, distances.astype(np.float64) ** 2, out=squares)
+        together = squares.cumsum()
+        batch = min(left, -(-count // BATCHES))
+        # One in every stretch of the same weight: none twice but for a point that weighs more than that.
+        places = np.searchsorted(together, (np.arange(batch) + rng.random(batch)) * (together[-1] / batch), side="right")
+        places = np.unique(places[places < len(points)])
+        if together[-1] == 0.0 or not len(places):
+            chosen.append(np.repeat(chosen[-1][-1:], left, axis=0))
+        else:
+            chosen.append(points[places])
+    return np.ascontiguousarray(np.concatenate(chosen))
 
 
 def settle(points: F32, codebooks: F32, iterations: int, threads: int | None = None, progress: Progress | None = None) -> None:

@@ -13,7 +13,7 @@ from ..backends import current
 from ..execution import progress_bar
 from ..functional import squeezed
 from ..rotations import is_orthogonal, rotated
-from ..types import F32, I64, MAX_DIM, U8, Array, Metric, Neighbors
+from ..types import F32, I32, I64, MAX_DIM, U8, Array, Metric, Neighbors
 from ..validation import (
     as_codes,
     as_float,
@@ -168,13 +168,24 @@ class ProductQuantizer(Quantizer):
                 anisotropic.assign(self._turned(vectors), self.codebooks, self.anisotropy, nearest)
             else:
                 backend.pq_assign(self._turned(vectors), self.codebooks, nearest)
-            if self.bits == 8:
-                codes[:] = nearest
-            else:
-                codes[:] = nearest[:, ::2]
-                codes[:, : self.subspaces // 2] |= nearest[:, 1::2].astype(np.uint8) << 4
+            self._write(nearest, codes)
 
         return self._encoded(X, np.uint8, encode, threads, progress)
+
+    def nearest_codes(self, points: F32) -> U8:
+        """Row-major codes of checked float32 points (n, D) as they are: of any length, and without regard to the anisotropy."""
+        nearest, codes = np.empty((len(points), self.subspaces), np.int32), np.empty((len(points), self.code_bytes), np.uint8)
+        current().pq_assign(self._turned(points), self.codebooks, nearest)
+        self._write(nearest, codes)
+        return codes
+
+    def _write(self, nearest: I32, codes: Array) -> None:
+        """Codes (n, code_bytes) of codeword numbers (n, M)."""
+        if self.bits == 8:
+            codes[:] = nearest
+        else:
+            codes[:] = nearest[:, ::2]
+            codes[:, : self.subspaces // 2] |= nearest[:, 1::2].astype(np.uint8) << 4
 
     def decode(self, codes: Any) -> F32:
         """The rows (N, D) that codes (row-major or packed) stand for."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .base import Bounded, Representation, Stage
+from .base import Bounded, Line, Representation, Stage, fitted, linked
 from .binary import Binary
 from .full import Full
 from .int8 import Int8
@@ -11,7 +11,23 @@ from .pq import PQ
 from .prefix import Prefix
 from .rabit import RaBit
 
-__all__ = ["PQ", "STAGES", "Binary", "Bounded", "Full", "Int8", "Lists", "Prefix", "RaBit", "Representation", "Stage", "stage_of"]
+__all__ = [
+    "PQ",
+    "STAGES",
+    "Binary",
+    "Bounded",
+    "Full",
+    "Int8",
+    "Line",
+    "Lists",
+    "Prefix",
+    "RaBit",
+    "Representation",
+    "Stage",
+    "fitted",
+    "linked",
+    "stage_of",
+]
 
 STAGES: dict[str, type[Stage]] = {stage.__name__: stage for stage in (Lists, Binary, RaBit, PQ, Int8, Prefix, Full)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
 
@@ -50,6 +50,12 @@ class Stage(ABC):
         return f"{type(self).__name__}({', '.join(f'{field.name}={getattr(self, field.name)!r}' for field in set_fields)})"
 
 
+Line = tuple[float, float]
+"""Intercept, with margins, and slope of what keys say of scores."""
+
+ListSource = tuple[Rows, Line]
+"""Rows of inverted lists, and what their keys say."""
+
 Bounding = Callable[[Units], Bound]
 """What keys say of scores, from the scales on which the two are compared."""
 
@@ -92,6 +98,10 @@ class Representation(ABC):
         """Bytes read per row by a scan."""
         return sum(column.row_bytes for column in self.columns)
 
+    def before(self, following: Representation) -> Self:
+        """The same in a cascade in which ``following`` comes next."""
+        return self
+
     def fit(self, sample: F32) -> Self:
         """A representation learned from sample rows (n, D). This one stays as it is."""
         return self
@@ -108,12 +118,22 @@ class Representation(ABC):
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
         """The best k of each query's candidates (Q, C), where -1 is none: raw scores and positions."""
 
-    @abstractmethod
-    def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
-        """A stage of a cascade for queries (Q, D) float32, and what its keys say of scores, which ``bounding`` makes of its units."""
+    @property
+    def asks(self) -> Representation:
+        """Whose `asked` queries its levels are made of."""
+        return self
 
-    def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
-        """What makes the levels of queries in the backend, for scores of about intercept + slope * key; None if nothing does."""
+    def asked(self, backend: Backend, queries: F32) -> Any:
+        """Queries (Q, D) float32 as `level` takes them."""
+        return queries
+
+    @abstractmethod
+    def level(self, backend: Backend, rows: Rows, asked: Any, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
+        """A stage of a cascade for `asked` queries, and what its keys say of scores, which ``bounding`` makes of its units."""
+
+    def source(self, backend: Backend, rows: Rows, line: Line, lists: ListSource | None = None) -> Source | None:
+        """What makes levels of queries in the backend, for scores of about intercept + slope * key, and those of the ``lists`` that are
+        looked at before it, if there are some; None if nothing does."""
         return None
 
     @property
@@ -144,6 +164,23 @@ class Representation(ABC):
     def restore(self, state: Mapping[str, Array]) -> Self:
         """A fitted representation from `state`; a `ValueError` if it does not fit this one. This one stays as it is."""
         return self
+
+
+def linked(parts: Iterable[Representation]) -> tuple[Representation, ...]:
+    """Representations of one cascade, each of which knows the next."""
+    return _from_last(parts, lambda part: part)
+
+
+def fitted(parts: Iterable[Representation], sample: F32) -> tuple[Representation, ...]:
+    """The same, learned from sample rows (n, D)."""
+    return _from_last(parts, lambda part: part.fit(sample))
+
+
+def _from_last(parts: Iterable[Representation], change: Callable[[Representation], Representation]) -> tuple[Representation, ...]:
+    changed: list[Representation] = []
+    for part in reversed(list(parts)):
+        changed.append(change(part.before(changed[-1]) if changed else part))
+    return tuple(reversed(changed))
 
 
 def score_units(backend: Backend, queries: F32, metric: Metric) -> Units:

@@ -10,7 +10,7 @@ from ..layout import Slabs
 from ..margins import Units
 from ..rows import RowStore
 from ..types import F32, I64, Metric
-from .base import Bounding, Representation, Stage
+from .base import Bounding, Line, ListSource, Representation, Stage
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +50,7 @@ class FullRows(Representation):
         bound = bounding(self.units(backend, queries))
         return backend.dense_level(rows, queries, self._metric, bound, scan), bound
 
-    def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
+    def source(self, backend: Backend, rows: Rows, line: Line, lists: ListSource | None = None) -> Source | None:
         return backend.full_source(rows, self._metric)
 
     def units(self, backend: Backend, queries: F32) -> Units:

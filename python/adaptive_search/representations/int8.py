@@ -17,7 +17,7 @@ from ..quantizers.int8 import IntegerQueries
 from ..rows import RowStore
 from ..types import F32, F64, I64, Array, Metric
 from ..validation import check_rotation
-from .base import Bounding, Representation, Stage, query_norms, rounding, score_units, unit_queries
+from .base import Bounding, Line, ListSource, Representation, Stage, query_norms, rounding, score_units, unit_queries
 from .coordinates import ROTATIONS, Coordinates, Rotation
 from .prefix import largest_norm
 
@@ -118,12 +118,12 @@ class Int8Rows(Representation):
         bound = bounding(self.units(backend, queries))
         return backend.integer_level(rows, *self._prepare(backend, queries), self._scored, bound, scan), bound
 
-    def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
+    def source(self, backend: Backend, rows: Rows, line: Line, lists: ListSource | None = None) -> Source | None:
         if self._metric == "l2":
             return None
         coordinates = self._coordinates
         return backend.integer_source(
-            rows, self._metric, coordinates.dim, coordinates.directions, self._cut_off, intercept, slope, self._quantizer.scales
+            rows, self._metric, coordinates.dim, coordinates.directions, self._cut_off, *line, self._quantizer.scales
         )
 
     @property

@@ -9,28 +9,26 @@ from typing import ClassVar, Self
 import numpy as np
 
 from ..backends import current
-from ..backends.protocol import Backend, Bound, Level, Rows, Source
+from ..backends.protocol import Backend, Bound, Level, Rows
 from ..execution import run_ranges
 from ..layout import Column, Slabs
 from ..margins import Units
-from ..quantizers.kmeans import train
-from ..rotations import rotated
+from ..quantizers.kmeans import far_apart, settle
 from ..rows import RowStore
-from ..types import F32, F64, I64, Array, Metric
-from ..validation import check_rotation
-from .base import Bounding, Representation, Stage, query_norms, score_units
-from .coordinates import ROTATIONS, Coordinates, Rotation
+from ..types import F32, I64, Array, Metric
+from .base import Bounding, Representation, Stage
+from .pq import PQRows, Tables
 
 MOST_LISTS = 65_536
 """What numbers of two bytes can tell apart."""
 
-ROUNDS = 10
-"""Of k-means: more move few rows, and lists need not be the best there are."""
+ROUNDS = 4
+"""Of k-means, which begins with rows far apart: more move few rows."""
 
 ROWS_OF_A_LIST = 64
 """Rows that a centroid is learned from, on average, at most."""
 
-MOST_CHAINED = 4_096
+MOST_CHAINED = 8_192
 """Lists that are put into an order, which takes time by their square."""
 
 GRAIN = 1_024
@@ -43,16 +41,13 @@ class Lists(Stage):
     centroid, with a margin, could still be that of one of its k best (Jegou et al. 2011).
 
     Which lists that are is decided query by query, and calibrated like any other stage: there is no number of probes to choose. It goes
-    before a `PQ` without ``keep``, whose codes are then kept in the order of lists as well, in memory.
+    before a `PQ` without ``keep``, whose codes are then kept in the order of lists as well, in memory. Centroids are means of what that
+    stage codes, and queries are compared with the codes of centroids, by the tables that they need in any case.
 
     Parameters
     ----------
     lists : int
-        2 to 65,536; a hundred or two hundred rows to each are a good choice.
-    dims : int or None
-        Centroids of the first so many dims alone, which a query is compared with in less time; None takes all.
-    rotation : {"pca", "learned", "random"} or None
-        Take ``dims`` directions instead of the first dims, as `Int8` does.
+        2 to 65,536; fifty to two hundred rows to each are a good choice.
 
     Examples
     --------
@@ -64,20 +59,14 @@ class Lists(Stage):
     fit_rows: ClassVar[int] = 10_000
 
     lists: int
-    dims: int | None = None
-    rotation: Rotation | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 2 <= self.lists <= MOST_LISTS:
             raise ValueError(f"lists: expected 2 to {MOST_LISTS:,}, got {self.lists}")
-        check_rotation(self.rotation, *ROTATIONS)
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> ListRows:
-        dims = slabs.dim if self.dims is None else self.dims
-        if dims > slabs.dim:
-            raise ValueError(f"Lists(dims={dims}) is longer than the vectors, which have {slabs.dim} dims")
-        return ListRows(self.lists, Coordinates(metric, slabs.dim, dims, self.rotation), name)
+        return ListRows(self.lists, name)
 
 
 class ListRows(Representation):
@@ -85,10 +74,9 @@ class ListRows(Representation):
 
     scans: ClassVar[bool] = False
 
-    def __init__(self, lists: int, coordinates: Coordinates, name: str, centroids: F32 | None = None) -> None:
-        self._lists, self._coordinates, self._name = lists, coordinates, name
-        self._centroids = centroids
-        self._matrix = None if centroids is None else self._compared(centroids)
+    def __init__(self, lists: int, name: str, codes: PQRows | None = None, centroids: F32 | None = None) -> None:
+        self._lists, self._name = lists, name
+        self._codes, self._centroids = codes, centroids
         self.columns = (Column(f"{name}.list", np.dtype(np.uint16), below=lists),)
 
     @property
@@ -105,15 +93,21 @@ class ListRows(Representation):
     def fitted(self) -> bool:
         return self._centroids is not None
 
+    def before(self, following: Representation) -> Self:
+        if not isinstance(following, PQRows):
+            raise TypeError(f"lists go before codes, not before {following!r}")
+        return type(self)(self._lists, self._name, following, self._centroids)
+
     def fit(self, sample: F32) -> Self:
-        coordinates = self._coordinates.fit(sample)
         some = sample[:: max(1, len(sample) // (ROWS_OF_A_LIST * self._lists))]
-        points = coordinates.of_queries(current(), np.ascontiguousarray(some))
-        return self._with(coordinates, _chained(train(points, 1, self._lists, ROUNDS, 0)[0]))
+        points = self._asks.points(np.ascontiguousarray(some))
+        centroids = far_apart(points, self._lists, 0)
+        settle(points, centroids[np.newaxis], ROUNDS)
+        return self._with(_chained(centroids))
 
     def encode(self, vectors: F32) -> dict[str, Array]:
         backend, codebook = current(), self._learned[np.newaxis]
-        points, nearest = self._coordinates.of_queries(backend, vectors), np.empty((len(vectors), 1), np.int32)
+        points, nearest = self._asks.points(vectors), np.empty((len(vectors), 1), np.int32)
 
         def work(first: int, last: int) -> None:
             backend.pq_assign(points[first:last], codebook, nearest[first:last])
@@ -122,43 +116,46 @@ class ListRows(Representation):
         return {self.columns[0].name: nearest[:, 0].astype(np.uint16)}
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
-        return backend.list_rows(store.used(self.columns[0].name), self._lists, store.ids)
+        centroids = self._asks.centroid_rows(backend, self._learned)
+        return backend.list_rows(store.used(self.columns[0].name), centroids, store.ids)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
-        return backend.list_rescore(rows, self._keys(backend, self._coordinates.of_queries(backend, queries)), candidates, k)
+        return backend.list_rescore(rows, self._asks.asked(backend, queries).tables, candidates, k, self.largest)
 
-    def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
-        points = self._coordinates.of_queries(backend, queries)
-        bound = bounding(self._units(backend, queries, points))
-        return backend.list_level(rows, self._keys(backend, points), bound), bound
+    @property
+    def asks(self) -> Representation:
+        return self._asks
 
-    def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
-        own = self._coordinates
-        if own.metric == "l2":
-            return None
-        return backend.list_source(rows, own.metric, own.dim, own.directions, intercept, slope, self._learned)
+    def level(self, backend: Backend, rows: Rows, asked: Tables, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
+        bound = bounding(self._asks.units_of(asked))
+        return backend.list_level(rows, asked.tables, self.largest, bound), bound
 
     @property
     def largest(self) -> bool:
-        return True
+        return self._asks.largest
 
     def units(self, backend: Backend, queries: F32) -> Units:
-        return self._units(backend, queries, self._coordinates.of_queries(backend, queries))
+        return self._asks.units(backend, queries)
 
     def named(self, name: str) -> Self:
-        return type(self)(self._lists, self._coordinates, name, self._centroids)
+        return type(self)(self._lists, name, self._codes, self._centroids)
 
     def state(self) -> dict[str, Array]:
-        return {} if self._centroids is None else {"centroids": self._centroids} | self._coordinates.state()
+        return {} if self._centroids is None else {"centroids": self._centroids}
 
     def restore(self, state: Mapping[str, Array]) -> Self:
-        coordinates, rest = self._coordinates.restore(state)
-        centroids = rest.get("centroids")
-        if centroids is None or centroids.shape != (self._lists, coordinates.dims) or centroids.dtype != np.float32:
-            raise ValueError(f"state: expected centroids of shape ({self._lists}, {coordinates.dims}), float32")
+        centroids, shape = state.get("centroids"), (self._lists, self._asks.dims)
+        if centroids is None or centroids.shape != shape or centroids.dtype != np.float32:
+            raise ValueError(f"state: expected centroids of shape {shape}, float32")
         if not np.isfinite(centroids).all():
             raise ValueError("state: expected centroids that are finite")
-        return self._with(coordinates, np.ascontiguousarray(centroids))
+        return self._with(np.ascontiguousarray(centroids))
+
+    @property
+    def _asks(self) -> PQRows:
+        if self._codes is None:
+            raise RuntimeError("the lists do not know the codes that come next")
+        return self._codes
 
     @property
     def _learned(self) -> F32:
@@ -166,31 +163,8 @@ class ListRows(Representation):
             raise RuntimeError("the lists are not fitted")
         return self._centroids
 
-    def _keys(self, backend: Backend, points: F32) -> F32:
-        """Of queries' coordinates (Q, d): (Q, lists), finite. For l2: 2 q.c - |c|^2, which is |q|^2 minus the distance."""
-        if self._matrix is None:
-            raise RuntimeError("the lists are not fitted")
-        if self._coordinates.metric == "l2":
-            points = np.concatenate([points, np.ones((len(points), 1), np.float32)], axis=1)
-        return rotated(backend, points, self._matrix)
-
-    def _units(self, backend: Backend, queries: F32, points: F32) -> Units:
-        if self._coordinates.metric != "l2":
-            return score_units(backend, queries, self._coordinates.metric)
-        squares: F64 = query_norms(backend, points) ** 2
-        return Units(squares, 1.0, 1.0)
-
-    def _compared(self, centroids: F32) -> F32:
-        """The matrix whose products with coordinates are keys."""
-        if self._coordinates.metric != "l2":
-            return centroids
-        largest = np.finfo(np.float32).max
-        squares = np.square(centroids, dtype=np.float64).sum(axis=1, keepdims=True)
-        doubled = np.concatenate([2.0 * centroids.astype(np.float64), -squares], axis=1)
-        return np.ascontiguousarray(doubled.clip(-largest, largest).astype(np.float32))
-
-    def _with(self, coordinates: Coordinates, centroids: F32) -> Self:
-        return type(self)(self._lists, coordinates, self._name, centroids)
+    def _with(self, centroids: F32) -> Self:
+        return type(self)(self._lists, self._name, self._codes, centroids)
 
 
 def _chained(centroids: F32) -> F32:

@@ -16,7 +16,7 @@ from ..quantizers import ProductQuantizer
 from ..rows import RowStore
 from ..types import F32, F64, I64, Array, Metric
 from ..validation import as_float, check_rotation
-from .base import Bounding, Representation, Stage, query_units
+from .base import Bounding, Line, ListSource, Representation, Stage, query_units
 from .coordinates import ROTATIONS, Coordinates, Rotation
 
 ROTATION_ROWS = 16_384
@@ -109,14 +109,20 @@ class PQRows(Representation):
         return backend.pq_rows(chunks, self._quantizer.subspaces, self._quantizer.bits, store.ids)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
-        return backend.pq_rescore(rows, self._tables(backend, queries).tables, candidates, k, self.largest)
+        return backend.pq_rescore(rows, self.asked(backend, queries).tables, candidates, k, self.largest)
 
-    def level(self, backend: Backend, rows: Rows, queries: F32, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
-        asked = self._tables(backend, queries)
-        bound = bounding(self._units(backend, queries, asked))
+    def asked(self, backend: Backend, queries: F32) -> Tables:
+        tables = self._quantizer.query_tables(self._coordinates.of_queries(backend, queries))
+        base, step = np.zeros(len(queries)), np.ones(len(queries))
+        if self._quantizer.bits == 4:
+            backend.pq_whole(tables, base, step)
+        return Tables(tables, base, step, query_units(backend, queries, self._quantizer.metric))
+
+    def level(self, backend: Backend, rows: Rows, asked: Tables, bounding: Bounding, scan: bool) -> tuple[Level, Bound]:
+        bound = bounding(self.units_of(asked))
         return backend.pq_level(rows, asked.tables, self.largest, bound, scan), bound
 
-    def source(self, backend: Backend, rows: Rows, intercept: float, slope: float) -> Source | None:
+    def source(self, backend: Backend, rows: Rows, line: Line, lists: ListSource | None = None) -> Source | None:
         quantizer, coordinates = self._quantizer, self._coordinates
         if quantizer.metric == "l2":
             return None
@@ -126,19 +132,37 @@ class PQRows(Representation):
             coordinates.dim,
             coordinates.dims,
             coordinates.directions,
-            intercept,
-            slope,
+            *line,
             quantizer.codebooks,
             quantizer.rotation_matrix,
+            lists,
         )
 
     def units(self, backend: Backend, queries: F32) -> Units:
-        return self._units(backend, queries, self._tables(backend, queries))
+        return self.units_of(self.asked(backend, queries))
+
+    def units_of(self, asked: Tables) -> Units:
+        """Of queries that are ready."""
+        return Units(-asked.base if self.largest else asked.base, asked.unit, asked.unit / asked.step)
 
     def estimates(self, backend: Backend, queries: F32, raw: F32) -> F32:
-        asked = self._tables(backend, queries)
+        asked = self.asked(backend, queries)
         scores: F32 = (asked.base[:, None] + asked.step[:, None] * raw).astype(np.float32)
         return scores
+
+    @property
+    def dims(self) -> int:
+        """Of `points`."""
+        return self._coordinates.dims
+
+    def points(self, vectors: F32) -> F32:
+        """What is coded of vectors (n, D): (n, dims), of unit length for cosine."""
+        return self._coordinates.of_queries(current(), vectors)
+
+    def centroid_rows(self, backend: Backend, centroids: F32) -> Rows:
+        """Points (n, dims) of any length as rows that `asked` queries can be compared with."""
+        packed = self._quantizer.pack(self._quantizer.nearest_codes(centroids))
+        return backend.pq_rows([CodeChunk(packed.data, len(centroids))], self._quantizer.subspaces, self._quantizer.bits)
 
     def named(self, name: str) -> Self:
         return type(self)(self._quantizer, self._coordinates, name)
@@ -159,24 +183,14 @@ class PQRows(Representation):
     def largest(self) -> bool:
         return self._quantizer.metric != "l2"
 
-    def _tables(self, backend: Backend, queries: F32) -> _Tables:
-        tables = self._quantizer.query_tables(self._coordinates.of_queries(backend, queries))
-        base, step = np.zeros(len(queries)), np.ones(len(queries))
-        if self._quantizer.bits == 4:
-            backend.pq_whole(tables, base, step)
-        return _Tables(tables, base, step)
-
-    def _units(self, backend: Backend, queries: F32, asked: _Tables) -> Units:
-        unit = query_units(backend, queries, self._quantizer.metric)
-        return Units(-asked.base if self.largest else asked.base, unit, unit / asked.step)
-
     def _with(self, quantizer: ProductQuantizer, coordinates: Coordinates) -> Self:
         return type(self)(quantizer, coordinates, self._name)
 
 
-class _Tables(NamedTuple):
-    """Of queries: estimates of the metric are base + step * sum of entries."""
+class Tables(NamedTuple):
+    """Of queries: estimates of the metric are base + step * sum of entries, and proportional to ``unit``."""
 
     tables: F32
     base: F64
     step: F64
+    unit: F64 | float
