@@ -103,10 +103,9 @@ std::optional<Level> PqSource::level(const float* queries, int64_t count, bool s
     const int64_t entries = int64_t{1} << bits_;
     const auto own = std::make_shared<Own>();
     own->tables.resize(static_cast<size_t>(count * subspaces_ * entries));
-    codebooks_.tables(table_, vectors.data(), count, dims(), false, own->tables.data());
-    if (!all_finite(own->tables)) return {};
+    if (!codebooks_.tables(table_, vectors.data(), count, dims(), false, own->tables.data())) return {};
     std::vector<double> base(static_cast<size_t>(count), 0.0), step(base.size(), 1.0);
-    if (bits_ == 4) make_whole(own->tables.data(), count, subspaces_, entries, base.data(), step.data());
+    if (bits_ == 4) make_whole(table_, own->tables.data(), count, subspaces_, entries, base.data(), step.data());
     own->problem.emplace(table_, rows_, subspaces_, bits_, own->tables.data(), count, true, ScoreScaling{}, scan);
     Level out;
     const std::vector<double> unit = units(queries, count);

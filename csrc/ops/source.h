@@ -86,8 +86,10 @@ class PqSource final : public CodedSource {
 public:
     PqSource(const KernelTable& table, std::shared_ptr<const Rows> rows, Metric metric, int64_t dim, Coded coded, Line line,
              Codebooks codebooks, int64_t subspaces, int bits, const float* rotation)
-        : CodedSource(table, std::move(rows), metric, dim, coded, line), codebooks_(codebooks), subspaces_(subspaces), bits_(bits),
-          rotation_(rotation) {}
+        : CodedSource(table, std::move(rows), metric, dim, coded, line), codebooks_(std::move(codebooks)), subspaces_(subspaces),
+          bits_(bits), rotation_(rotation) {
+        codebooks_.keep_transposed();
+    }
     std::optional<Level> level(const float* queries, int64_t count, bool scan) const override;
 
 private:
