@@ -177,6 +177,18 @@ def canonical_tables(queries: F32, codebooks: F32, squared: bool) -> F32:
     return out
 
 
+def whole_tables(tables: F32) -> F32:
+    """Of tables (Q, M, K), as `Backend.pq_whole` rounds them."""
+    lows = tables.min(axis=2, keepdims=True)
+    with np.errstate(over="ignore"):
+        widest = (tables - lows).max(axis=(1, 2), keepdims=True)
+        usable = (widest > np.float32(1e-30)) & (widest < np.float32(1e37))
+        inverse = np.float32(1) / np.where(usable, widest / np.float32(63), np.float32(1))
+        whole = np.minimum(np.trunc((tables - lows) * inverse + np.float32(0.5)), np.float32(63))
+    out: F32 = np.where(usable, whole, np.float32(0)).astype(np.float32)
+    return out
+
+
 # --- top-k --------------------------------------------------------------------------------------------------------------
 def best(scores: Array, k: int, *, ids: Array | None = None, largest: bool = True, allowed: Array | None = None) -> tuple[F32, I64]:
     """Scores and row numbers of the k best, ties to the smaller id; NaN and -1 beyond the rows there are.

@@ -279,7 +279,7 @@ Codebooks codebooks_of(const py::array& codebooks) {
     return {c, codebooks.shape(0), codebooks.shape(1), codebooks.shape(2)};
 }
 
-void pq_tables(const Target& self, const py::array& queries, const py::array& codebooks, bool squared, py::array out) {
+bool pq_tables(const Target& self, const py::array& queries, const py::array& codebooks, bool squared, py::array out) {
     const float* q = contiguous<float>(queries, 2, "queries");
     const Codebooks books = codebooks_of(codebooks);
     float* to = writable<float>(out, 3, "out");
@@ -287,16 +287,16 @@ void pq_tables(const Target& self, const py::array& queries, const py::array& co
     require(out.shape(0) == queries.shape(0) && out.shape(1) == codebooks.shape(0) && out.shape(2) == codebooks.shape(1),
             "out: expected shape (queries, subspaces, codewords)");
     const py::gil_scoped_release free;
-    books.tables(*self.table, q, queries.shape(0), queries.shape(1), squared, to);
+    return books.tables(*self.table, q, queries.shape(0), queries.shape(1), squared, to);
 }
 
-void pq_whole(const Target&, py::array tables, py::array base, py::array step) {
+void pq_whole(const Target& self, py::array tables, py::array base, py::array step) {
     float* t = writable<float>(tables, 3, "tables");
     double *b = writable<double>(base, 1, "base"), *s = writable<double>(step, 1, "step");
     require(base.size() == tables.shape(0) && step.size() == tables.shape(0), "base, step: expected one value per query");
     require(tables.shape(2) > 0, "tables: expected entries");
     const py::gil_scoped_release free;
-    make_whole(t, tables.shape(0), tables.shape(1), tables.shape(2), b, s);
+    make_whole(*self.table, t, tables.shape(0), tables.shape(1), tables.shape(2), b, s);
 }
 
 void pq_assign(const Target& self, const py::array& vectors, const py::array& codebooks, py::array out) {

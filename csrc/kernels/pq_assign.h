@@ -1,6 +1,6 @@
 // Product quantization: float tables, and the assignment of rows to codewords.
 //
-// Tables. Codewords in lanes, dims in rising order, multiply then add: the canonical sums.
+// Tables. Codewords in lanes, dims in rising order, multiply then add: the canonical sums. Query by query, so that a table is written in order.
 //
 // Assignment. Rows in lanes, codewords broadcast. Half the squared distance is |x|^2/2 + |c|^2/2 - x.c, one FMA an element where the canonical
 // sum takes three operations, on elements minus the codewords' mean so that little cancels. The number of a codeword replaces the low 8 bits of
@@ -15,31 +15,106 @@
 namespace asx::ASX_TARGET {
 namespace {
 
-template <bool squared> ASX_INLINE void float_table(const float* query, const float* codebook, int64_t dims, int64_t codewords,
-                                                    int64_t padded, float* out) {
+// Of V registers of codewords of one subspace.
+template <bool squared, int V>
+ASX_INLINE void table_entries(const float* query, const float* codebook, int64_t dims, int64_t padded, Simd::F (&sums)[V]) {
     using S = Simd;
-    for (int64_t j = 0; j < codewords; j += S::lanes) {
-        auto sum = S::zero();
-        for (int64_t s = 0; s < dims; ++s) {
-            const auto q = S::set(query[s]), c = S::load(codebook + s * padded + j);
+    for (int v = 0; v < V; ++v) sums[v] = S::zero();
+    for (int64_t s = 0; s < dims; ++s) {
+        const auto q = S::set(query[s]);
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v) {
+            const auto c = S::load(codebook + s * padded + v * S::lanes);
             const auto d = squared ? S::sub(q, c) : q;
-            sum = S::add(sum, S::mul(d, squared ? d : c));
-        }
-        if (j + S::lanes <= codewords) {
-            S::store(out + j, sum);
-        } else {
-            float lane[S::lanes];
-            S::store(lane, sum);
-            for (int64_t i = j; i < codewords; ++i) out[i] = lane[i - j];
+            sums[v] = S::add(sums[v], S::mul(d, squared ? d : c));
         }
     }
 }
 
-void pq_table(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, bool squared, float* out) {
-    if (squared)
-        float_table<true>(query, codebook, dims, codewords, padded, out);
-    else
-        float_table<false>(query, codebook, dims, codewords, padded, out);
+template <bool squared>
+ASX_INLINE bool float_tables(const PqBooks* books, const float* queries, int64_t stride, int64_t count, float* out, int64_t out_stride) {
+    using S = Simd;
+    const int64_t dims = books->dims, codewords = books->codewords, padded = books->padded;
+    auto odd = S::zero(); // NaN once an entry is not finite
+    const auto put = [&](float* to, S::F entries) {
+        S::store(to, entries);
+        odd = S::add(odd, S::sub(entries, entries));
+    };
+    for (int64_t q = 0; q < count; ++q) {
+        const float *query = queries + q * stride, *codebook = books->codebooks;
+        float* to = out + q * out_stride;
+        for (int64_t m = 0; m < books->subspaces; ++m, query += dims, codebook += dims * padded, to += codewords) {
+            int64_t j = 0;
+            S::F two[2], one[1];
+            for (; j + 2 * S::lanes <= codewords; j += 2 * S::lanes) {
+                table_entries<squared>(query, codebook + j, dims, padded, two);
+                put(to + j, two[0]);
+                put(to + j + S::lanes, two[1]);
+            }
+            for (; j < codewords; j += S::lanes) {
+                table_entries<squared>(query, codebook + j, dims, padded, one);
+                if (j + S::lanes <= codewords) {
+                    put(to + j, one[0]);
+                } else {
+                    float lane[S::lanes];
+                    S::store(lane, one[0]);
+                    for (int64_t i = codewords - j; i < S::lanes; ++i) lane[i] = 0.0f;
+                    put(lane, S::load(lane));
+                    for (int64_t i = j; i < codewords; ++i) to[i] = lane[i - j];
+                }
+            }
+        }
+    }
+    return S::not_less(odd, S::set(1.0f)) == 0;
+}
+
+bool pq_tables(const PqBooks* books, const float* queries, int64_t stride, int64_t count, float* out, int64_t out_stride) {
+    return (books->squared ? float_tables<true> : float_tables<false>)(books, queries, stride, count, out, out_stride);
+}
+
+// Tables rounded to whole numbers: see backends/protocol.py. lows: one float a subspace, to work in.
+void pq_whole(float* tables, int64_t count, int64_t subspaces, int64_t entries, float* lows, double* base, double* step) {
+    using S = Simd;
+    const int64_t together = entries / S::lanes * S::lanes;
+    for (int64_t q = 0; q < count; ++q, tables += subspaces * entries) {
+        float widest = 0.0f;
+        double sum = 0.0;
+        for (int64_t m = 0; m < subspaces; ++m) {
+            const float* table = tables + m * entries;
+            float low = table[0], high = table[0];
+            if (together) {
+                auto least = S::load(table), most = least;
+                for (int64_t j = S::lanes; j < together; j += S::lanes) {
+                    const auto x = S::load(table + j);
+                    least = S::min(x, least), most = S::max(x, most);
+                }
+                low = -S::largest(S::sub(S::zero(), least)), high = S::largest(most);
+            }
+            for (int64_t j = together; j < entries; ++j) {
+                low = table[j] < low ? table[j] : low;
+                high = table[j] > high ? table[j] : high;
+            }
+            lows[m] = low;
+            sum += static_cast<double>(low);
+            widest = high - low > widest ? high - low : widest;
+        }
+        const bool usable = 1e-30f < widest && widest < 1e37f;
+        const float size = usable ? widest / 63.0f : 1.0f, inverse = usable ? 1.0f / size : 0.0f;
+        base[q] = sum;
+        step[q] = static_cast<double>(size);
+        for (int64_t i = 0; i < subspaces * entries && !usable; ++i) tables[i] = 0.0f;
+        for (int64_t m = 0; m < subspaces && usable; ++m) {
+            float* table = tables + m * entries;
+            for (int64_t j = 0; j < together; j += S::lanes) {
+                const auto scaled = S::add(S::mul(S::sub(S::load(table + j), S::set(lows[m])), S::set(inverse)), S::set(0.5f));
+                S::store(table + j, S::min(S::to_float(S::truncate(scaled)), S::set(63.0f)));
+            }
+            for (int64_t j = together; j < entries; ++j) {
+                const auto whole = static_cast<float>(static_cast<int32_t>((table[j] - lows[m]) * inverse + 0.5f));
+                table[j] = whole < 63.0f ? whole : 63.0f;
+            }
+        }
+    }
 }
 
 // The canonical answer. Padding codewords are infinite, so they never come first.

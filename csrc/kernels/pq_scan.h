@@ -64,14 +64,6 @@ template <int bits> int64_t pq_packed_bytes(const Queries* queries) {
     return static_cast<int64_t>(sizeof(PqHeader)) + pq_queries * packed_table_bytes<bits>(queries->widths[0]);
 }
 
-ASX_INLINE float largest_lane(Simd::F a) {
-    float lane[Simd::lanes], most;
-    Simd::store(lane, a);
-    most = lane[0];
-    for (int i = 1; i < Simd::lanes; ++i) most = lane[i] > most ? lane[i] : most;
-    return most;
-}
-
 struct Range {
     float low, high;
 };
@@ -85,7 +77,7 @@ template <int64_t entries> ASX_INLINE Range entry_range(const float* table, Simd
         high = S::max(x, high);
         negated_low = S::max(S::sub(S::zero(), x), negated_low);
     }
-    return {-largest_lane(negated_low), largest_lane(high)};
+    return {-Simd::largest(negated_low), Simd::largest(high)};
 }
 
 // Writes the rounded entries of one subspace and returns the largest rounding error. inverse is 1 / step, or 0 to round all to 0.
@@ -101,11 +93,36 @@ ASX_INLINE float round_entries(const float* table, Simd::F sign, float low, floa
         worst = S::max(S::max(miss, S::sub(S::zero(), miss)), worst);
         S::int_store_bytes(to + j, entry);
     }
-    return largest_lane(worst);
+    return Simd::largest(worst);
 }
 
 ASX_INLINE void pq_pack_padding(uint8_t* to, int64_t from, int64_t end) {
     for (int64_t i = from; i < end; ++i) to[i] = 0;
+}
+
+// Packs a table of whole numbers 0..63, as `pq_whole` makes them: all subspaces then have one base, and nothing is to be found out by subspace.
+// false: it is none.
+template <int bits> bool pq_pack_plain(PqHeader* header, int32_t q, int64_t subspaces, uint8_t* to) {
+    using S = Simd;
+    const float* table = header->tables[q];
+    const int64_t entries = subspaces << bits;
+    const bool largest = header->sign > 0.0f;
+    if (subspaces > 65535 / static_cast<int64_t>(pq_exact_range)) return false;
+    const auto most = S::set(pq_exact_range);
+    auto miss = S::zero();
+    for (int64_t j = 0; j < entries; j += S::lanes) {
+        const auto x = S::load(table + j);
+        const auto whole = S::truncate(S::max(S::min(x, most), S::zero()));
+        const auto off = S::sub(x, S::to_float(whole));
+        miss = S::max(off, S::max(S::sub(S::zero(), off), miss));
+        S::int_store_bytes(to + j, largest ? whole : S::truncate(S::sub(most, S::to_float(whole))));
+    }
+    if (S::largest(miss) != 0.0f) return false;
+    pq_pack_padding(to, entries, packed_table_bytes<bits>(subspaces));
+    header->base[q] = largest ? 0.0 : -static_cast<double>(pq_exact_range) * static_cast<double>(subspaces);
+    header->step[q] = 1.0;
+    header->slack[q] = 0.0f;
+    return true;
 }
 
 // Packs a table of whole numbers whose sums bytes and 16-bit numbers can take; false: it is none.
@@ -179,7 +196,9 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
         header->weight[q] = queries->scaling.weight[q];
     }
     header->exact = true;
-    for (int32_t q = 0; q < queries->count && header->exact; ++q) header->exact = pq_pack_whole<bits>(header, q, subspaces, to + q * bytes);
+    for (int32_t q = 0; q < queries->count && header->exact; ++q)
+        header->exact =
+            pq_pack_plain<bits>(header, q, subspaces, to + q * bytes) || pq_pack_whole<bits>(header, q, subspaces, to + q * bytes);
     for (int32_t q = 0; q < queries->count && !header->exact; ++q) pq_pack_rounded<bits>(header, q, subspaces, to + q * bytes);
 }
 

@@ -105,6 +105,13 @@ struct PqRun {
     int64_t rows; // at most kBlockRows
 };
 
+// Codebooks for `pq_tables`: (subspaces, dims, padded), padded to a multiple of 16 codewords with anything.
+struct PqBooks {
+    int64_t subspaces, dims, codewords, padded;
+    const float* codebooks;
+    bool squared;
+};
+
 constexpr int kPqTile = 8; // codewords of a tile
 constexpr int kPqAssigned = 32; // rows assigned together, at most
 
@@ -170,14 +177,21 @@ struct KernelTable {
     // Returns how many runs are finished: all of them, or fewer when the survivor buffer might not hold the next one.
     int64_t (*pq_runs[2])(const PqRun* runs, int64_t count, int64_t subspaces, const void* packed, float threshold, Survivors*);
 
-    // codebook: (dims, padded) transposed, padded to a multiple of 16 codewords; see backends/protocol.py for the order of summation
-    void (*pq_table)(const float* query, const float* codebook, int64_t dims, int64_t codewords, int64_t padded, bool squared, float* out);
+    // out[q * out_stride ...] (subspaces, codewords) of queries (subspaces * dims) `stride` floats apart; whether all entries are finite. See
+    // backends/protocol.py for the order of summation.
+    bool (*pq_tables)(const PqBooks* books, const float* queries, int64_t stride, int64_t count, float* out, int64_t out_stride);
+    // rounds tables (count, subspaces, entries) in place: see backends/protocol.py; lows: subspaces floats to work in
+    void (*pq_whole)(float* tables, int64_t count, int64_t subspaces, int64_t entries, float* lows, double* base, double* step);
     // nearest codewords; workspace: kPqAssigned * dims floats
     void (*pq_assign)(const PqCodebook* codebook, const float* rows, int64_t stride, int64_t count, float* workspace, int32_t* out,
                       int64_t out_stride);
     // lowers the loss of rows of unit length, `width` elements of a stride each; workspace: kPqAssigned * subspaces * (dims + 3) floats
     void (*pq_descend)(const PqLoss* loss, const float* units, int64_t width, int64_t stride, const float* lengths, int64_t count,
                        float* workspace, int32_t* codes);
+
+    // canonical products of queries (n_queries, dims) with rows (count, dims), float32 both: out[query * out_stride + row]
+    void (*products)(const float* queries, int64_t n_queries, const float* rows, int64_t count, int64_t dims, float* out,
+                     int64_t out_stride);
 };
 
 } // namespace asx

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 
 #include "ops/cpu.h"
 
@@ -78,16 +77,14 @@ void unit_queries(const KernelTable& table, const float* queries, int64_t count,
 }
 
 void map_queries(const KernelTable& table, const float* queries, int64_t count, const float* matrix, int64_t n, int64_t dims, float* out) {
-    const Piece piece = {reinterpret_cast<const uint8_t*>(matrix), dims * 4, dims};
-    // A few rows at a time stay in the first-level cache while all queries pass.
-    constexpr int64_t at_most = 64;
-    const int64_t step = std::clamp<int64_t>(kFirstCacheBytes / (dims * 4) / 8 * 8, 8, at_most);
-    int64_t rows[at_most];
-    for (int64_t first = 0; first < n; first += step) {
-        const int64_t m = std::min(step, n - first);
-        std::iota(rows, rows + m, first);
-        for (int64_t q = 0; q < count; ++q) table.canonical[kFloat32](&piece, 1, queries + q * dims, rows, m, false, out + q * n + first);
-    }
+    if (n == 1) return table.products(matrix, 1, queries, count, dims, out, count); // products are the same either way round
+    // A few rows at a time stay in the first-level cache while so many queries pass as the second has room for.
+    constexpr int64_t group = 64, whole_tiles = 12;
+    const int64_t step = count == 1 ? n : std::clamp<int64_t>(kFirstCacheBytes / (dims * 4) / whole_tiles * whole_tiles, whole_tiles, 96);
+    for (int64_t q = 0; q < count; q += group)
+        for (int64_t first = 0; first < n; first += step)
+            table.products(queries + q * dims, std::min(group, count - q), matrix + first * dims, std::min(step, n - first), dims,
+                           out + q * n + first, n);
 }
 
 void row_norms(const KernelTable& table, Kind kind, const Chunk& chunk, bool upward, float* out) {

@@ -15,6 +15,7 @@ constexpr int64_t kTagged = 256; // codewords that the kernel tells apart by the
 
 constexpr int64_t kTogether = 4;       // sums made at once, as one alone waits for every addition
 constexpr int64_t kTransposedFrom = 4; // queries
+constexpr int64_t kFirstCacheBytes = 16 << 10; // of a first-level cache, with room for queries and their tables
 
 // (codewords, dims) to (dims, padded); what pads is left as it is.
 void transpose(const float* codebook, int64_t codewords, int64_t dims, int64_t padded, float* out) {
@@ -22,7 +23,7 @@ void transpose(const float* codebook, int64_t codewords, int64_t dims, int64_t p
         for (int64_t j = 0; j < codewords; ++j) out[s * padded + j] = codebook[j * dims + s];
 }
 
-// As `pq_table`, of codewords as they lie. For a few queries transposing would take longer (64 subspaces of 16 codewords and 6 dims,
+// As the kernel, of codewords as they lie. For a few queries transposing would take longer (64 subspaces of 16 codewords and 6 dims,
 // one query: 5.6 us with it, of which the sums are 1.4, and 2.7 without).
 template <bool squared> void few_tables(const float* query, const float* codebook, int64_t dims, int64_t codewords, float* out) {
     for (int64_t j = 0; j < codewords; j += kTogether) {
@@ -172,29 +173,41 @@ void PqProblem::prepare(Block& block, const Chunk& chunk, int64_t start, Workspa
 Codebooks::Codebooks(const float* codebooks, int64_t subspaces, int64_t codewords, int64_t dims)
     : subspaces_(subspaces), codewords_(codewords), dims_(dims), padded_((codewords + 15) / 16 * 16), codebooks_(codebooks) {}
 
-void Codebooks::tables(const KernelTable& table, const float* queries, int64_t count, int64_t query_dims, bool squared, float* out) const {
-    const int64_t padded_dims = subspaces_ * dims_;
+void Codebooks::keep_transposed() {
+    transposed_.assign(static_cast<size_t>(subspaces_ * dims_ * padded_), 0.0f);
+    for (int64_t m = 0; m < subspaces_; ++m)
+        transpose(codebooks_ + m * codewords_ * dims_, codewords_, dims_, padded_, transposed_.data() + m * dims_ * padded_);
+}
+
+bool Codebooks::tables(const KernelTable& table, const float* queries, int64_t count, int64_t query_dims, bool squared, float* out) const {
+    const int64_t padded_dims = subspaces_ * dims_, each = subspaces_ * codewords_;
     std::vector<float> padded;
     if (query_dims < padded_dims) {
         padded.resize(static_cast<size_t>(count * padded_dims));
         for (int64_t q = 0; q < count; ++q) std::copy_n(queries + q * query_dims, query_dims, padded.begin() + q * padded_dims);
         queries = padded.data();
     }
-    if (count < kTransposedFrom) {
+    const bool kept = !transposed_.empty();
+    if (count < kTransposedFrom && !kept) {
         for (int64_t q = 0; q < count; ++q)
             for (int64_t m = 0; m < subspaces_; ++m)
                 (squared ? few_tables<true> : few_tables<false>)(queries + q * padded_dims + m * dims_, codebooks_ + m * codewords_ * dims_,
-                                                                 dims_, codewords_, out + (q * subspaces_ + m) * codewords_);
-        return;
+                                                                 dims_, codewords_, out + q * each + m * codewords_);
+        return std::all_of(out, out + count * each, [](float x) { return std::isfinite(x); });
     }
-    // A subspace's codebook stays in the first-level cache for all queries.
-    std::vector<float> transposed(static_cast<size_t>(dims_ * padded_), std::numeric_limits<float>::infinity());
-    for (int64_t m = 0; m < subspaces_; ++m) {
-        transpose(codebooks_ + m * codewords_ * dims_, codewords_, dims_, padded_, transposed.data());
-        for (int64_t q = 0; q < count; ++q)
-            table.pq_table(queries + q * padded_dims + m * dims_, transposed.data(), dims_, codewords_, padded_, squared,
-                           out + (q * subspaces_ + m) * codewords_);
+    // So many subspaces at a time that their codebooks stay in the first-level cache for all queries.
+    const int64_t book = dims_ * padded_;
+    const int64_t together = std::clamp<int64_t>(kFirstCacheBytes / std::max<int64_t>(book * 4, 1), 1, std::max<int64_t>(subspaces_, 1));
+    std::vector<float> some(static_cast<size_t>(kept ? 0 : together * book));
+    bool finite = true;
+    for (int64_t m = 0; m < subspaces_; m += together) {
+        const int64_t here = std::min(together, subspaces_ - m);
+        for (int64_t i = 0; i < here && !kept; ++i)
+            transpose(codebooks_ + (m + i) * codewords_ * dims_, codewords_, dims_, padded_, some.data() + i * book);
+        const PqBooks books = {here, dims_, codewords_, padded_, kept ? transposed_.data() + m * book : some.data(), squared};
+        finite &= table.pq_tables(&books, queries + m * dims_, padded_dims, count, out + m * codewords_, each);
     }
+    return finite;
 }
 
 void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims,
@@ -258,27 +271,9 @@ void Codebooks::descend(const KernelTable& table, const float* units, const floa
     table.pq_descend(&loss, units, vector_dims, vector_dims, lengths, count, workspace.data(), codes);
 }
 
-void make_whole(float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step) {
+void make_whole(const KernelTable& table, float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step) {
     std::vector<float> lows(static_cast<size_t>(subspaces));
-    for (int64_t q = 0; q < count; ++q) {
-        float* table = tables + q * subspaces * entries;
-        float widest = 0.0f;
-        base[q] = 0.0;
-        for (int64_t m = 0; m < subspaces; ++m) {
-            const auto [low, high] = std::minmax_element(table + m * entries, table + (m + 1) * entries);
-            lows[static_cast<size_t>(m)] = *low;
-            base[q] += static_cast<double>(*low);
-            widest = std::max(widest, *high - *low);
-        }
-        const bool usable = 1e-30f < widest && widest < 1e37f;
-        const float size = usable ? widest / 63.0f : 1.0f, inverse = usable ? 1.0f / size : 0.0f;
-        step[q] = static_cast<double>(size);
-        for (int64_t m = 0; m < subspaces; ++m) {
-            const float low = lows[static_cast<size_t>(m)];
-            for (float* entry = table + m * entries; entry < table + (m + 1) * entries; ++entry)
-                *entry = usable ? std::min(static_cast<float>(static_cast<int32_t>((*entry - low) * inverse + 0.5f)), 63.0f) : 0.0f;
-        }
-    }
+    table.pq_whole(tables, count, subspaces, entries, lows.data(), base, step);
 }
 
 void pack_codes(const uint8_t* codes, int64_t stride, int64_t rows, int64_t code_bytes, uint8_t* out) {

@@ -45,8 +45,10 @@ private:
 class Codebooks {
 public:
     Codebooks(const float* codebooks, int64_t subspaces, int64_t codewords, int64_t dims);
-    // out (count, subspaces, codewords); missing dims of the queries count as zero
-    void tables(const KernelTable& table, const float* queries, int64_t count, int64_t query_dims, bool squared, float* out) const;
+    // Keeps what `tables` needs of them for many queries, so that few take no longer. As much memory again.
+    void keep_transposed();
+    // out (count, subspaces, codewords); missing dims of the queries count as zero. Whether all entries are finite.
+    bool tables(const KernelTable& table, const float* queries, int64_t count, int64_t query_dims, bool squared, float* out) const;
     void assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims, int32_t* out) const;
     // Vectors are units (count, vector_dims) times lengths.
     void descend(const KernelTable& table, const float* units, const float* lengths, int64_t count, int64_t vector_dims, float extra,
@@ -55,10 +57,11 @@ public:
 private:
     int64_t subspaces_, codewords_, dims_, padded_;
     const float* codebooks_;
+    std::vector<float> transposed_; // (subspaces, dims, padded), or nothing
 };
 
 // Rounds tables (count, subspaces, entries) in place to whole numbers 0..63: see backends/protocol.py.
-void make_whole(float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step);
+void make_whole(const KernelTable& table, float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step);
 
 // Row-major codes (rows, code bytes) to blocks of 64 rows and back; code bytes: subspaces, or half of them rounded up for 4 bits.
 void pack_codes(const uint8_t* codes, int64_t stride, int64_t rows, int64_t code_bytes, uint8_t* out);

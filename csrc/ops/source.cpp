@@ -105,10 +105,9 @@ bool PqSource::add(const float* queries, int64_t count, bool scan, std::vector<L
     const int64_t entries = int64_t{1} << bits_;
     const auto own = std::make_shared<Own>();
     own->tables.resize(static_cast<size_t>(count * subspaces_ * entries));
-    codebooks_.tables(table_, vectors.data(), count, dims(), false, own->tables.data());
-    if (!all_finite(own->tables)) return false;
+    if (!codebooks_.tables(table_, vectors.data(), count, dims(), false, own->tables.data())) return false;
     std::vector<double> base(static_cast<size_t>(count), 0.0), step(base.size(), 1.0);
-    if (bits_ == 4) make_whole(own->tables.data(), count, subspaces_, entries, base.data(), step.data());
+    if (bits_ == 4) make_whole(table_, own->tables.data(), count, subspaces_, entries, base.data(), step.data());
     const std::vector<double> unit = units(queries, count);
     const auto level_of = [&](std::shared_ptr<const Problem> problem, const Line& line) {
         Level out;

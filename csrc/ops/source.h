@@ -92,8 +92,10 @@ class PqSource final : public CodedSource {
 public:
     PqSource(const KernelTable& table, std::shared_ptr<const Rows> rows, Metric metric, int64_t dim, Coded coded, Line line,
              Codebooks codebooks, int64_t subspaces, int bits, const float* rotation, std::optional<CodedLists> lists)
-        : CodedSource(table, std::move(rows), metric, dim, coded, line), codebooks_(codebooks), subspaces_(subspaces), bits_(bits),
-          rotation_(rotation), lists_(std::move(lists)) {}
+        : CodedSource(table, std::move(rows), metric, dim, coded, line), codebooks_(std::move(codebooks)), subspaces_(subspaces),
+          bits_(bits), rotation_(rotation), lists_(std::move(lists)) {
+        codebooks_.keep_transposed();
+    }
     bool add(const float* queries, int64_t count, bool scan, std::vector<Level>& levels) const override;
 
 private:

@@ -30,6 +30,11 @@ struct Simd {
     static ASX_INLINE F sqrt(F a) { return _mm256_sqrt_ps(a); }
     static ASX_INLINE F max(F a, F b) { return _mm256_max_ps(a, b); }
     static ASX_INLINE F min(F a, F b) { return _mm256_min_ps(a, b); }
+    static ASX_INLINE float largest(F a) {
+        const __m128 four = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+        const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        return _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps(two, two, 1)));
+    }
     static ASX_INLINE F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
     static ASX_INLINE uint32_t not_less(F a, F b) { return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_NLT_UQ))); }
     static ASX_INLINE F choose(F a, F b, F x, F y, F otherwise) {
@@ -95,6 +100,15 @@ struct Simd {
         const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
         const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
         return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
+    }
+    static ASX_INLINE void lanes_reduce_four(const float* lanes, float* out) {
+        __m256 eight[4];
+        for (int i = 0; i < 4; ++i) eight[i] = add(load(lanes + 16 * i), load(lanes + 16 * i + 8));
+        const __m256 ab = _mm256_add_ps(_mm256_permute2f128_ps(eight[0], eight[1], 0x20), _mm256_permute2f128_ps(eight[0], eight[1], 0x31));
+        const __m256 cd = _mm256_add_ps(_mm256_permute2f128_ps(eight[2], eight[3], 0x20), _mm256_permute2f128_ps(eight[2], eight[3], 0x31));
+        const __m256 two = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));    // of a, c | b, d
+        const __m256 one = _mm256_hadd_ps(two, two);
+        _mm_storeu_ps(out, _mm_unpacklo_ps(_mm256_castps256_ps128(one), _mm256_extractf128_ps(one, 1)));
     }
     struct WideLanes {
         __m256d part[4];

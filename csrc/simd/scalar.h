@@ -51,6 +51,11 @@ struct Simd {
     static ASX_INLINE F min(F a, F b) {                                         // of an unordered pair: b
         return zip(a, b, [](float x, float y) { return x < y ? x : y; });
     }
+    static ASX_INLINE float largest(F a) {                                      // none is NaN
+        float most = a.v[0];
+        for (int i = 1; i < lanes; ++i) most = a.v[i] > most ? a.v[i] : most;
+        return most;
+    }
     static ASX_INLINE F fma(F a, F b, F c) { return add(mul(a, b), c); }    // fused or not: scans only
     static ASX_INLINE uint32_t not_less(F a, F b) {
         return test(a, b, [](float x, float y) { return !(x < y); });
@@ -125,6 +130,13 @@ struct Simd {
         for (int half = 8; half; half /= 2)
             for (int i = 0; i < half; ++i) a.v[i] += a.v[i + half];
         return a.v[0];
+    }
+    // Of four times sixteen lanes, the same sums.
+    static ASX_INLINE void lanes_reduce_four(const float* lanes, float* out) {
+        for (int i = 0; i < 4; ++i, lanes += 16) {
+            const F four = add(add(load(lanes), load(lanes + 8)), add(load(lanes + 4), load(lanes + 12)));
+            out[i] = (four.v[0] + four.v[2]) + (four.v[1] + four.v[3]);
+        }
     }
     struct WideLanes {
         double v[16];

@@ -536,12 +536,33 @@ def test_unit_queries(backend: Backend) -> None:
 @pytest.mark.parametrize("place", awkward.FLAT_PLACES.values(), ids=awkward.FLAT_PLACES)
 def test_map(backend: Backend, place: Any) -> None:
     for dims in awkward.DIMS:
-        for count, n in ((1, 1), (3, 7), (2, 130)):
+        for count, n in ((1, 1), (1, 50), (3, 7), (2, 130), (9, 1), (67, 25), (130, 13)):
             matrix, queries = make("float32", n, dims), make_queries(count, dims)
             out = awkward.Guarded((count, n), np.float32)
             backend.dense_map(place(queries), place(matrix), out.array)
             assert oracles.same_bits(out.array, oracles.canonical_score("ip", queries, matrix))
             assert out.intact
+
+
+def test_map_of_nothing(backend: Backend) -> None:
+    for count, n in ((0, 5), (5, 0)):
+        out = awkward.Guarded((count, n), np.float32)
+        backend.dense_map(np.ones((count, 8), np.float32), np.ones((n, 8), np.float32), out.array)
+        assert out.intact
+
+
+def test_map_beyond_float32(backend: Backend) -> None:
+    """Sums that overflow do so in the same lanes, and cancel to the same NaN."""
+    queries, matrix = make_queries(5, 45), make("float32", 30, 45)
+    queries[3] *= np.float32(1e30)
+    matrix[7] *= np.float32(1e10)
+    queries[2], matrix[8] = 3e38, 3e38
+    matrix[8, ::2] *= -1
+    out = awkward.Guarded((5, 30), np.float32)
+    backend.dense_map(queries, matrix, out.array)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(out.array, oracles.canonical_score("ip", queries, matrix))
+    assert out.intact
 
 
 # --- anything --------------------------------------------------------------------------------------------------------------

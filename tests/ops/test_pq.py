@@ -151,7 +151,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("shape", WHOLE)
-@pytest.mark.parametrize(("subspaces", "entries"), [(1, 16), (7, 16), (96, 16), (5, 256)])
+@pytest.mark.parametrize(("subspaces", "entries"), [(1, 16), (7, 16), (96, 16), (5, 256), (4, 1), (3, 21)])
 def test_whole_tables(backend: Backend, shape: str, subspaces: int, entries: int) -> None:
     """Whole numbers that stand for the entries to within half a step."""
     tables = WHOLE[shape](np.random.default_rng(2).standard_normal((6, subspaces, entries)).astype(np.float32))
@@ -165,6 +165,7 @@ def test_whole_tables(backend: Backend, shape: str, subspaces: int, entries: int
     np.testing.assert_allclose(base, lows.sum(axis=1), rtol=1e-12, atol=1e-300)
     spread = (wide.max(axis=2) - lows).max(axis=1)
     usable = (spread > 1e-30) & (spread < 1e37)
+    assert oracles.same_bits(rounded, oracles.whole_tables(tables))
     np.testing.assert_allclose(step, np.where(usable, spread / 63, 1.0), rtol=1e-6)
     error = np.abs(wide - (lows[:, :, None] + step[:, None, None] * rounded))[usable]
     assert (error <= 0.5001 * step[usable, None, None] + 1e-6 * np.abs(wide[usable])).all()
@@ -276,8 +277,26 @@ def test_tables(backend: Backend, squared: bool, bits: int) -> None:
             expected = oracles.canonical_tables(queries, codebooks, squared)
             for put in (np.copy, awkward.before_forbidden_page, awkward.unaligned):
                 out = awkward.Guarded((count, subspaces, 2**bits), np.float32)
-                backend.pq_tables(put(queries), put(codebooks), squared, out.array)
+                assert backend.pq_tables(put(queries), put(codebooks), squared, out.array)
                 assert oracles.same_bits(out.array, expected)
+                assert out.intact
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_tables_of_any_number_of_codewords(backend: Backend, squared: bool) -> None:
+    """And whether they are finite, which does not depend on places that hold no codeword. Numba's are multiples of sixteen."""
+    for codewords in (16, 48, 256) if backend.name == "numba" else (1, 5, 15, 16, 17, 37, 256, 300):
+        for count in (1, 5):
+            for far, finite in ((None, True), (1, False), (codewords, False)):
+                codebooks = np.random.default_rng(3).standard_normal((3, codewords, 2)).astype(np.float32) + np.float32(1e20)
+                queries = np.random.default_rng(4).standard_normal((count, 6)).astype(np.float32) + np.float32(1e20 if squared else 0)
+                if far is not None:
+                    codebooks[1, far - 1] = 3e38
+                    queries[-1, 2] = -1e30
+                out = awkward.Guarded((count, 3, codewords), np.float32)
+                assert backend.pq_tables(queries, codebooks, squared, out.array) is finite
+                with np.errstate(over="ignore", invalid="ignore"):
+                    assert oracles.same_bits(out.array, oracles.canonical_tables(queries, codebooks, squared))
                 assert out.intact
 
 

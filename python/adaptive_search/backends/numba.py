@@ -109,8 +109,8 @@ class NumbaBackend:
     ) -> tuple[F32, I64]:
         return pq.rescore(_own(rows, pq.CodeRows), tables, candidates, k, largest, scaling)
 
-    def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
-        codewords.tables(queries, codebooks, squared, out)
+    def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> bool:
+        return codewords.tables(queries, codebooks, squared, out)
 
     def pq_whole(self, tables: F32, base: F64, step: F64) -> None:
         codewords.make_whole(tables, base, step)

@@ -249,8 +249,8 @@ class Backend(Protocol):
         self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool, scaling: Scaling | None = None
     ) -> tuple[F32, I64]: ...
 
-    def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
-        """``codebooks`` (M, K, S), queries (Q, D) with D <= M*S (missing dims count as 0); out (Q, M, K).
+    def pq_tables(self, queries: F32, codebooks: F32, squared: bool, out: F32) -> bool:
+        """``codebooks`` (M, K, S), queries (Q, D) with D <= M*S (missing dims count as 0); out (Q, M, K). Returns whether it is finite.
 
         Entry: sum over s in rising order from +0 of q*c, or of (q-c)*(q-c) if ``squared``; multiply, then add, float32."""
 

@@ -249,8 +249,7 @@ class ProductQuantizer(Quantizer):
     def query_tables(self, queries: F32) -> F32:
         """`tables` of checked float32 queries (Q, D), of unit length for cosine."""
         tables = np.empty((len(queries), *self.codebooks.shape[:2]), np.float32)
-        current().pq_tables(self._turned(queries), self.codebooks, self.metric == "l2", tables)
-        if not np.isfinite(tables).all():
+        if not current().pq_tables(self._turned(queries), self.codebooks, self.metric == "l2", tables):
             finite = np.isfinite(tables).all(axis=(1, 2))
             raise ValueError(f"queries: scores of row {int((~finite).argmax())} are too large for float32")
         return tables

@@ -111,12 +111,13 @@ def _by_dim(codebooks: F32) -> F32:
     return np.ascontiguousarray(codebooks.transpose(0, 2, 1), np.float32)
 
 
-def tables(queries: F32, codebooks: F32, squared: bool, out: F32) -> None:
+def tables(queries: F32, codebooks: F32, squared: bool, out: F32) -> bool:
     """See ``Backend.pq_tables``."""
     subspaces, _, dims = codebooks.shape
     ready = np.zeros((len(queries), subspaces * dims), np.float32)
     ready[:, : queries.shape[1]] = queries
     _tables(ready, _by_dim(codebooks), squared, out)
+    return bool(np.isfinite(out).all())
 
 
 def assign(vectors: F32, codebooks: F32, out: I32) -> None:
