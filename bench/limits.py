@@ -33,8 +33,11 @@ BUILT = SOURCE.parents[1] / "build" / "bench" / "limits.so"
 READ = {"memory": (256 << 20, 1), "cache": (1000 * 384 * 4, 50)}
 """How many bytes are read, and how often: far more than any cache holds; as many as 1,000 rows of 384 float32 have."""
 
-SHORT, LONG = 200_000, 4_000_000
-"""Repetitions of twelve instructions: half a millisecond, and some ten."""
+SHORT, LONG = 200_000, 80_000_000
+"""Repetitions of twelve instructions: half a millisecond, and 0.15 s, as what they are compared with meets as many interruptions."""
+
+LONGER = 10
+"""How many times as long several threads read."""
 
 QUIET = 0.02
 """Share of the time of threads that others may have had their cores."""
