@@ -494,6 +494,18 @@ def test_rescore(backend: Backend, metric: Metric, kind: Kind) -> None:
             check_rescored(found, metric, kind, queries, rows, candidates, k, ids)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dims", "cuts"), [(64, ()), (192, (64, 128)), (50, (16,)), (75, (17, 40))], ids=str)
+def test_rescore_of_pieces(backend: Backend, kind: Kind, dims: int, cuts: tuple[int, ...]) -> None:
+    """As many candidates as are scored side by side, and one or a few more, of rows in pieces of whole lanes and others."""
+    rows, queries = make(kind, 300, dims), make_queries(3, dims)
+    prepared = backend.dense_rows(kind, chunks(rows, (10**9,), cuts, awkward.before_forbidden_page))
+    for metric in METRICS:
+        for width in (4, 5, 6, 8, 9, 13, 20):
+            candidates = np.stack([np.random.default_rng(width + query).permutation(300)[:width] for query in range(3)])
+            check_rescored(backend.dense_rescore(prepared, queries, candidates, 20, metric), metric, kind, queries, rows, candidates, 20)
+
+
 def test_rescore_without_candidates(backend: Backend) -> None:
     prepared = backend.dense_rows("float32", chunks(make("float32", 10, 5)))
     scores, numbers, bad = backend.dense_rescore(prepared, make_queries(3, 5), np.zeros((3, 0), np.int64), 2, "ip")
