@@ -6,7 +6,9 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -197,12 +199,14 @@ def test_a_floor_is_the_longer_of_computing_and_reading_and_what_a_call_costs() 
     assert Floor(1e9, "fma zmm", 1e9).seconds(rates) == (0.05, "memory")
     assert Floor(1e10, "fma zmm", 1e9).seconds(rates) == (0.1, "fma zmm")
     assert Floor(1e10, "fma zmm", threads=2).seconds(rates) == (0.05, "fma zmm x 2")
+    assert Floor(bytes=1e9, threads=2).seconds({"memory x 2": 40e9}) == (0.025, "memory x 2")
     assert Floor(bytes=8e5, reading="cache", call=3e-6).seconds(rates) == (pytest.approx(13e-6), "cache")
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a compiler")
 def test_limits_are_measured() -> None:
     assert limits.measured("memory") > 1e8
+    assert limits.measured("memory x 2") > 1e8
     assert limits.measured("cache") > 1e8
     assert limits.measured("no such instruction") == 0
     rows = np.ones((64, 96), np.float32)
@@ -210,6 +214,21 @@ def test_limits_are_measured() -> None:
     for name in ("fma ymm", "fma ymm x 2"):
         rate = limits.measured(name)
         assert rate == 0 or rate > 1e8
+
+
+def test_of_several_tries_the_first_in_which_nobody_else_had_the_cores_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "time", SimpleNamespace(perf_counter=count().__next__))  # Every call takes a second.
+    for waits, chosen, made in (((1.0, 0.5, 0.7), 1, 3), ((1.0, 0.0, 0.7), 1, 2), ((0.0,), 0, 1)):
+        clock = iter(np.cumsum([step for wait in waits for step in (0.0, wait)]))
+        monkeypatch.setattr(limits, "waited", lambda clock=clock: float(next(clock)))
+        calls: list[int] = []
+
+        def work(calls: list[int] = calls) -> int:
+            calls.append(len(calls))
+            return calls[-1]
+
+        assert limits.undisturbed(work, 3) == chosen
+        assert len(calls) == made
 
 
 def test_what_was_measured_in_part_is_marked() -> None:

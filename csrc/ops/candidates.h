@@ -1,6 +1,7 @@
 // The rows that can still be among the k best of one query, with bounds on their canonical keys.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -34,6 +35,8 @@ public:
 
     // Not worse than this can still matter: the k-th largest lower bound.
     float threshold() const { return threshold_; }
+    // Others hold k rows whose lower bounds reach it.
+    void raise(float threshold) { threshold_ = std::max(threshold_, threshold); }
 
     void add(const Problem& problem, int64_t query, int64_t k, Candidate candidate) {
         if (candidate.upper < threshold_) return;

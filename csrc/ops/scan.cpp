@@ -105,6 +105,25 @@ TopK::TopK(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed, s
     const bool known = !floors_.empty() && std::all_of(floors_.begin(), floors_.end(), [](float floor) { return floor > kLowest; });
     for (int i = 0; known && i < 4; ++i) lengthen_step();
     if (problem_->in_pq_blocks()) lengthen_step();      // 192: whole PQ blocks
+    if (problem_->rows().visits() < 2) return;
+    thresholds_.reset(new std::atomic<float>[candidates_.size()]);
+    for (size_t q = 0; q < candidates_.size(); ++q) thresholds_[q].store(candidates_[q].threshold(), std::memory_order_relaxed);
+}
+
+std::unique_ptr<Scan> TopK::fork() const {
+    auto made = std::make_unique<TopK>(problem_, k(), allowed(), floors_, share_);
+    made->thresholds_ = thresholds_;
+    return made;
+}
+
+// A threshold that is lost, because another thread wrote a lower one at the same moment, only leaves more rows to be looked at.
+void TopK::exchange_thresholds() {
+    if (!thresholds_) return;
+    for (size_t q = 0; q < candidates_.size(); ++q) {
+        const float mine = candidates_[q].threshold(), known = thresholds_[q].load(std::memory_order_relaxed);
+        if (mine > known) thresholds_[q].store(mine, std::memory_order_relaxed);
+        if (known > mine) candidates_[q].raise(known);
+    }
 }
 
 void TopK::run(int64_t first_visit, int64_t last_visit) {
@@ -113,6 +132,7 @@ void TopK::run(int64_t first_visit, int64_t last_visit) {
     for (int64_t v = first_visit; v < last_visit; ++v) {
         const Visit visit = problem_->rows().visit(v);
         const auto scan_rows = [&](int64_t from, int64_t count) {
+            exchange_thresholds();
             scan_block(*problem_, *visit.chunk, visit.start + from, count, workspace);
         };
         if (share_ > 1) {
@@ -127,6 +147,7 @@ void TopK::run(int64_t first_visit, int64_t last_visit) {
             lengthen_step();
         }
     }
+    exchange_thresholds();
 }
 
 void TopK::drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) {

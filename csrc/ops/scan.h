@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <memory>
 #include <vector>
 
@@ -67,7 +68,7 @@ class TopK final : public Scan {
 public:
     TopK(std::shared_ptr<const Problem> problem, int64_t k, Allowed allowed, std::vector<float> floors = {}, int64_t share = 1);
 
-    std::unique_ptr<Scan> fork() const override { return std::make_unique<TopK>(problem_, k(), allowed(), floors_, share_); }
+    std::unique_ptr<Scan> fork() const override;
     void run(int64_t first_visit, int64_t last_visit) override;
     void merge(const Scan& other) override;
     void finish(float* scores, int64_t* rows) override;
@@ -76,10 +77,14 @@ private:
     float threshold(int64_t query) const override { return candidates_[static_cast<size_t>(query)].threshold(); }
     void drain(const Problem& problem, const Group& group, const Block& block, int64_t first_row, Survivors& survivors) override;
 
+    void exchange_thresholds();
+
     std::shared_ptr<const Problem> problem_;
     std::vector<float> floors_;
     int64_t share_;
     std::vector<Candidates> candidates_;
+    // Per query the highest threshold of all forks: k rows that one of them holds reach it, so that none need look at less. Null for one visit.
+    std::shared_ptr<std::atomic<float>[]> thresholds_;
 };
 
 // The k first of sorted candidates as (k) scores and rows; NaN and -1 where there are fewer.

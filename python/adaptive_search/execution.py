@@ -40,9 +40,6 @@ MAX_GROUP = 1024
 VISIT_WORK = 1 << 20
 """Most products (queries times width) per row of a visit, so that one visit of 4,096 rows stays far below a second."""
 
-NARROW = 256
-"""Rows of fewer numbers cost little to read and to prepare again for every thread."""
-
 
 def available_cores() -> int:
     """Cores that this process may use."""
@@ -279,8 +276,8 @@ def run_scan(
 ) -> tuple[F32, I64]:
     """Run a top-k scan for all queries: scores (queries, k) and row numbers, as `Scan.finish` gives them.
 
-    Threads share out the rows, each scanning its part for all queries of a group. Where there are too few rows for that, or
-    many queries for narrow rows, they share out the queries: then nobody has to start twice with the thresholds of a query.
+    Threads share out the rows, each scanning its part for all queries of a group. Where there are too few rows for that, they share out
+    the queries.
 
     Parameters
     ----------
@@ -318,8 +315,7 @@ def run_scan(
         if finished is not None:
             finished(first, last, scan)
 
-    many = queries >= 64 * workers and width < NARROW
-    if workers > 1 and (many or (visits < 4 * workers and queries >= 2 * workers)):
+    if workers > 1 and visits < 4 * workers and queries >= 2 * workers:
         _by_queries(make, visits, list(_groups(queries, group, workers)), workers, progress, finish)
     else:
         for first, last in arrays.ranges(queries, group):

@@ -364,6 +364,23 @@ def test_forks_over_interleaved_visits(backend: Backend, metric: Metric, k: int)
     check(whole, metric, "bfloat16", queries, rows, k)
 
 
+def test_forks_look_for_what_is_better_than_all_of_them_have(backend: Backend) -> None:
+    """One that begins when others have run finds nothing where these have found all."""
+    rows, queries = make("float32", 5 * 4096, 16), make_queries(7, 16)
+    rows[:210] = np.tile(queries, (30, 1))  # The first visit is that of the first rows.
+    prepared = backend.dense_rows("float32", chunks(rows))
+    scan = backend.dense_scan(prepared, queries, 5, "l2")
+    fork = scan.fork()
+    scan.run(0, 1)
+    fork.run(1, prepared.visits)
+    assert (fork.finish()[1] == -1).all()
+    scan.merge(fork)
+    scores, numbers = scan.finish()
+    whole = awkward.run(backend.dense_scan(prepared, queries, 5, "l2"), prepared)
+    np.testing.assert_array_equal(numbers, whole[1])
+    assert oracles.same_bits(scores, whole[0])
+
+
 def test_threads(backend: Backend) -> None:
     """Forks of one scan run at the same time, and so do scans over the same rows."""
     rows, queries = make("float32", 40000, 16), make_queries(10, 16)
@@ -475,6 +492,18 @@ def test_rescore(backend: Backend, metric: Metric, kind: Kind) -> None:
         for k in (1, 10, width):
             found = backend.dense_rescore(prepared, queries, candidates, k, metric)
             check_rescored(found, metric, kind, queries, rows, candidates, k, ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dims", "cuts"), [(64, ()), (192, (64, 128)), (50, (16,)), (75, (17, 40))], ids=str)
+def test_rescore_of_pieces(backend: Backend, kind: Kind, dims: int, cuts: tuple[int, ...]) -> None:
+    """As many candidates as are scored side by side, and one or a few more, of rows in pieces of whole lanes and others."""
+    rows, queries = make(kind, 300, dims), make_queries(3, dims)
+    prepared = backend.dense_rows(kind, chunks(rows, (10**9,), cuts, awkward.before_forbidden_page))
+    for metric in METRICS:
+        for width in (4, 5, 6, 8, 9, 13, 20):
+            candidates = np.stack([np.random.default_rng(width + query).permutation(300)[:width] for query in range(3)])
+            check_rescored(backend.dense_rescore(prepared, queries, candidates, 20, metric), metric, kind, queries, rows, candidates, 20)
 
 
 def test_rescore_without_candidates(backend: Backend) -> None:

@@ -151,7 +151,8 @@ class Scan(Protocol):
         """Visit blocks ``first <= v < last`` of the visit order. Every visit must be made exactly once over all forks."""
 
     def fork(self) -> Scan:
-        """A fresh state that shares the packed queries and the rows."""
+        """A fresh state that shares the packed queries and the rows. It may drop what k rows of another fork are better than, so that
+        the one to be finished has to take over all of them."""
 
     def merge(self, other: Scan) -> None:
         """Take over the candidates of ``other`` (a fork of the same scan)."""

@@ -227,6 +227,8 @@ class NumbaScan:
         self._sign = 1.0 if largest else -1.0
         self._cut = np.full(queries, -np.inf, np.float32)
         self._share = 1
+        # The highest cut of all forks: k rows that one of them holds reach it. A write that another one overtakes does no harm.
+        self._known = self._cut.copy()
         self._reset()
 
     def _reset(self) -> None:
@@ -250,6 +252,7 @@ class NumbaScan:
     def cut(self, keys: F32) -> None:
         """Rows whose key is below that of their query (Q,) are not wanted."""
         self._cut = keys
+        self._known = keys.copy()
         self._held.cut_keys[:] = keys
 
     def sample(self, share: int) -> None:
@@ -258,7 +261,12 @@ class NumbaScan:
 
     def run(self, first: int, last: int) -> None:
         if self._queries and first < last:
+            cut = self._held.cut_keys
+            raised = self._known > cut
+            cut[raised] = self._known[raised]
+            self._held.cut_ids[raised] = np.iinfo(np.int64).max
             self._note(self._visit(self._rows.blocks[first:last] if self._share == 1 else self._rows.sample(first, last, self._share)))
+            np.maximum(self._known, cut, out=self._known)
 
     def _visit(self, blocks: I64) -> int:
         """Score the rows of the blocks; smallest bad row or -1."""
