@@ -25,63 +25,22 @@ ASX_INLINE void for_lanes(int64_t start, int64_t width, Full full, Edge edge) {
     if (done < width) edge(done * K::bytes, start + done, int64_t{0}, width - done);
 }
 
-template <class K, int R, bool squared>
-ASX_INLINE void canonical_rows(const Piece* pieces, int32_t n_pieces, const float* query, const int64_t* rows, float* out) {
-    using L = Simd::Lanes;
-    L sums[R];
-    for (int r = 0; r < R; ++r) sums[r] = Simd::lanes_zero();
-    int64_t start = 0;
-    for (int32_t j = 0; j < n_pieces; ++j) {
-        const uint8_t* at[R];
-        for (int r = 0; r < R; ++r) at[r] = pieces[j].base + rows[r] * pieces[j].stride;
-        for_lanes<K>(
-            start, pieces[j].width,
-            [&](int64_t offset, int64_t dim) {
-                const L q = Simd::lanes_load(query + dim);
-#pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) {
-                    const L x = Simd::template lanes_widen<K>(at[r] + offset);
-                    const L d = squared ? Simd::lanes_sub(q, x) : q;
-                    sums[r] = Simd::lanes_add_product(sums[r], d, squared ? d : x);
-                }
-            },
-            [&](int64_t offset, int64_t dim, int64_t first, int64_t last) {
-                const L q = Simd::template lanes_widen_part<Float32>(reinterpret_cast<const uint8_t*>(query + dim + first), first, last);
-                for (int r = 0; r < R; ++r) {
-                    const L x = Simd::template lanes_widen_part<K>(at[r] + offset, first, last);
-                    const L d = squared ? Simd::lanes_sub(q, x) : q;
-                    sums[r] = Simd::lanes_add_product(sums[r], d, squared ? d : x);
-                }
-            });
-        start += pieces[j].width;
-    }
-    for (int r = 0; r < R; ++r) out[r] = Simd::lanes_reduce(sums[r]);
-}
-
-// The first 256 bytes of a row: its reading then starts at once, and the hardware sees a stream and goes on by itself. Random rows of 3 KiB, eight at a
-// time: 260-300 ns without, 215-230 ns with; fetching whole rows ahead 245-350 ns.
-template <class K> ASX_INLINE void fetch_start(const Piece& piece, int64_t row) {
-    const uint8_t* p = piece.base + row * piece.stride;
-    const int64_t bytes = piece.width * K::bytes < 256 ? piece.width * K::bytes : 256;
-    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
-}
-
-// `canonical_rows`, which fetches the same parts of `next` as it goes. With registers for five rows only, fetching the starts of the next ones keeps too few
+// With `ahead` it fetches the same parts of the rows `next` as it goes. With registers for five rows only, fetching the starts of the next ones keeps too few
 // misses in flight; five rows that are summed and five that are fetched are ten. Random rows of 3 KiB (Zen 3, busy; NumPy's gather and product being 1): four
 // at a time, starts of the next four 1.9, with their lines as these are summed 2.2, five 2.4, six 2.3, eight 2.3; in slabs of 64, 64, 128 and 512 dims
-// 1.3, 1.6, 1.7, 1.6 and 1.6. `whole`: all pieces begin and end with 16 lanes; code for those that do not costs slabs another 4 to 9 %, if it never runs.
-template <class K, int R, bool squared, bool whole>
-ASX_INLINE void canonical_ahead(const Piece* pieces, int32_t n_pieces, const float* query, const int64_t* rows, const int64_t* next,
-                                float* out) {
+// 1.3, 1.6, 1.7, 1.6 and 1.6. `whole`: all pieces begin and end with 16 lanes; code for those that do not costs slabs a little, if it never runs.
+template <class K, int R, bool squared, bool ahead = false, bool whole = false>
+ASX_INLINE void canonical_rows(const Piece* pieces, int32_t n_pieces, const float* query, const int64_t* rows, float* out,
+                               const int64_t* next = nullptr) {
     using L = Simd::Lanes;
     L sums[R];
     for (int r = 0; r < R; ++r) sums[r] = Simd::lanes_zero();
     int64_t start = 0;
     for (int32_t j = 0; j < n_pieces; ++j) {
-        const uint8_t *at[R], *ahead[R];
+        const uint8_t *at[R], *following[R];
         for (int r = 0; r < R; ++r) {
             at[r] = pieces[j].base + rows[r] * pieces[j].stride;
-            ahead[r] = pieces[j].base + next[r] * pieces[j].stride;
+            if constexpr (ahead) following[r] = pieces[j].base + next[r] * pieces[j].stride;
         }
         const auto add = [&](int r, L q, L x) {
             const L d = squared ? Simd::lanes_sub(q, x) : q;
@@ -91,8 +50,10 @@ ASX_INLINE void canonical_ahead(const Piece* pieces, int32_t n_pieces, const flo
             start, pieces[j].width,
             [&](int64_t offset, int64_t dim) {
                 const L q = Simd::lanes_load(query + dim);
+                if constexpr (ahead) {
 #pragma GCC unroll 8
-                for (int r = 0; r < R; ++r) __builtin_prefetch(ahead[r] + offset);
+                    for (int r = 0; r < R; ++r) __builtin_prefetch(following[r] + offset);
+                }
 #pragma GCC unroll 8
                 for (int r = 0; r < R; ++r) add(r, q, Simd::template lanes_widen<K>(at[r] + offset));
             },
@@ -108,6 +69,14 @@ ASX_INLINE void canonical_ahead(const Piece* pieces, int32_t n_pieces, const flo
     for (int r = 0; r < R; ++r) out[r] = Simd::lanes_reduce(sums[r]);
 }
 
+// The first 256 bytes of a row: its reading then starts at once, and the hardware sees a stream and goes on by itself. Random rows of 3 KiB, eight at a
+// time: 260-300 ns without, 215-230 ns with; fetching whole rows ahead 245-350 ns.
+template <class K> ASX_INLINE void fetch_start(const Piece& piece, int64_t row) {
+    const uint8_t* p = piece.base + row * piece.stride;
+    const int64_t bytes = piece.width * K::bytes < 256 ? piece.width * K::bytes : 256;
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(p + i);
+}
+
 template <class K, bool squared>
 void canonical_each(const Piece* pieces, int32_t n_pieces, const float* query, const int64_t* rows, int64_t count, float* out) {
     constexpr int side_by_side = Simd::lanes == 16 ? 8 : 5;
@@ -119,14 +88,14 @@ void canonical_each(const Piece* pieces, int32_t n_pieces, const float* query, c
             for (int64_t r = i + side_by_side; r < count && r < i + 2 * side_by_side; ++r)
                 for (int32_t j = 0; j < n_pieces; ++j) fetch_start<K>(pieces[j], rows[r]);
             canonical_rows<K, side_by_side, squared>(pieces, n_pieces, query, rows + i, out + i);
-            continue;
+        } else {
+            // Those that are left over in the end, too.
+            const int64_t* next = rows + (i + 2 * side_by_side <= count ? i + side_by_side : count - side_by_side);
+            if (whole)
+                canonical_rows<K, side_by_side, squared, true, true>(pieces, n_pieces, query, rows + i, out + i, next);
+            else
+                canonical_rows<K, side_by_side, squared, true>(pieces, n_pieces, query, rows + i, out + i, next);
         }
-        // Those that are left over in the end, too.
-        const int64_t* next = rows + (i + 2 * side_by_side <= count ? i + side_by_side : count - side_by_side);
-        if (whole)
-            canonical_ahead<K, side_by_side, squared, true>(pieces, n_pieces, query, rows + i, next, out + i);
-        else
-            canonical_ahead<K, side_by_side, squared, false>(pieces, n_pieces, query, rows + i, next, out + i);
     }
     for (; i < count; ++i) canonical_rows<K, 1, squared>(pieces, n_pieces, query, rows + i, out + i);
 }
