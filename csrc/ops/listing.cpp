@@ -12,7 +12,7 @@ namespace asx {
 
 namespace {
 
-constexpr size_t kBestLists = 16;       // looked at in the order of their keys; after so many the threshold hardly moves
+constexpr std::ptrdiff_t kBestLists = 16;       // put into order at first
 constexpr size_t kSeeds = 32;          // rows of which the best give the first threshold
 constexpr double kFew = 512.0;         // rows that may be scored in any case, and
 constexpr double kWorth = 0.5;         // times what it takes to score all rows that may be spent on some of them
@@ -143,8 +143,7 @@ CascadeScan::Entrance CascadeScan::enter(int64_t query) const {
     return made;
 }
 
-// Lists are looked at from the best one on until all that are left have upper bounds below the k-th best value. That value is about what it
-// will be after a few lists, so that the others need not be sorted.
+// Lists are looked at from the best one on until all that are left have upper bounds below the k-th best value.
 bool CascadeScan::search(int64_t query, const Entrance& entrance, const Listing& listing) {
     const Level& gate = cascade_->levels[1];
     if (k() == 0 || listing.rows() == 0) return true;
@@ -181,22 +180,25 @@ bool CascadeScan::search(int64_t query, const Entrance& entrance, const Listing&
     collect(entrance.keys, gate.least_key(query, least(query)), order_);
     order_.erase(std::remove_if(order_.begin(), order_.end(), [&](uint32_t list) { return list == entrance.best || !matters(list); }),
                  order_.end());
-    const auto best = order_.begin() + static_cast<std::ptrdiff_t>(std::min(kBestLists, order_.size()));
-    std::partial_sort(order_.begin(), best, order_.end(), [&](uint32_t a, uint32_t b) {
+    const auto better = [&](uint32_t a, uint32_t b) {
         return entrance.keys[a] != entrance.keys[b] ? entrance.keys[a] > entrance.keys[b] : a < b;
-    });
-    const auto go_through = [&](auto list, auto end, size_t together) {
-        uint32_t some[kMostLists];
-        while (list != end && spent_ <= most) {
+    };
+    // A few at a time are put into order, and more when these have not ruled out the others.
+    auto list = order_.begin(), end = order_.end();
+    size_t together = kFirstLists;
+    for (std::ptrdiff_t ordered = kBestLists; list != end && spent_ <= most; ordered *= 4, together = kMostLists) {
+        const auto last = list + std::min(ordered, end - list);
+        std::partial_sort(list, last, end, better);
+        while (list != last && spent_ <= most) {
+            uint32_t some[kMostLists];
             size_t count = 0;
-            for (; list != end && count < together; ++list)
+            for (; list != last && count < together; ++list)
                 if (matters(*list)) some[count++] = *list;
             look_at(some, count);
         }
         refine(query);
-    };
-    go_through(order_.begin(), best, kFirstLists);
-    go_through(best, std::partition(best, order_.end(), matters), kMostLists);
+        end = std::partition(list, end, matters);
+    }
     by_lists_ = false;
     return spent_ <= most;
 }

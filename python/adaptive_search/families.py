@@ -28,8 +28,8 @@ WEIGHT = 4.0
 LISTED_ROWS = 16_384
 """Rows from which on passing by most of them takes less time than looking at all their codes."""
 
-ROWS_OF_A_LIST = 50
-"""About: half as many rows are looked at as with lists of 200, for keys of four times as many lists."""
+ROWS_OF_A_LIST = (100, 25)
+"""About. Short lists pay where rows lie in clusters, if there are more lists than clusters."""
 
 MOST_LISTS = 8_192
 """More take longer to learn than there is patience for, and to compare with than they spare."""
@@ -64,11 +64,12 @@ def family(dim: int, metric: Metric, uneven: bool, rows: int) -> list[Cascade]:
     return [Cascade(stages) for stages in found]
 
 
-def listed(cascade: Cascade, rows: int) -> Cascade | None:
-    """A cascade that begins with codes with inverted lists before them; None if it does not, or if there are too few rows."""
+def listed(cascade: Cascade, rows: int) -> list[Cascade]:
+    """A cascade that begins with codes with inverted lists before them, worth trying; none if it does not, or if there are too few rows."""
     if rows < LISTED_ROWS or not isinstance(cascade.stages[0], PQ) or len(cascade.stages) < 2:
-        return None
-    return Cascade([Lists(min(MOST_LISTS, 1 << round(math.log2(rows / ROWS_OF_A_LIST)))), *cascade.stages])
+        return []
+    lists = {min(MOST_LISTS, 1 << round(math.log2(rows / each))): None for each in ROWS_OF_A_LIST}
+    return [Cascade([Lists(count), *cascade.stages]) for count in lists]
 
 
 def is_uneven(sample: F32) -> bool:

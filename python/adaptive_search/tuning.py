@@ -395,9 +395,8 @@ def best_plan(
         if progress is not None:
             progress(number + 1, len(cascades) + 2)
     # Lists take long to learn: they are tried with the best codes alone.
-    with_lists = None if own is not None or coded is None else listed(coded.candidate.cascade, ground.store.live)
-    if with_lists is not None:
-        best = cheaper(measured(with_lists), best)
+    for cascade in [] if own is not None or coded is None else listed(coded.candidate.cascade, ground.store.live):
+        best = cheaper(measured(cascade), best)
     if own is not None and best is None:
         # Only exact search reaches the recall with it. The margins are of use for others.
         candidate = fit_models(ground, bench.prepare(own), tuners, k)
