@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
@@ -190,16 +191,19 @@ class NumbaBackend:
         return list_ops.ListedRows(chunks, _own(centroids, pq.CodeRows), ids)
 
     def list_rescore(self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
-        return list_ops.rescore(_own(rows, list_ops.ListedRows), tables, candidates, k, largest)
+        own = _own(rows, list_ops.ListedRows)
+        return list_ops.rescore(own, list_ops.keys_of(own, tables, largest), candidates, k, largest)
 
     def list_level(self, rows: Rows, tables: F32, largest: bool, bound: Bound) -> cascade.NumbaLevel:
         own = _own(rows, list_ops.ListedRows)
+        # Once for all blocks of rows.
+        keys = cache(partial(list_ops.keys_of, own, tables, largest))
 
         def scan(part: slice, k: int, allowed: Bool | None) -> NoReturn:
             raise RuntimeError("lists are not scanned")
 
         def rescore(part: slice, candidates: I64, k: int) -> tuple[F32, I64]:
-            return list_ops.rescore(own, tables[part], candidates, k, largest)
+            return list_ops.rescore(own, keys()[part], candidates, k, largest)
 
         return cascade.NumbaLevel(own, len(tables), bound, 1.0 if largest else -1.0, scan, rescore)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...arrays import ranges
 from ...types import F32, I64, U16
 from . import pq
 from .chunks import NumbaRows
@@ -23,13 +24,23 @@ class ListedRows(NumbaRows):
             raise ValueError("lists: expected numbers below how many there are")
 
 
-def rescore(rows: ListedRows, tables: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
-    """See ``Backend.list_rescore``."""
+TOGETHER = 64
+"""Queries whose keys of all lists are made at a time."""
+
+
+def keys_of(rows: ListedRows, tables: F32, largest: bool) -> F32:
+    """Of all lists (Q, lists), larger ones being better."""
     lists = len(rows.centroids)
-    every = np.broadcast_to(np.arange(lists), (len(tables), lists))
-    ordered, numbers = pq.rescore(rows.centroids, tables, np.ascontiguousarray(every), lists, largest, None)
-    keys = np.empty_like(ordered)
-    np.put_along_axis(keys, numbers, ordered if largest else -ordered, axis=1)
+    keys = np.empty((len(tables), lists), np.float32)
+    for first, last in ranges(len(tables), TOGETHER):
+        every = np.tile(np.arange(lists), (last - first, 1))
+        ordered, numbers = pq.rescore(rows.centroids, tables[first:last], every, lists, largest, None)
+        np.put_along_axis(keys[first:last], numbers, ordered if largest else -ordered, axis=1)
+    return keys
+
+
+def rescore(rows: ListedRows, keys: F32, candidates: I64, k: int, largest: bool) -> tuple[F32, I64]:
+    """See ``Backend.list_rescore``; ``keys`` of `keys_of`."""
     named = np.sort(candidates, axis=1)
     named[:, 1:][named[:, 1:] == named[:, :-1]] = -1
     there = named >= 0
