@@ -368,6 +368,7 @@ void register_targets(py::module_& m) {
     const auto none = py::none();
     py::class_<Target> target(m, "Target", "The operations on the kernels of one target.");
     register_cascades(m, target);
+    register_sources(m, target);
     target.def_property_readonly("name", [](const Target& self) { return self.table->c.target; })
         .def_property_readonly("missing", [](const Target& self) { return feature_names(self.table->requires_cpu & ~cpu_features()); })
         .def("kernel_address", &kernel_address, arg("name"))
