@@ -56,13 +56,15 @@ def far_apart(points: F32, count: int, seed: int) -> F32:
     """
     backend, rng = current(), np.random.default_rng(seed)
     chosen = [points[rng.choice(len(points), min(len(points), -(-count // BATCHES)), replace=False)]]
-    squares = np.full(len(points), np.inf)
+    squares = np.full(len(points), float(np.finfo(np.float32).max) ** 2)  # what is farther counts as much
     nearest, distances = np.empty((len(points), 1), np.int32), np.empty(len(points), np.float32)
     while (left := count - sum(map(len, chosen))) > 0:
         last = np.ascontiguousarray(chosen[-1])
         backend.pq_assign(points, last[np.newaxis], nearest)
         for first, end in ranges(len(points), BLOCK_POINTS):
-            backend.dense_norms("float32", [points[first:end] - last[nearest[first:end, 0]]], distances[first:end])
+            with np.errstate(over="ignore"):
+                away = points[first:end] - last[nearest[first:end, 0]]
+            backend.dense_norms("float32", [away], distances[first:end])
         np.minimum(squares, distances.astype(np.float64) ** 2, out=squares)
         together = squares.cumsum()
         batch = min(left, -(-count // BATCHES))

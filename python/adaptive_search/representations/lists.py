@@ -172,10 +172,11 @@ def _chained(centroids: F32) -> F32:
     if len(centroids) > MOST_CHAINED:
         return centroids
     left = np.ones(len(centroids), np.bool_)
-    squares = np.square(centroids, dtype=np.float64).sum(axis=1)
+    points = np.ldexp(centroids, -np.frexp(np.abs(centroids).max())[1])  # so that no product is too large
+    squares = np.square(points, dtype=np.float64).sum(axis=1)
     order = [int(squares.argmin())]
-    for _ in range(1, len(centroids)):
+    for _ in range(1, len(points)):
         left[order[-1]] = False
-        distances = squares - 2.0 * (centroids @ centroids[order[-1]])
+        distances = squares - 2.0 * (points @ points[order[-1]])
         order.append(int(np.where(left, distances, np.inf).argmin()))
     return np.ascontiguousarray(centroids[order])
