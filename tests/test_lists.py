@@ -185,6 +185,18 @@ def test_rows_that_come_and_go_are_found_as_if_all_were_listed_anew(backend: Bac
         assert pairs(index.search(queries, 10)) == found
 
 
+def test_centroids_are_coded_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not anew for every row that comes: with many lists that takes much longer than a search."""
+    coded, learned = [], asx.ProductQuantizer.nearest_codes
+    monkeypatch.setattr(asx.ProductQuantizer, "nearest_codes", lambda *arguments: coded.append(1) or learned(*arguments))
+    index = tuned("cosine", STAGES[0], collection(500), 1.0)
+    for seed in (1, 2, 3):
+        index.add(collection(3, seed))
+        as_if_tuned(index, 1.0)
+        assert pairs(index.search(asked(4), 10)) == expected(index, backend, asked(4), 10, True)
+    assert len(coded) == 1
+
+
 @pytest.mark.parametrize("count", [1, 2, 70])
 def test_few_rows_and_lists_without_any(count: int, backend: Backend) -> None:
     index = tuned("l2", [asx.Lists(64), asx.PQ(4, 4)], collection(count), 1.0)

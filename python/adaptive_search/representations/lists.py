@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..backends.protocol import Backend, Bound, Level, Rows
 from ..execution import run_ranges
 from ..layout import Column, Slabs
 from ..margins import Units
+from ..quantizers import PackedCodes
 from ..quantizers.kmeans import far_apart, settle
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
@@ -116,7 +118,7 @@ class ListRows(Representation):
         return {self.columns[0].name: nearest[:, 0].astype(np.uint16)}
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
-        centroids = self._asks.centroid_rows(backend, self._learned)
+        centroids = self._asks.coded_rows(backend, self._coded)
         return backend.list_rows(store.used(self.columns[0].name), centroids, store.ids)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
@@ -162,6 +164,11 @@ class ListRows(Representation):
         if self._centroids is None:
             raise RuntimeError("the lists are not fitted")
         return self._centroids
+
+    @cached_property
+    def _coded(self) -> PackedCodes:
+        """Made once, not whenever rows have come."""
+        return self._asks.coded(self._learned)
 
     def _with(self, centroids: F32) -> Self:
         return type(self)(self._lists, self._name, self._codes, centroids)
