@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from adaptive_search.backends.protocol import Backend, Bound, CodeChunk
 from adaptive_search.calibration import Calibration
 from adaptive_search.layout import Slabs
 from adaptive_search.margins import ErrorModel
-from adaptive_search.quantizers.kmeans import far_apart
+from adaptive_search.quantizers import kmeans
+from adaptive_search.quantizers.kmeans import far_apart, settle
 from adaptive_search.representations import linked
 from adaptive_search.running import Opening
 from adaptive_search.storage import NewSegment, read_state, write_state
@@ -465,6 +468,27 @@ def test_points_far_apart(backend: Backend) -> None:
     assert nearest.max() < 1.0
     with asx.use_backend(asx.backends()[0]):
         np.testing.assert_array_equal(far_apart(points, 80, 3), chosen)
+
+
+def test_lists_are_learned_in_steps_that_can_be_interrupted(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of no more products than are made in a fraction of a second, and of the same answers."""
+    points, lists = collection(900), 40
+    with asx.use_backend(backend.name):
+        at_once = far_apart(points, lists, 0)
+        settle(points, at_once[np.newaxis], 3)
+        most = 250 * lists * DIM
+        monkeypatch.setattr(kmeans, "MOST_AT_ONCE", most)
+        assign, made = type(backend).pq_assign, []
+
+        def note(self: Backend, vectors: Any, codebooks: Any, out: Any) -> None:
+            made.append(len(vectors) * codebooks[0].size)
+            assign(self, vectors, codebooks, out)
+
+        monkeypatch.setattr(kmeans, "current", lambda: SimpleNamespace(pq_assign=partial(note, backend), dense_norms=backend.dense_norms))
+        in_steps = far_apart(points, lists, 0)
+        settle(points, in_steps[np.newaxis], 3)
+    np.testing.assert_array_equal(in_steps, at_once)
+    assert max(made) <= most
 
 
 @pytest.mark.parametrize("size", [1e-15, 1e25, 2e37])
