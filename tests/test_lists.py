@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,8 @@ from adaptive_search.backends.protocol import Backend, Bound, CodeChunk
 from adaptive_search.calibration import Calibration
 from adaptive_search.layout import Slabs
 from adaptive_search.margins import ErrorModel
-from adaptive_search.quantizers.kmeans import far_apart
+from adaptive_search.quantizers import kmeans
+from adaptive_search.quantizers.kmeans import far_apart, settle
 from adaptive_search.representations import linked
 from adaptive_search.running import Opening
 from adaptive_search.storage import NewSegment, read_state, write_state
@@ -185,6 +188,18 @@ def test_rows_that_come_and_go_are_found_as_if_all_were_listed_anew(backend: Bac
         assert pairs(index.search(queries, 10)) == found
 
 
+def test_centroids_are_coded_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not anew for every row that comes: with many lists that takes much longer than a search."""
+    coded, learned = [], asx.ProductQuantizer.nearest_codes
+    monkeypatch.setattr(asx.ProductQuantizer, "nearest_codes", lambda *arguments: coded.append(1) or learned(*arguments))
+    index = tuned("cosine", STAGES[0], collection(500), 1.0)
+    for seed in (1, 2, 3):
+        index.add(collection(3, seed))
+        as_if_tuned(index, 1.0)
+        assert pairs(index.search(asked(4), 10)) == expected(index, backend, asked(4), 10, True)
+    assert len(coded) == 1
+
+
 @pytest.mark.parametrize("count", [1, 2, 70])
 def test_few_rows_and_lists_without_any(count: int, backend: Backend) -> None:
     index = tuned("l2", [asx.Lists(64), asx.PQ(4, 4)], collection(count), 1.0)
@@ -256,8 +271,10 @@ def test_a_row_is_explained_by_its_list(backend: Backend) -> None:
     assert all(one.stages[0].stage == "Lists(lists=13)" for one in told)
 
 
-def test_codes_are_held_twice(backend: Backend) -> None:
-    with_lists, without = (tuned("ip", stages, collection(500), 1.0) for stages in (STAGES[0], STAGES[0][1:]))
+@pytest.mark.parametrize("lists", [13, 200, 3_000])
+def test_codes_are_held_twice(lists: int, backend: Backend) -> None:
+    stages = [asx.Lists(lists), *STAGES[0][1:]]
+    with_lists, without = (tuned("ip", some, collection(500), 1.0) for some in (stages, stages[1:]))
     # Its number, its place, and two bytes of codes for every place of the blocks that the lists take.
     sizes = np.bincount(with_lists._store.used("stage.0.list")[0])
     held = 2 * 64 * int((-(-sizes // 64)).sum()) / 500
@@ -378,6 +395,18 @@ def test_a_listing_goes_with_its_own_codes(backend: Backend) -> None:
                 backend.listed_top_k(listing, levels, judge, 4, None, 0, 1)
 
 
+@pytest.mark.parametrize(("subspaces", "bits"), [(30, 8), (2, 4)], ids=str)
+def test_centroids_are_coded_as_rows_are(subspaces: int, bits: int, backend: Backend) -> None:
+    """Their keys are looked up in the tables of the rows' codes, which would be read beyond their end."""
+    packed = np.zeros((1, subspaces if bits == 8 else subspaces // 2, 64), np.uint8)
+    centroids = backend.pq_rows([CodeChunk(packed, 3)], subspaces, bits)
+    rows, codes = backend.list_rows([np.array([0, 2, 1, 2], np.uint16)], centroids), coded(backend, 4)
+    if backend.name == "numba":
+        return
+    with pytest.raises(ValueError, match="codes: expected the subspaces and bits of the centroids"):
+        backend.listing(rows, codes)
+
+
 def test_equal_keys_go_to_the_smaller_id_and_rows_count_once(backend: Backend) -> None:
     numbers, ids = [np.array([1, 0, 1, 0], np.uint16), np.array([2], np.uint16)], np.array([9, 8, 7, 6, 5])
     rows = backend.list_rows(numbers, coded(backend, 3), ids)
@@ -439,6 +468,39 @@ def test_points_far_apart(backend: Backend) -> None:
     assert nearest.max() < 1.0
     with asx.use_backend(asx.backends()[0]):
         np.testing.assert_array_equal(far_apart(points, 80, 3), chosen)
+
+
+def test_lists_are_learned_in_steps_that_can_be_interrupted(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of no more products than are made in a fraction of a second, and of the same answers."""
+    points, lists = collection(900), 40
+    with asx.use_backend(backend.name):
+        at_once = far_apart(points, lists, 0)
+        settle(points, at_once[np.newaxis], 3)
+        most = 250 * lists * DIM
+        monkeypatch.setattr(kmeans, "MOST_AT_ONCE", most)
+        assign, made = type(backend).pq_assign, []
+
+        def note(self: Backend, vectors: Any, codebooks: Any, out: Any) -> None:
+            made.append(len(vectors) * codebooks[0].size)
+            assign(self, vectors, codebooks, out)
+
+        monkeypatch.setattr(kmeans, "current", lambda: SimpleNamespace(pq_assign=partial(note, backend), dense_norms=backend.dense_norms))
+        in_steps = far_apart(points, lists, 0)
+        settle(points, in_steps[np.newaxis], 3)
+    np.testing.assert_array_equal(in_steps, at_once)
+    assert max(made) <= most
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e25, 2e37])
+def test_lists_of_rows_whose_products_are_too_large(size: float) -> None:
+    """All lists are learned, and nothing is said of overflows."""
+    rows = (size * collection(500).clip(-3, 3)).astype(np.float32)
+    if size > 1e30:
+        rows[:2] = 0
+        rows[:2, 0] = 3e38, -3e38  # farther from each other than float32 can tell
+    index = tuned("ip", [asx.Lists(30), asx.PQ(4, 4)], rows, 1.0)
+    assert len(np.unique(index._parts[0].state()["centroids"], axis=0)) == 30
+    assert len(np.unique(index._store.used("stage.0.list")[0])) == 30
 
 
 @pytest.mark.parametrize(("distinct", "count"), [(1, 5), (3, 70), (50, 50), (2, 2)])

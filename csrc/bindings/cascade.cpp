@@ -96,6 +96,8 @@ PyLevel list_level(const Target& self, const PyRows& rows, const py::array& tabl
 py::object listing(const Target&, const PyRows& rows, const PyRows& codes, const py::object& before) {
     require(rows.centroids != nullptr, "rows: expected those of lists");
     require(codes.subspaces > 0, "codes: expected those of product quantization");
+    require(codes.subspaces == rows.centroids->subspaces && codes.bits == rows.centroids->bits,
+            "codes: expected the subspaces and bits of the centroids");
     const auto &a = rows.rows->chunks(), &b = codes.rows->chunks();
     require(a.size() == b.size(), "rows: expected the same chunks in both");
     for (size_t c = 0; c < a.size(); ++c) {

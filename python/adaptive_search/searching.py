@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,11 +37,15 @@ def sources_of(backend: Backend, stages: Sequence[PreparedStage]) -> tuple[Sourc
 
 
 def listed_bytes(parts: Sequence[Representation], store: RowStore) -> int:
-    """About the bytes a row of codes that are held once more, in the order of lists, and of the row's place: every list begins with a
-    block of its own, and half a block of each is empty."""
-    empty = GROUP // 2 / max(store.total, 1)
-    pairs = [(part, after) for part, after in pairwise(parts) if isinstance(part, ListRows)]
-    return sum(round(after.bytes_per_row * (1.0 + empty * part.lists)) + 4 for part, after in pairs)
+    """About the bytes a row of codes that are held once more, in the order of lists, and of the row's place: every list that has rows
+    begins with a block of its own, and half a block of each is empty, or more if it has but a few."""
+    rows = max(store.total, 1)
+    held = 0
+    for part, after in pairwise(parts):
+        if isinstance(part, ListRows):
+            with_rows = -part.lists * math.expm1(-rows / part.lists) / rows
+            held += round(after.bytes_per_row * max(1.0 + GROUP / 2 * with_rows, GROUP * with_rows)) + 4
+    return held
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ BATCHES = 32
 
 BLOCK_POINTS = 4_096
 
+MOST_AT_ONCE = 1 << 31
+"""Products of points and codewords in one call of the backend: about a tenth of a second."""
+
 MAX_REPAIRS = 100
 """Rounds of moving unused codewords after the last iteration. Each lowers the error, and few are ever needed."""
 
@@ -56,13 +59,15 @@ def far_apart(points: F32, count: int, seed: int) -> F32:
     """
     backend, rng = current(), np.random.default_rng(seed)
     chosen = [points[rng.choice(len(points), min(len(points), -(-count // BATCHES)), replace=False)]]
-    squares = np.full(len(points), np.inf)
+    squares = np.full(len(points), float(np.finfo(np.float32).max) ** 2)  # what is farther counts as much
     nearest, distances = np.empty((len(points), 1), np.int32), np.empty(len(points), np.float32)
     while (left := count - sum(map(len, chosen))) > 0:
         last = np.ascontiguousarray(chosen[-1])
-        backend.pq_assign(points, last[np.newaxis], nearest)
+        _assign(backend, points, last, nearest)
         for first, end in ranges(len(points), BLOCK_POINTS):
-            backend.dense_norms("float32", [points[first:end] - last[nearest[first:end, 0]]], distances[first:end])
+            with np.errstate(over="ignore"):
+                away = points[first:end] - last[nearest[first:end, 0]]
+            backend.dense_norms("float32", [away], distances[first:end])
         np.minimum(squares, distances.astype(np.float64) ** 2, out=squares)
         together = squares.cumsum()
         batch = min(left, -(-count // BATCHES))
@@ -127,14 +132,21 @@ def _settle(backend: Backend, part: F32, codebook: F32, iterations: int) -> None
     columns = np.ascontiguousarray(part.T, np.float64)
     for iteration in range(iterations):
         before = nearest.copy()
-        backend.pq_assign(part, codebook[np.newaxis], nearest)
+        _assign(backend, part, codebook, nearest)
         if iteration and np.array_equal(before, nearest):
             break
         _move(part, columns, nearest[:, 0].astype(np.intp), codebook)
     for _ in range(MAX_REPAIRS):
-        backend.pq_assign(part, codebook[np.newaxis], nearest)
+        _assign(backend, part, codebook, nearest)
         if not _fill_unused(part, nearest[:, 0], codebook):
             break
+
+
+def _assign(backend: Backend, part: F32, codebook: F32, nearest: I32) -> None:
+    """The nearest codewords of one subspace into ``nearest`` (n, 1), in steps short enough to be interrupted."""
+    step = max(1, MOST_AT_ONCE // max(codebook.size, 1))
+    for first, last in ranges(len(part), step):
+        backend.pq_assign(part[first:last], codebook[np.newaxis], nearest[first:last])
 
 
 def _distinct(part: F32, count: int, rng: np.random.Generator) -> F32:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, Self
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..backends.protocol import Backend, Bound, Level, Rows
 from ..execution import run_ranges
 from ..layout import Column, Slabs
 from ..margins import Units
+from ..quantizers import PackedCodes
 from ..quantizers.kmeans import far_apart, settle
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
@@ -116,7 +118,7 @@ class ListRows(Representation):
         return {self.columns[0].name: nearest[:, 0].astype(np.uint16)}
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
-        centroids = self._asks.centroid_rows(backend, self._learned)
+        centroids = self._asks.coded_rows(backend, self._coded)
         return backend.list_rows(store.used(self.columns[0].name), centroids, store.ids)
 
     def rescore(self, backend: Backend, rows: Rows, queries: F32, candidates: I64, k: int) -> tuple[F32, I64]:
@@ -163,6 +165,11 @@ class ListRows(Representation):
             raise RuntimeError("the lists are not fitted")
         return self._centroids
 
+    @cached_property
+    def _coded(self) -> PackedCodes:
+        """Made once, not whenever rows have come."""
+        return self._asks.coded(self._learned)
+
     def _with(self, centroids: F32) -> Self:
         return type(self)(self._lists, self._name, self._codes, centroids)
 
@@ -172,10 +179,11 @@ def _chained(centroids: F32) -> F32:
     if len(centroids) > MOST_CHAINED:
         return centroids
     left = np.ones(len(centroids), np.bool_)
-    squares = np.square(centroids, dtype=np.float64).sum(axis=1)
+    points = np.ldexp(centroids, -np.frexp(np.abs(centroids).max())[1])  # so that no product is too large
+    squares = np.square(points, dtype=np.float64).sum(axis=1)
     order = [int(squares.argmin())]
-    for _ in range(1, len(centroids)):
+    for _ in range(1, len(points)):
         left[order[-1]] = False
-        distances = squares - 2.0 * (centroids @ centroids[order[-1]])
+        distances = squares - 2.0 * (points @ points[order[-1]])
         order.append(int(np.where(left, distances, np.inf).argmin()))
     return np.ascontiguousarray(centroids[order])

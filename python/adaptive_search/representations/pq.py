@@ -12,7 +12,7 @@ from ..backends import current
 from ..backends.protocol import Backend, Bound, CodeChunk, Level, Rows, Source
 from ..layout import Column, Slabs
 from ..margins import Units
-from ..quantizers import ProductQuantizer
+from ..quantizers import PackedCodes, ProductQuantizer
 from ..rows import RowStore
 from ..types import F32, F64, I64, Array, Metric
 from ..validation import as_float, check_rotation
@@ -159,10 +159,13 @@ class PQRows(Representation):
         """What is coded of vectors (n, D): (n, dims), of unit length for cosine."""
         return self._coordinates.of_queries(current(), vectors)
 
-    def centroid_rows(self, backend: Backend, centroids: F32) -> Rows:
-        """Points (n, dims) of any length as rows that `asked` queries can be compared with."""
-        packed = self._quantizer.pack(self._quantizer.nearest_codes(centroids))
-        return backend.pq_rows([CodeChunk(packed.data, len(centroids))], self._quantizer.subspaces, self._quantizer.bits)
+    def coded(self, points: F32) -> PackedCodes:
+        """Codes of points (n, dims) of any length."""
+        return self._quantizer.pack(self._quantizer.nearest_codes(points))
+
+    def coded_rows(self, backend: Backend, codes: PackedCodes) -> Rows:
+        """Rows that `asked` queries can be compared with."""
+        return backend.pq_rows([CodeChunk(codes.data, codes.rows)], codes.subspaces, codes.bits)
 
     def named(self, name: str) -> Self:
         return type(self)(self._quantizer, self._coordinates, name)
