@@ -16,6 +16,7 @@ from test_calibration import simulated
 import adaptive_search as asx
 from adaptive_search import families, tuning, tuning_queries
 from adaptive_search.backends import current
+from adaptive_search.backends.protocol import Backend
 from adaptive_search.calibration import Calibration
 from adaptive_search.margins import ErrorModel
 from adaptive_search.representations.int8 import Int8Rows
@@ -540,3 +541,29 @@ def test_explain_exact_searches(stages: list[Any] | None) -> None:
         for place in (0, 1, 999, 1_000, 1_499, 1_500, ROWS - 1):
             told = index.explain(query, order[place], k)
             assert (told.found, told.rank) == (place < k, place + 1 if place < 1_000 else None)
+
+
+def test_lists_are_tried_where_they_spare_rows(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the best codes alone, and not by backends that scan all rows in any case."""
+    monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
+    tried: list[asx.Cascade] = []
+    prepare = tuning.Bench.prepare
+
+    def noted(self: Any, cascade: asx.Cascade, progress: Any = None) -> Any:
+        tried.append(cascade)
+        return prepare(self, cascade, progress)
+
+    monkeypatch.setattr(tuning.Bench, "prepare", noted)
+    random = np.random.default_rng(0)
+    clumps = random.standard_normal((60, 96))
+    rows = clumps[random.integers(0, 60, 2_600)] + 0.5 * random.standard_normal((2_600, 96))
+    index = asx.Index(96)
+    index.add(rows[:2_000].astype(np.float32))
+    index.tune(rows[2_000:].astype(np.float32), recall=0.9)
+    heads = [cascade.stages for cascade in tried if isinstance(cascade.stages[0], asx.Lists)]
+    if not backend.passes_by:
+        assert heads == []
+        return
+    assert [stages[0] for stages in heads] == [asx.Lists(16), asx.Lists(64)]
+    assert len({stages[1:] for stages in heads}) == 1
+    assert heads[0][1:] in [cascade.stages for cascade in tried]

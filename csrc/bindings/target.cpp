@@ -370,6 +370,7 @@ void register_targets(py::module_& m) {
     register_cascades(m, target);
     register_sources(m, target);
     target.def_property_readonly("name", [](const Target& self) { return self.table->c.target; })
+        .def_property_readonly("passes_by", [](const Target&) { return true; })
         .def_property_readonly("missing", [](const Target& self) { return feature_names(self.table->requires_cpu & ~cpu_features()); })
         .def("kernel_address", &kernel_address, arg("name"))
         .def(

@@ -11,7 +11,8 @@ namespace asx {
 
 namespace {
 
-constexpr int64_t kEntering = 256;      // queries that are led to their lists together
+constexpr int64_t kEntering = 256;      // queries that are led to their lists together, at most
+constexpr int64_t kEnteringKeys = 1 << 21;      // and about how many keys of lists they may have
 
 // The keys of the first level from which on a list should hold what can matter, and not many more rows than `listed`: see `Backend.cascade_top_k`.
 // What is scored for it goes to `scored`.
@@ -91,8 +92,9 @@ bool begins_with(const Cascade& cascade, const Listing& listing) {
 }
 
 void search_lists(CascadeScan& scan, const Listing& listing, int64_t first, int64_t last, float* scores, int64_t* rows, bool* left) {
-    for (int64_t from = first; from < last; from += kEntering) {
-        const int64_t to = std::min(last, from + kEntering);
+    const int64_t together = std::clamp<int64_t>(kEnteringKeys / std::max<int64_t>(listing.lists(), 1), 16, kEntering);
+    for (int64_t from = first; from < last; from += together) {
+        const int64_t to = std::min(last, from + together);
         std::vector<CascadeScan::Entrance> entrances;
         std::vector<int64_t> order(static_cast<size_t>(to - from));
         for (int64_t q = from; q < to; ++q) entrances.push_back(scan.enter(q));

@@ -395,7 +395,8 @@ def best_plan(
         if progress is not None:
             progress(number + 1, len(cascades) + 2)
     # Lists take long to learn: they are tried with the best codes alone.
-    for cascade in [] if own is not None or coded is None else listed(coded.candidate.cascade, ground.store.live):
+    wanted = own is None and coded is not None and ground.backend.passes_by
+    for cascade in listed(coded.candidate.cascade, ground.store.live) if wanted and coded is not None else []:
         best = cheaper(measured(cascade), best)
     if own is not None and best is None:
         # Only exact search reaches the recall with it. The margins are of use for others.

@@ -33,6 +33,7 @@ class NumbaBackend:
     """See ``protocol.Backend``."""
 
     name = "numba"
+    passes_by = False
 
     # --- dense -------------------------------------------------------------------------------------------------------
     def dense_rows(self, kind: Kind, chunks: Sequence[DenseChunk], ids: I64 | None = None) -> NumbaRows:

@@ -171,6 +171,10 @@ class Backend(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def passes_by(self) -> bool:
+        """Whether inverted lists spare it rows: `listing` makes something."""
+
     # --- dense -------------------------------------------------------------------------------------------------------
     def dense_rows(self, kind: Kind, chunks: Sequence[DenseChunk], ids: I64 | None = None) -> Rows: ...
 
