@@ -34,6 +34,15 @@ LONELY = 12
 FEW = 128
 """Queries that tell whether lists are worth a trial."""
 
+FINAL = 512
+"""Queries of the last contest,"""
+
+TURNS = 3
+"""in which contenders are measured so often, in turns,"""
+
+CLOSE = 1.5
+"""if they took no longer than this, relative to the fastest."""
+
 MIDDLING = 1.0
 """Margin, in deviations, that most recalls need at least."""
 
@@ -373,31 +382,31 @@ def best_plan(
         cascades = exact_family(dim) if recall == 1.0 else family(dim, metric, is_uneven(sample()), ground.store.live)
     flat = seconds(ground, [ground.full], tuners.vectors, k)
 
-    def cheaper(one: Measured | None, other: Measured | None) -> Measured | None:
-        return one if other is None or (one is not None and one.cost.together < other.cost.together) else other
+    tried: list[Measured] = []
 
-    def measured(cascade: Cascade) -> Measured | None:
+    def attempt(cascade: Cascade) -> None:
         candidate = bench.prepare(cascade)
         held = sum(column.row_bytes for part in candidate.parts for column in part.columns) + listed_bytes(candidate.parts, ground.store)
         if own is None and memory is not None and held > memory:
-            return None
+            return
         if recall == 1.0:
-            return measure_exact(ground, candidate, tuners, k)
-        return measure(ground, candidate, tuners, k, recall, math.inf if best is None else best.cost.together)
+            tried.append(measure_exact(ground, candidate, tuners, k))
+        elif (
+            one := measure(ground, candidate, tuners, k, recall, min((one.cost.together for one in tried), default=math.inf))
+        ) is not None:
+            tried.append(one)
 
-    best: Measured | None = None
-    coded: Measured | None = None
     for number, cascade in enumerate(cascades):
-        one = measured(cascade)
-        best = cheaper(one, best)
-        if isinstance(cascade.stages[0], PQ):
-            coded = cheaper(one, coded)
+        attempt(cascade)
         if progress is not None:
             progress(number + 1, len(cascades) + 2)
     # Lists take long to learn: they are tried with the best codes alone.
-    wanted = own is None and coded is not None and ground.backend.passes_by
-    for cascade in listed(coded.candidate.cascade, ground.store.live) if wanted and coded is not None else []:
-        best = cheaper(measured(cascade), best)
+    coded = [one for one in tried if isinstance(one.candidate.cascade.stages[0], PQ)]
+    if own is None and coded and ground.backend.passes_by:
+        codes = contest(ground, coded, tuners.vectors, k, recall).candidate.cascade
+        for cascade in listed(codes, ground.store.live):
+            attempt(cascade)
+    best = contest(ground, tried, tuners.vectors, k, recall) if tried else None
     if own is not None and best is None:
         # Only exact search reaches the recall with it. The margins are of use for others.
         candidate = fit_models(ground, bench.prepare(own), tuners, k)
@@ -405,6 +414,24 @@ def best_plan(
     if best is None or (own is None and best.cost.together >= flat.together):
         return None, None
     return best.candidate, calibrate(ground, best, judges, k, recall, given, progress)
+
+
+def contest(ground: Ground, tried: Sequence[Measured], queries: F32, k: int, recall: float) -> Measured:
+    """The fastest. Those that are close take turns once more: on a busy machine times of different minutes differ by more than cascades do."""
+    fastest = min(tried, key=lambda one: one.cost.together)
+    close = [one for one in tried if one.curve is not None and one.cost.together <= CLOSE * fastest.cost.together]
+    if len(close) < 2:
+        return fastest
+    some = np.ascontiguousarray(queries[:: -(-len(queries) // FINAL)])
+    costs: list[list[Cost]] = [[] for _ in close]
+    for _ in range(TURNS):
+        for one, own in zip(close, costs, strict=True):
+            stages = one.candidate.at(one.curve.at(SAFETY * (1.0 - recall)) if one.curve is not None else 0.0)
+            own.append(seconds(ground, stages, some, k, one.candidate.opening))
+    # The least of each: what others took from it comes on top.
+    final = [Cost(min(cost.batch for cost in own), min(cost.alone for cost in own)) for own in costs]
+    place = min(range(len(close)), key=lambda number: final[number].together)
+    return replace(close[place], cost=final[place])
 
 
 def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int) -> Measured:
