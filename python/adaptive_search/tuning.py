@@ -391,10 +391,11 @@ def best_plan(
             return
         if recall == 1.0:
             tried.append(measure_exact(ground, candidate, tuners, k))
-        elif (
-            one := measure(ground, candidate, tuners, k, recall, min((one.cost.together for one in tried), default=math.inf))
-        ) is not None:
-            tried.append(one)
+            return
+        limit = min((one.cost.together for one in tried), default=math.inf)
+        found = measure(ground, candidate, tuners, k, recall, limit)
+        if found is not None:
+            tried.append(found)
 
     for number, cascade in enumerate(cascades):
         attempt(cascade)
@@ -417,7 +418,7 @@ def best_plan(
 
 
 def contest(ground: Ground, tried: Sequence[Measured], queries: F32, k: int, recall: float) -> Measured:
-    """The fastest. Those that are close take turns once more: on a busy machine times of different minutes differ by more than cascades do."""
+    """The fastest. Those that are close take turns once more: times of different minutes may differ by more than cascades do."""
     fastest = min(tried, key=lambda one: one.cost.together)
     close = [one for one in tried if one.curve is not None and one.cost.together <= CLOSE * fastest.cost.together]
     if len(close) < 2:
