@@ -168,13 +168,15 @@ def test_an_error_in_the_caller_waits_for_helpers() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_ctrl_c_leaves_nothing_running() -> None:
-    watch, done = Watch(), []
+    watch, done, lock = Watch(), [], threading.Lock()
 
     def work(first: int, last: int) -> None:
         with watch:
             time.sleep(PAUSE)
-            done.append(first)
-            if len(done) == 10:
+            with lock:  # else two threads may both see eleven
+                done.append(first)
+                tenth = len(done) == 10
+            if tenth:
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
