@@ -509,3 +509,39 @@ def test_no_more_points_than_there_are(distinct: int, count: int) -> None:
     chosen = far_apart(points, count, 0)
     assert chosen.shape == (count, 4)
     assert len(np.unique(chosen, axis=0)) == min(distinct, count)
+
+
+def test_a_listing_is_kept_part_by_part(backend: Backend) -> None:
+    """Chunks that come, change and go: what was kept of the listing before tells nothing else than one made anew."""
+    if not backend.passes_by:
+        pytest.skip("has no listings")
+    random = np.random.default_rng(8)
+    packed = random.integers(0, 256, (1, 2, 64), np.uint8)
+    centroids = backend.pq_rows([CodeChunk(packed, 20)], 2, 8)
+    tables = random.integers(0, 63, (5, 2, 256)).astype(np.float32)
+
+    def chunk(rows: int) -> tuple[CodeChunk, Any]:
+        return CodeChunk(random.integers(0, 256, (2, 2, 64), np.uint8), rows), random.integers(0, 20, rows).astype(np.uint16)
+
+    chunks = [chunk(70)]
+    before = None
+    for step in range(14):
+        if step == 9:
+            chunks[2] = chunk(90)
+        elif step == 11:
+            del chunks[0]
+        else:
+            chunks.append(chunk(65 + step))
+        codes = backend.pq_rows([codes for codes, _ in chunks], 2, 8)
+        rows = backend.list_rows([numbers for _, numbers in chunks], centroids)
+        levels = [backend.pq_level(codes, tables, True, Bound(20.0, 1.0)), backend.list_level(rows, tables, True, Bound(125.0, 1.0))]
+        judge = backend.pq_level(codes, tables, True, Bound(0.0, 1.0))
+        listing, anew = backend.listing(rows, codes, before), backend.listing(rows, codes)
+        assert listing is not None
+        assert anew is not None
+        kept, fresh = (backend.listed_top_k(one, levels, judge, 9, None, 0, 5) for one in (listing, anew))
+        for one, other in zip(kept, fresh, strict=True):
+            np.testing.assert_array_equal(one, other)
+        everything = np.tile(np.arange(len(codes)), (5, 1))
+        np.testing.assert_array_equal(kept[1], backend.pq_rescore(codes, tables, everything, 9, True)[1])
+        before = listing

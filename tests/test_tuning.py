@@ -567,3 +567,32 @@ def test_lists_are_tried_where_they_spare_rows(backend: Backend, monkeypatch: py
     assert [stages[0] for stages in heads] == [asx.Lists(16), asx.Lists(64)]
     assert len({stages[1:] for stages in heads}) == 1
     assert heads[0][1:] in [cascade.stages for cascade in tried]
+
+
+def test_cascades_that_come_close_are_measured_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look is not trusted, but for what was far behind, which is not looked at again."""
+
+    class Fake:
+        def __init__(self, name: str) -> None:
+            self.name, self.opening = name, Opening()
+
+        def at(self, _: float) -> str:
+            return self.name
+
+    tried = [
+        tuning.Measured(Fake(name), tuning.Curve((0.0,), (0.0,)), tuning.Cost(cost, cost))  # type: ignore[arg-type]
+        for name, cost in (("lucky", 1.0), ("steady", 1.2), ("slow", 9.0))
+    ]
+    again = {"lucky": [5.0, 1.5, 4.0], "steady": [1.3, 3.0, 1.1]}
+
+    def seconds(_: Any, stages: Any, *__: Any) -> tuning.Cost:
+        cost = again[stages].pop(0)
+        return tuning.Cost(cost, cost)
+
+    monkeypatch.setattr(tuning, "seconds", seconds)
+    ground: Any = None
+    best = tuning.contest(ground, tried, np.zeros((4, 2), np.float32), 10, 0.9)
+    assert best.candidate is tried[1].candidate
+    assert best.cost == tuning.Cost(1.1, 1.1)
+    assert again == {"lucky": [], "steady": []}
+    assert tuning.contest(ground, tried[::2], np.zeros((4, 2), np.float32), 10, 0.9) is tried[0]
