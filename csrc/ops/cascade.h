@@ -111,12 +111,12 @@ private:
     std::vector<float> keys_;
     struct RowsOfRun {
         const uint32_t* places; // their numbers
-        double upper; // what their list says of them
+        float list_key;
     };
     bool by_lists_ = false;
     std::vector<PqRun> runs_; // parts of lists
     std::vector<RowsOfRun> rows_of_runs_;
-    std::vector<uint32_t> order_; // of lists
+    std::vector<uint32_t> found_, order_; // lists that can matter
 };
 
 } // namespace asx

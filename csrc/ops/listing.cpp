@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "ops/cascade.h"
 #include "ops/pq.h"
@@ -12,7 +13,6 @@ namespace asx {
 
 namespace {
 
-constexpr std::ptrdiff_t kBestLists = 16;       // put into order at first
 constexpr size_t kSeeds = 32;          // rows of which the best give the first threshold
 constexpr double kFew = 512.0;         // rows that may be scored in any case, and
 constexpr double kWorth = 0.5;         // times what it takes to score all rows that may be spent on some of them
@@ -20,6 +20,7 @@ constexpr size_t kFirstLists = 4;       // of those, scanned with the same thres
 constexpr size_t kMostLists = 16;       // of the others
 
 constexpr size_t kMostParts = 4;
+constexpr size_t kSteps = 256;          // of keys, by which lists are put into order
 constexpr size_t kAtOnce = 16;          // keys of lists that are looked at together
 
 // Of keys without NaN, not none; the first of equals.
@@ -47,6 +48,22 @@ void collect(const std::vector<float>& keys, float least, std::vector<uint32_t>&
         for (size_t j = 0; j < kAtOnce; ++j) take(i + j);
     }
     for (; i < keys.size(); ++i) take(i);
+}
+
+// The numbers of keys that are not below the least one, about in the order of these from the best one down.
+void best_first(const std::vector<float>& keys, float best, float least, std::vector<uint32_t>& found, std::vector<uint32_t>& order) {
+    found.clear();
+    collect(keys, least, found);
+    order.resize(found.size());
+    if (least == kLowest) least = *std::min_element(keys.begin(), keys.end());
+    const float scale = static_cast<float>(kSteps - 1) / (best - least);
+    // Where infinities say nothing, all are of one step.
+    const bool known = std::isfinite(scale) && std::isfinite(best) && scale > 0.0f;
+    const auto step = [&](uint32_t number) { return known ? static_cast<size_t>((best - keys[number]) * scale) : 0; };
+    uint32_t places[kSteps + 1] = {};
+    for (const uint32_t number : found) ++places[step(number) + 1];
+    std::partial_sum(places, places + kSteps, places);
+    for (const uint32_t number : found) order[places[step(number)]++] = number;
 }
 
 }  // namespace
@@ -151,11 +168,7 @@ bool CascadeScan::search(int64_t query, const Entrance& entrance, const Listing&
     const Level& last = cascade_->judge;
     const double most = kWorth * last.pair_cost() * static_cast<double>(listing.rows()) + kFew * last.row_cost();
     spent_ = 0.0, by_lists_ = true;
-    const auto upper = [&](uint32_t list) {
-        const double bound = gate.estimate(query, entrance.keys[list]);
-        return std::isnan(bound) ? std::numeric_limits<double>::infinity() : bound;     // infinities say nothing
-    };
-    const auto matters = [&](uint32_t list) { return !(upper(list) < least(query)); };
+    const auto needed = [&] { return gate.least_key(query, least(query)); };
     const auto look_at = [&](const uint32_t* lists, size_t count) {
         runs_.clear(), rows_of_runs_.clear();
         for (size_t i = 0; i < count; ++i) {
@@ -163,8 +176,7 @@ bool CascadeScan::search(int64_t query, const Entrance& entrance, const Listing&
                 const Listing::Part part = listing.part(lists[i], p);
                 for (int64_t done = 0; done < part.rows; done += kBlockRows) {
                     runs_.push_back({part.codes.base + done / kPqBlock * part.codes.stride, std::min(kBlockRows, part.rows - done)});
-                    rows_of_runs_.push_back({part.places + done, upper(lists[i])});
-                    __builtin_prefetch(part.places + done);
+                    rows_of_runs_.push_back({part.places + done, entrance.keys[lists[i]]});
                 }
                 scored_[static_cast<size_t>(query)] += part.rows;
             }
@@ -176,35 +188,23 @@ bool CascadeScan::search(int64_t query, const Entrance& entrance, const Listing&
 
     look_at(&entrance.best, 1);
     refine(query);
-    order_.clear();
-    collect(entrance.keys, gate.least_key(query, least(query)), order_);
-    order_.erase(std::remove_if(order_.begin(), order_.end(), [&](uint32_t list) { return list == entrance.best || !matters(list); }),
-                 order_.end());
-    const auto better = [&](uint32_t a, uint32_t b) {
-        return entrance.keys[a] != entrance.keys[b] ? entrance.keys[a] > entrance.keys[b] : a < b;
-    };
-    // A few at a time are put into order, and more when these have not ruled out the others.
-    auto list = order_.begin(), end = order_.end();
+    best_first(entrance.keys, entrance.keys[entrance.best], needed(), found_, order_);
+    uint32_t some[kMostLists];
     size_t together = kFirstLists;
-    for (std::ptrdiff_t ordered = kBestLists; list != end && spent_ <= most; ordered *= 4, together = kMostLists) {
-        const auto last = list + std::min(ordered, end - list);
-        std::partial_sort(list, last, end, better);
-        while (list != last && spent_ <= most) {
-            uint32_t some[kMostLists];
-            size_t count = 0;
-            for (; list != last && count < together; ++list)
-                if (matters(*list)) some[count++] = *list;
-            look_at(some, count);
-        }
-        refine(query);
-        end = std::partition(list, end, matters);
+    for (size_t at = 0; at < order_.size() && spent_ <= most; together = kMostLists) {
+        const float least_key = needed();
+        size_t count = 0;
+        for (; at < order_.size() && count < together; ++at)
+            if (order_[at] != entrance.best && !(entrance.keys[order_[at]] < least_key)) some[count++] = order_[at];
+        if (count > 0) look_at(some, count);
     }
+    refine(query);
     by_lists_ = false;
     return spent_ <= most;
 }
 
 void CascadeScan::scan_runs(int64_t query, const Group& alone, Survivors& survivors) {
-    const Level& first = cascade_->levels.front();
+    const Level &first = cascade_->levels.front(), &gate = cascade_->levels[1];
     const auto& codes = static_cast<const PqProblem&>(*first.problem);
     // Before there is a threshold, few of those that survive are looked at again.
     const Rows* ahead = least(query) > -std::numeric_limits<double>::infinity() ? &after_lists() : nullptr;
@@ -214,11 +214,12 @@ void CascadeScan::scan_runs(int64_t query, const Group& alone, Survivors& surviv
         const RowsOfRun* of = rows_of_runs_.data() + done;
         done += static_cast<size_t>(
             codes.scan_runs(alone, runs_.data() + done, static_cast<int64_t>(runs_.size() - done), threshold(query), survivors));
+        for (int64_t i = 0; i < survivors.count; ++i) __builtin_prefetch(of[survivors.items[i].query].places + survivors.items[i].row);
         for (int64_t i = 0; i < survivors.count; ++i) {
             const Survivor& s = survivors.items[i];
             const int64_t row = of[s.query].places[s.row];
             if (!allows_at_all(query, row)) continue;
-            const double upper = std::min(first.upper(query, s.key, row), of[s.query].upper);
+            const double upper = std::min(first.upper(query, s.key, row), gate.upper(query, of[s.query].list_key, row));
             if (upper < least(query)) continue;
             pending.push_back({upper, row, 2});
             if (ahead) ahead->fetch(row);
