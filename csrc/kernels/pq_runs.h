@@ -10,11 +10,11 @@ constexpr int64_t pq_run_fetched = 2048; // bytes of the next run
 
 template <bool exact, int bits, int B>
 ASX_INLINE void pq_scan_step(const Block* block, const PqHeader* header, PqInput<1, B>& in, int64_t row, int64_t byte_rows, int64_t least,
-                             const Simd::Bytes (&below)[1], Survivors* survivors) {
+                             const Simd::Bytes (&below)[1], const uint8_t* next, Survivors* survivors) {
     PqRegisters<1, B> low, high;
     pq_registers<B>(block, row / Simd::bytes, byte_rows * kPqBlock, in.at);
-    in.next = in.at[0];
-    pq_sums<bits, exact, false>(in, byte_rows, low, high);
+    in.next = next;
+    pq_sums<bits, exact, true>(in, byte_rows, low, high);
     if (__builtin_expect(least > 0 && !pq_any_passes(low, high, below), 1)) return;
     for (int b = 0; b < B; ++b) pq_emit<exact>(block, header, 0, row + b * Simd::bytes, least, low.v[0][b], high.v[0][b], survivors);
 }
@@ -35,16 +35,15 @@ ASX_INLINE int64_t pq_scan_runs(const PqRun* runs, int64_t count, int64_t subspa
     for (; n < count && has_room(survivors, runs[n].rows + 2 * kPqBlock); ++n) {
         block.pieces[0].base = runs[n].codes;
         block.rows = runs[n].rows;
-        if (n + 1 < count) // a few lines of the next, so that the hardware goes on
-            for (int64_t b = 0; b < pq_run_fetched; b += 64) __builtin_prefetch(runs[n + 1].codes + b);
+        const uint8_t* next = runs[n + 1 < count ? n + 1 : n].codes;
         const int64_t before = survivors->count;
         for (int64_t row = 0; row < block.rows;) {
             if (block.rows - row > Simd::bytes) {
-                pq_scan_step<exact, bits>(&block, header, two, row, byte_rows, least, below, survivors);
-                row += 2 * Simd::bytes;
+                pq_scan_step<exact, bits>(&block, header, two, row, byte_rows, least, below, next, survivors);
+                row += 2 * Simd::bytes, next += 2 * Simd::bytes * byte_rows;
             } else {
-                pq_scan_step<exact, bits>(&block, header, one, row, byte_rows, least, below, survivors);
-                row += Simd::bytes;
+                pq_scan_step<exact, bits>(&block, header, one, row, byte_rows, least, below, next, survivors);
+                row += Simd::bytes, next += Simd::bytes * byte_rows;
             }
         }
         if (survivors->count == before) continue;

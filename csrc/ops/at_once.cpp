@@ -11,7 +11,7 @@ namespace asx {
 
 namespace {
 
-constexpr int64_t kEntering = 256;      // queries that are led to their lists together, at most
+constexpr int64_t kEntering = 1024;      // queries that are led to their lists together, at most
 constexpr int64_t kEnteringKeys = 1 << 21;      // and about how many keys of lists they may have
 
 // The keys of the first level from which on a list should hold what can matter, and not many more rows than `listed`: see `Backend.cascade_top_k`.
