@@ -97,6 +97,43 @@ def test_small_searches_answer_as_others(metric: Any, stages: list[Any], backend
         assert used() == (0 if backend.name == "numba" or metric == "l2" else 16)
 
 
+@pytest.mark.parametrize(
+    ("queries", "k"),
+    [
+        (collection(3, 1).astype(np.float64), 10),
+        (collection(3, 1).astype(np.float16), 10),
+        (np.asfortranarray(collection(3, 1)), 10),
+        (collection(6, 1)[::2], 10),
+        (collection(3, 1).view(np.recarray), 10),
+        (collection(3, 1).tolist(), 10),
+        (collection(3, 1).astype(">f4"), 10),
+        (collection(3, 1)[:0], 10),
+        (collection(200, 1), 10),
+        (collection(3, 1), np.int64(10)),
+    ],
+)
+def test_what_is_out_of_the_ordinary_is_no_other_search(queries: Any, k: Any, backend: Backend) -> None:
+    index = tuned("cosine", STAGES[2], collection(1_500, 0), 0.5)
+    assert index._at_once(queries, k) is None
+    assert_same(index.search(queries, k), general(index, queries, 10))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_wrong_is_not_searched(wrong: float, backend: Backend) -> None:
+    index = tuned("cosine", STAGES[2], collection(1_500, 0), 0.5)
+    queries = collection(3, 1)
+    queries[1, DIM - 1] = wrong
+    with pytest.raises(ValueError, match="queries: row 1 holds NaN or infinity"):
+        index.search(queries)
+    with pytest.raises(ValueError, match=f"queries: expected {DIM} dims"):
+        index.search(queries[0, :-1].copy())
+    for k in (0, -3):
+        with pytest.raises(ValueError, match="k: expected"):
+            index.search(queries[0], k)
+    with pytest.raises(TypeError, match="k: expected"):
+        index.search(queries[0], True)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30, 3e37])
 @pytest.mark.parametrize("stages", STAGES, ids=str)
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
@@ -145,29 +182,35 @@ def test_sources_check_what_they_are_given(backend: Backend) -> None:
     quantizer = stages[0].representation._quantizer  # type: ignore[attr-defined]
     first = backend.pq_source(stages[0].rows, "cosine", DIM, DIM, None, 0.0, 1.0, quantizer.codebooks, None)
     last = backend.full_source(stages[2].rows, "cosine")
+    other = tuned("cosine", [asx.PQ(5, 4), asx.Int8()], collection(1_400, 0), 0.5)
+    fewer = backend.full_source(other._prepare(backend, 2).rows, "cosine")
     assert first is not None
     assert last is not None
+    assert fewer is not None
     queries = collection(2, 1)
-    assert backend.source_top_k([first, last], queries, 5, 20, 1, 0, None) is not None
+    searcher = backend.searcher([first, last], 1, 15, 0)
+    assert searcher is not None
+    assert searcher.search(queries, 5, 1, 1_500, None, 2) is not None
+    assert searcher.search(queries, 5, 1, 1_500, None, 1) is None
     with pytest.raises(ValueError, match="sources: expected at least two"):
-        backend.source_top_k([last], queries, 5, 20, 1, 0, None)
-    with pytest.raises(ValueError, match="k: expected at least one row"):
-        backend.source_top_k([first, last], queries, 0, 20, 1, 0, None)
-    with pytest.raises(ValueError, match="listed"):
-        backend.source_top_k([first, last], queries, 5, 0, 1, 0, None)
+        backend.searcher([last], 1, 15, 0)
+    with pytest.raises(ValueError, match="sources: expected the same rows"):
+        backend.searcher([first, fewer], 1, 15, 0)
+    with pytest.raises(ValueError, match="spare"):
+        backend.searcher([first, last], 1, -1, 0)
     for share, guess in ((0, 0), (1, -1)):
         with pytest.raises(ValueError, match="share"):
-            backend.source_top_k([first, last], queries, 5, 20, share, guess, None)
+            backend.searcher([first, last], share, 15, guess)
     levels = [stage.level(backend, queries, scan=True)[0] for stage in stages]
     with pytest.raises(ValueError, match="k: expected at least one row"):
         backend.cascade_top_k(levels[:-1], levels[-1], 0, 20, 1, 0, None)
     # The same one first and last.
-    twice = backend.source_top_k([last, last], queries, 5, 20, 1, 0, None)
+    itself = backend.searcher([last, last], 1, 15, 0)
+    assert itself is not None
+    twice = itself.search(queries, 5, 1, 1_500, None, 64)
     assert twice is not None
     exact = backend.dense_top_k("float32", collection(1_500, 0), queries, 5, "cosine")
-    np.testing.assert_array_equal(twice[1], index.ids[exact[1]])
-    with pytest.raises(ValueError, match="width"):
-        backend.source_top_k([first, last], queries[:, :5].copy(), 5, 20, 1, 0, None)
+    np.testing.assert_array_equal(twice[0], index.ids[exact[1]])
     with pytest.raises(ValueError, match="dims"):
         backend.pq_source(stages[0].rows, "cosine", DIM, DIM + 1, None, 0.0, 1.0, quantizer.codebooks, None)
     with pytest.raises(ValueError, match="codebooks"):

@@ -1,8 +1,11 @@
 #include "ops/source.h"
 
+#include <algorithm>
 #include <optional>
+#include <stdexcept>
 
 #include "bindings/cascade.h"
+#include "bindings/plain.h"
 #include "ops/at_once.h"
 
 namespace asx {
@@ -69,55 +72,86 @@ PySource pq_source(const Target& self, const PyRows& rows, const std::string& me
             py::make_tuple(rows.owners, directions, codebooks, rotation, of_lists)};
 }
 
-// None if some query's scores are too large for float32, or lists leave too much.
-py::object source_top_k(const Target&, const py::sequence& sources, const py::array& queries, int64_t k, int64_t listed, int64_t share,
-                        int64_t guess, const py::object& allowed, const py::object& listing) {
-    std::vector<const Source*> all;
-    for (const py::handle& item : sources) all.push_back(item.cast<const PySource&>().source.get());
-    require(all.size() > 1, "sources: expected at least two");
-    require_counts(k, listed, share, guess);
-    const Rows& stored = *all.back()->rows();
-    const float* q = queries_of<float>(queries, all.back()->dim(), "queries");
-    for (const Source* source : all)
-        require(source->dim() == all.back()->dim() && source->rows()->size() == stored.size(), "sources: expected the same rows in all");
-    const int64_t count = queries.shape(0);
-    py::array_t<float> scores({count, k});
-    py::array_t<int64_t> ids({count, k});
-    float* s = scores.mutable_data();
-    int64_t* r = ids.mutable_data();
-    const Allowed map = allowed_of(allowed, stored.size(), count);
-    const Listing* by_lists = listing.is_none() ? nullptr : listing.cast<const PyListing&>().listing.get();
-    bool too_large = false, fitting = true, given_up = false;
+// A cascade for queries that come later.
+struct PySearcher {
+    std::vector<std::shared_ptr<const Source>> sources;
+    std::shared_ptr<const Listing> listing; // or null
+    int64_t share, spare, guess;
+    py::object owners;
+
+    int64_t dim() const { return sources.back()->dim(); }
+    const Rows& rows() const { return *sources.back()->rows(); }
+};
+
+PySearcher searcher(const Target&, const py::sequence& sources, int64_t share, int64_t spare, int64_t guess, const py::object& listing) {
+    PySearcher made = {{}, nullptr, share, spare, guess, py::make_tuple(sources, listing)};
+    for (const py::handle& item : sources) made.sources.push_back(item.cast<const PySource&>().source);
+    require(made.sources.size() > 1, "sources: expected at least two");
+    require(spare >= 0, "spare: expected none or more");
+    require(share > 0 && guess >= 0, "share: expected at least 1, and a guess from 0 up");
+    for (const auto& source : made.sources)
+        require(source->dim() == made.dim() && source->rows()->size() == made.rows().size(), "sources: expected the same rows in all");
+    if (!listing.is_none()) made.listing = listing.cast<const PyListing&>().listing;
+    return made;
+}
+
+// Ids and scores of the `width` best rows of each query. False: some scores are too large for float32, or lists leave too much.
+bool found_at_once(const PySearcher& self, const float* queries, int64_t count, int64_t width, const Allowed& allowed, float* scores,
+                   int64_t* ids) {
+    Cascade cascade;
+    for (size_t i = 0; i < self.sources.size(); ++i) {
+        const bool last = i + 1 == self.sources.size();
+        if (!self.sources[i]->add(queries, count, !self.listing && (i == 0 || last), cascade.levels)) return false;
+    }
+    cascade.judge = std::move(cascade.levels.back());
+    cascade.levels.pop_back();
+    cascade.flat = !self.listing, cascade.hard = false;
+    const auto made = std::make_shared<const Cascade>(std::move(cascade));
+    if (self.listing) {
+        if (!begins_with(*made, *self.listing)) throw std::invalid_argument("sources: expected the codes of the listing, then its lists");
+        CascadeScan scan(made, width, allowed, nullptr);
+        for (int64_t q = 0; q < count; ++q) {
+            if (!scan.search(q, scan.enter(q), *self.listing)) return false;
+            scan.finish_query(q, scores + q * width, ids + q * width);
+        }
+    } else {
+        const auto again = std::make_unique<bool[]>(static_cast<size_t>(count));
+        top_k_at_once(made, made->levels.front().problem, true, width, width + self.spare, self.share, self.guess, allowed, scores, ids,
+                      again.get());
+    }
+    for (int64_t i = 0; i < count * width; ++i)
+        if (ids[i] >= 0) ids[i] = self.rows().id(ids[i]);
+    return true;
+}
+
+// See `Searcher.search`.
+py::object search_at_once(const PySearcher& self, py::handle queries, py::handle k, int64_t least, int64_t live, const py::object& allowed,
+                          int64_t most) {
+    const int64_t wanted = plain_count(k);
+    const PlainQueries q = plain_queries(queries, self.dim(), most);
+    if (wanted == 0 || q.count == 0 || live < 1) return py::none();
+    const Allowed map = allowed_of(allowed, self.rows().size(), q.count);
+    const int64_t kept = std::min(wanted, live), width = std::min(std::max(wanted, least), live);
+    py::array_t<int64_t> ids(q.shape(kept));
+    py::array_t<float> scores(q.shape(kept));
+    int64_t* to = ids.mutable_data();
+    float* scores_to = scores.mutable_data();
+    bool found = false;
     {
         const py::gil_scoped_release free;
-        Cascade cascade;
-        for (size_t i = 0; i < all.size(); ++i) {
-            const bool last = i + 1 == all.size();
-            if ((too_large = !all[i]->add(q, count, !by_lists && (i == 0 || last), cascade.levels))) break;
-        }
-        if (!too_large) {
-            cascade.judge = std::move(cascade.levels.back());
-            cascade.levels.pop_back();
-            cascade.flat = !by_lists, cascade.hard = false;
-            const auto made = std::make_shared<const Cascade>(std::move(cascade));
-            if (by_lists) {
-                fitting = begins_with(*made, *by_lists);
-                CascadeScan scan(made, k, map, nullptr);
-                for (int64_t i = 0; fitting && i < count && !given_up; ++i) {
-                    given_up = !scan.search(i, scan.enter(i), *by_lists);
-                    scan.finish_query(i, s + i * k, r + i * k);
-                }
-            } else {
-                const auto again = std::make_unique<bool[]>(static_cast<size_t>(count));
-                top_k_at_once(made, made->levels.front().problem, true, k, listed, share, guess, map, s, r, again.get());
+        if (kept == width) {
+            found = found_at_once(self, q.data, q.count, width, map, scores_to, to);
+        } else {
+            std::vector<float> all_scores(static_cast<size_t>(q.count * width));
+            std::vector<int64_t> all(all_scores.size());
+            found = found_at_once(self, q.data, q.count, width, map, all_scores.data(), all.data());
+            for (int64_t i = 0; i < q.count; ++i) {
+                std::copy_n(all.data() + i * width, kept, to + i * kept);
+                std::copy_n(all_scores.data() + i * width, kept, scores_to + i * kept);
             }
-            for (int64_t i = 0; fitting && !given_up && i < count * k; ++i)
-                if (r[i] >= 0) r[i] = stored.id(r[i]);
         }
     }
-    require(fitting, "sources: expected the codes of the listing, then its lists");
-    if (too_large || given_up) return py::none();
-    return py::make_tuple(scores, ids);
+    return found ? py::object(py::make_tuple(ids, scores)) : py::none();
 }
 
 }  // namespace
@@ -130,8 +164,9 @@ void register_sources(py::module_& m, py::class_<Target>& target) {
              arg("slope"), arg("scales"))
         .def("pq_source", &pq_source, arg("rows"), arg("metric"), arg("dim"), arg("dims"), arg("directions"), arg("intercept"),
              arg("slope"), arg("codebooks"), arg("rotation"), arg("lists") = py::none())
-        .def("source_top_k", &source_top_k, arg("sources"), arg("queries"), arg("k"), arg("listed"), arg("share"), arg("guess"),
-             arg("allowed"), arg("listing") = py::none());
+        .def("searcher", &searcher, arg("sources"), arg("share"), arg("spare"), arg("guess"), arg("listing") = py::none());
+    py::class_<PySearcher>(m, "Searcher", "A cascade for queries that come later.")
+        .def("search", &search_at_once, arg("queries"), arg("k"), arg("least"), arg("live"), arg("allowed"), arg("most"));
 }
 
 }  // namespace asx

@@ -1,9 +1,9 @@
 #include "bindings/target.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "bindings/cascade.h"
+#include "bindings/plain.h"
 #include "ops/codes.h"
 #include "ops/cpu.h"
 #include "ops/hadamard.h"
@@ -130,53 +130,26 @@ py::tuple dense_top_k(const Target& self, const std::string& kind_name, const py
     return py::make_tuple(scores, found, bad);
 }
 
-// Exactly numpy's own type, none made from it, and float32 as this machine has it.
-bool is_plain_float32(py::handle value) {
-    const auto& api = py::detail::npy_api::get();
-    if (reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) != reinterpret_cast<PyObject*>(api.PyArray_Type_)) return false;
-    const auto a = py::reinterpret_borrow<py::array>(value);
-    const py::dtype type = a.dtype();
-    return type.num() == py::detail::npy_api::NPY_FLOAT_ && type.byteorder() == '=';
-}
-
-bool all_finite(const float* values, int64_t count) {
-    uint32_t bad = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        uint32_t bits;
-        std::memcpy(&bits, values + i, 4);
-        bad |= static_cast<uint32_t>((bits & 0x7f800000u) == 0x7f800000u);
-    }
-    return bad == 0;
-}
-
-// The arguments of a user, looked at here: for a thousand rows, doing that in Python takes a third of the time.
+// None if arguments are out of the ordinary, or wrong, or the work is not small.
 py::object plain_top_k(const Target& self, py::handle queries, py::handle rows, py::handle k, py::handle metric, int64_t most) {
     constexpr int64_t most_queries = 32, most_dims = 32768;
-    if (!is_plain_float32(queries) || !is_plain_float32(rows) || !PyLong_CheckExact(k.ptr()) || !PyUnicode_CheckExact(metric.ptr()))
-        return py::none();
-    const auto q = py::reinterpret_borrow<py::array>(queries), x = py::reinterpret_borrow<py::array>(rows);
-    const bool single = q.ndim() == 1;
-    if ((!single && q.ndim() != 2) || x.ndim() != 2) return py::none();
-    const int64_t count = single ? 1 : q.shape(0), dims = x.shape(1), n = x.shape(0);
-    constexpr int usable = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    if (q.shape(q.ndim() - 1) != dims || dims < 1 || dims > most_dims || n < 1 || count < 1 || count > most_queries ||
-        (dims > 1 && x.strides(1) != 4) || (q.flags() & usable) != usable || n > most / (count * std::max<int64_t>(16, dims)))
-        return py::none();
-    int overflow = 0;
-    const int64_t wanted = PyLong_AsLongLongAndOverflow(k.ptr(), &overflow);
-    if (overflow || wanted < 1) return py::none();
+    const int64_t wanted = plain_count(k);
+    if (wanted < 1 || !is_plain_float32(rows) || !PyUnicode_CheckExact(metric.ptr())) return py::none();
+    const auto x = py::reinterpret_borrow<py::array>(rows);
+    if (x.ndim() != 2) return py::none();
+    const int64_t dims = x.shape(1), n = x.shape(0);
+    if (dims < 1 || dims > most_dims || n < 1 || (dims > 1 && x.strides(1) != 4)) return py::none();
+    const PlainQueries q = plain_queries(queries, dims, std::min(most_queries, most / std::max<int64_t>(16, dims) / n));
+    if (q.count == 0) return py::none();
     const auto is = [&](const char* name) { return PyUnicode_CompareWithASCIIString(metric.ptr(), name) == 0; };
     if (!is("ip") && !is("cosine") && !is("l2")) return py::none();
-    const auto* from = static_cast<const float*>(q.data());
-    if (!all_finite(from, count * dims)) return py::none();
     const int64_t kept = std::min(wanted, n);
-    std::vector<py::ssize_t> shape = {count, kept};
-    if (single) shape.erase(shape.begin());
+    const std::vector<py::ssize_t> shape = q.shape(kept);
     py::array_t<float> scores(shape);
     py::array_t<int64_t> found(shape);
     const Piece piece = {static_cast<const uint8_t*>(x.data()), x.strides(0), dims};
     const Metric by = is("ip") ? kIp : is("l2") ? kL2 : kCosine;
-    if (search_at_once(self, kFloat32, piece, n, from, count, kept, by, scores.mutable_data(), found.mutable_data()) >= 0)
+    if (search_at_once(self, kFloat32, piece, n, q.data, q.count, kept, by, scores.mutable_data(), found.mutable_data()) >= 0)
         return py::none();
     return py::make_tuple(found, scores);
 }

@@ -599,6 +599,10 @@ class Index:
         TypeError, ValueError
             Naming the argument that is wrong; also for a cascade that needs calibration.
         """
+        if recall is None and filter is None and threads is None and not stats and not progress:
+            quick = self._at_once(queries, k)
+            if quick is not None:
+                return quick
         threads = as_threads(threads)
         batch, single = self._intake.queries(queries, threads=threads)
         k = as_k(k)
@@ -611,9 +615,9 @@ class Index:
             self._warned = True
             warnings.warn(f"k: the plan is for up to {self._tuned.k} neighbors; the recall of {k} is not certified", stacklevel=2)
         if way is not None and filter is None and not stats and not progress:
-            quick = way.at_once(batch, wanted, self._store)
-            if quick is not None:
-                return _neighbors(quick[1], quick[0], k, single)
+            found_at_once = way.at_once(batch, k, self._store, wanted)
+            if found_at_once is not None:
+                return _neighbors(*found_at_once, k, single)
         allowed = filters.resolve(filter, self._store, len(batch))
         if way is None:
             found = Found.empty(len(batch), 0, 1)
@@ -801,6 +805,14 @@ class Index:
             raise ValueError(NO_PLAN.format(wanted))
         return 0.0
 
+    def _at_once(self, queries: Any, k: Any) -> Neighbors | None:
+        """What `search` finds where nothing needs a second look, which takes a good part of a small search's time; else None."""
+        tuned = self._tuned
+        if tuned is None or self._intake.transform is not None or not self._store.live or type(k) is not int or k > tuned.k:
+            return None
+        found = self._way(current(), None).at_once(queries, k, self._store, tuned.k)
+        return None if found is None else Neighbors._make(found)
+
     def _run_k(self, way: searching.Way, k: int) -> int:
         """The k that a search for k neighbors runs at: a plan's, at least, whose answers are then cut."""
         return k if self._tuned is None or math.isinf(way.margins) else max(k, self._tuned.k)
@@ -854,8 +866,8 @@ class Index:
             ]
         opening = Opening() if tuned is None or tuned.recall == 1.0 else tuned.opening
         sizes = tuple(stage.representation.bytes_per_row for stage in stages)
-        names, sources = tuple(map(repr, self._stages)), searching.sources_of(backend, stages)
-        return searching.Way(backend, margins, tuple(stages), (), names, sizes, opening, sources)
+        names, searcher = tuple(map(repr, self._stages)), searching.searcher_of(backend, stages, opening)
+        return searching.Way(backend, margins, tuple(stages), (), names, sizes, opening, searcher)
 
     def _prepare_full(self, backend: Backend) -> PreparedStage:
         return self._prepared_as(backend, -1, self._exact, None)

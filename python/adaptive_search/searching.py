@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
-from .backends.protocol import Backend, Source
+from .backends.protocol import Backend, Searcher
 from .execution import Progress
 from .filters import Allowed
 from .layout import GROUP
@@ -27,13 +28,16 @@ MASK_BYTES = 64 << 20
 """Most memory for the allowed maps of queries with filters of their own."""
 
 
-def sources_of(backend: Backend, stages: Sequence[PreparedStage]) -> tuple[Source, ...]:
-    """What makes queries ready in the backend, for adaptive stages before the vectors; nothing if not all have it."""
+def searcher_of(backend: Backend, stages: Sequence[PreparedStage], opening: Opening) -> Searcher | None:
+    """What does in the backend all that a search takes, for adaptive stages before the vectors; None if not all stages can be had there."""
     if len(stages) < 2 or not isinstance(stages[-1].representation, FullRows) or not all(stage.adaptive for stage in stages[:-1]):
-        return ()
+        return None
     lists, rest = (None, stages) if stages[0].representation.scans else (stages[0], stages[1:])
     found = [stage.source(backend, None if number else lists) for number, stage in enumerate(rest)]
-    return () if None in found else tuple(source for source in found if source is not None)
+    sources = [source for source in found if source is not None]
+    if len(sources) < len(found):
+        return None
+    return backend.searcher(sources, opening.share, opening.spare, opening.guess, first_scan(stages).listing)
 
 
 def listed_bytes(parts: Sequence[Representation], store: RowStore) -> int:
@@ -62,19 +66,20 @@ class Way:
     names: tuple[str, ...]
     row_bytes: tuple[int, ...]
     opening: Opening = OPENINGS[0]
-    sources: tuple[Source, ...] = ()
-    """Of all stages, if the backend has them."""
+    searcher: Searcher | None = None
+    """For few queries, if the backend has it."""
     plan: Way | None = None
     """For exact search: what finds most of the best rows in little time."""
 
-    def at_once(self, queries: F32, k: int, store: RowStore) -> tuple[F32, I64] | None:
-        """Scores and ids (Q, k) of so few queries that calls from here would take longer than the search; None if there is no such way."""
-        if not self.sources or len(queries) * self.stages[0].rows.visits > SMALL:
+    def at_once(self, queries: Any, k: Any, store: RowStore, least: int = 1) -> tuple[I64, F32] | None:
+        """Ids and scores of so few queries that calls from here would take longer than the search, as a user gets them.
+
+        Takes a user's arguments. None if these are wrong, or have to be converted, or there is no such way: that is no answer. ``least``
+        rows at least are looked for.
+        """
+        if self.searcher is None:
             return None
-        share, spare = self.opening
-        k = min(k, store.live)
-        listing = first_scan(self.stages).listing
-        return self.backend.source_top_k(self.sources, queries, k, k + spare, share, self.opening.guess, store.alive, listing)
+        return self.searcher.search(queries, k, least, store.live, store.alive, SMALL // max(1, self.stages[0].rows.visits))
 
     def over_all(
         self, queries: F32, k: int, allowed: Bool | None, counts: I64, threads: int | None, progress: Progress | None = None

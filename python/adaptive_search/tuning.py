@@ -24,7 +24,7 @@ from .margins import ErrorModel
 from .representations import PQ, Lists, Representation, Stage
 from .rows import Chunk, RowStore
 from .running import OPENINGS, Opening, PreparedStage, first_scan, run, run_exact
-from .searching import Way, listed_bytes, sources_of
+from .searching import Way, listed_bytes, searcher_of
 from .tuning_queries import Ground, Queries, losses
 from .types import F32, F64, I64, Array
 
@@ -276,7 +276,7 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
 def seconds(ground: Ground, stages: Sequence[PreparedStage], queries: F32, k: int, opening: Opening = OPENINGS[0]) -> Cost:
     """Time per query of a batch, and of queries one at a time."""
     names, sizes = ("",) * len(stages), (0,) * len(stages)
-    way = Way(ground.backend, 0.0, tuple(stages), (), names, sizes, opening, sources_of(ground.backend, stages))
+    way = Way(ground.backend, 0.0, tuple(stages), (), names, sizes, opening, searcher_of(ground.backend, stages, opening))
 
     def search(some: F32) -> None:
         if way.at_once(some, k, ground.store) is None:

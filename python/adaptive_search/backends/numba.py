@@ -266,7 +266,7 @@ class NumbaBackend:
     def pq_source(self, *_: object) -> None:
         return None
 
-    def source_top_k(self, *_: object) -> None:
+    def searcher(self, *_: object) -> None:
         return None
 
     def cascade_rescore(

@@ -138,6 +138,16 @@ class Rows(Protocol):
     def __len__(self) -> int: ...
 
 
+class Searcher(Protocol):
+    """See `Backend.searcher`."""
+
+    def search(self, queries: Any, k: Any, least: int, live: int, allowed: Bool | None, most: int) -> tuple[I64, F32] | None:
+        """Ids and scores of the k best of the ``live`` rows, among ``least`` at least that are looked for, shaped as a user gets them.
+
+        Of a user's arguments as they came: None if these are anything but up to ``most`` finite queries, contiguous float32, and an int
+        from 1 up; or if scores are too large for float32, or lists leave too much."""
+
+
 class Scan(Protocol):
     """A top-k in progress: packed queries and, per query, a threshold and candidates. Not thread-safe; fork one per thread."""
 
@@ -399,19 +409,9 @@ class Backend(Protocol):
         """Codes of the same coordinates, made units, times ``rotation`` (dims, dims); tables of 4 bits are made whole. With ``lists``
         (`list_rows`), and the intercept and slope of their keys, it makes their level too."""
 
-    def source_top_k(
-        self,
-        sources: Sequence[Source],
-        queries: F32,
-        k: int,
-        listed: int,
-        share: int,
-        guess: int,
-        allowed: Bool | None,
-        listing: Listing | None = None,
-    ) -> tuple[F32, I64] | None:
-        """`cascade_top_k`, or `listed_top_k` if there is a listing, of what the sources make of queries (Q, D): scores and ids (Q, k).
-        None if some are too large for float32, or if lists leave too much."""
+    def searcher(self, sources: Sequence[Source], share: int, spare: int, guess: int, listing: Listing | None = None) -> Searcher | None:
+        """A cascade of sources for queries that come later: `cascade_top_k`, with lists ``spare`` rows longer than what is wanted, or
+        `listed_top_k` if there is a listing."""
 
     def cascade_rescore(
         self, levels: Sequence[Level], judge: Level, candidates: I64, raw: F32 | None, k: int, hard: bool = False, first: int = 0
