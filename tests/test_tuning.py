@@ -221,6 +221,8 @@ def test_codes_are_rotated_where_first_dims_tell_no_more_than_others() -> None:
     stages = [stage for cascade in families.family(256, "cosine", False, 5_000) for stage in cascade.stages]
     assert asx.Int8(64, rotation="pca") in stages
     assert asx.Int8(64) in [stage for cascade in families.family(256, "cosine", True, 5_000) for stage in cascade.stages]
+    codes = {metric: families.family(256, metric, False, 50_000)[0].stages[0] for metric in ("ip", "cosine", "l2")}
+    assert [stage.anisotropy for stage in codes.values() if isinstance(stage, asx.PQ)] == [families.WEIGHT, families.WEIGHT, 1.0]
 
 
 def test_what_is_not_certified() -> None:
