@@ -235,6 +235,21 @@ def test_exact_search_takes_thresholds_from_a_plan(metric: Any, probes: bool, ba
         assert found.scores.tobytes() == expected.scores.tobytes()
 
 
+def test_thresholds_need_not_come_from_all_of_the_best_rows(backend: Backend) -> None:
+    """They come from the margin for a recall of 0.8, or for the plan's own if that is lower."""
+    index = tuned("cosine", [asx.PQ(4, 4), asx.Int8(bounded=True)], collection(5_000), 1.0)
+    assert index._tuned is not None
+    grid = replace(index._tuned, margins=(-4.0, -3.0, -2.0, 1.0), losses=(0.5, 0.15, 0.04, 0.0))
+    queries, flat = asked(20), asx.Index(DIM, "cosine")
+    flat.add(collection(5_000), index.ids)
+    for recall, margins in ((0.99, -3.0), (0.9, -3.0), (0.8, -3.0), (0.4, -4.0)):
+        index._tuned = replace(grid, recall=recall)
+        plan = index._way(backend, 1.0).plan
+        assert plan is not None
+        assert plan.margins == margins
+        np.testing.assert_array_equal(index.search(queries, 10, recall=1.0).ids, flat.search(queries, 10).ids)
+
+
 def test_a_plan_that_only_exact_search_keeps_gives_no_thresholds(backend: Backend) -> None:
     """Infinite margins would score every row."""
     index = tuned("cosine", [asx.PQ(4, 4), asx.Int8(bounded=True)], collection(5_000), 1.0)

@@ -40,6 +40,9 @@ LEAST_ROWS = 4_096
 SAMPLE = Opening(share=16)
 """How exact search finds thresholds where a plan would take too long for that."""
 
+PROBED = 0.8
+"""Recall of a plan that finds thresholds for exact search, at most: nearly as high ones as for 0.99, in a fraction of the time."""
+
 MOST_WAYS = 64
 """Recalls that searches have asked for lately, at most, for which what they need is kept."""
 
@@ -853,7 +856,7 @@ class Index:
         tuned = self._tuned
         if tuned is None or tuned.recall == 1.0 or not tuned.queries or not isinstance(self._stages[-1], Full):
             return None
-        margins = tuned.margin(tuned.recall)
+        margins = tuned.margin(min(tuned.recall, PROBED))
         return self._planned_way(backend, margins) if math.isfinite(margins) else None
 
     def _planned_way(self, backend: Backend, margins: float) -> searching.Way:
