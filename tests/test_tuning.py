@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from functools import cache
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,7 @@ def recall_of(index: asx.Index, queries: F32, k: int, **options: Any) -> float:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stages", CASCADES, ids=str)
-@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize(("stages", "metric"), list(zip(CASCADES, cycle(["ip", "cosine", "l2"]), strict=False)), ids=str)
 def test_a_given_cascade_is_calibrated(stages: list[Any], metric: Any) -> None:
     index = tuned(stages, metric)
     plan = index.plan
