@@ -1,4 +1,5 @@
-"""Chooses what also runs on emulated CPUs, `pytest -m emulated`: a sample of the tests of operations and of the public contract."""
+"""Chooses what also runs on emulated CPUs, `pytest -m emulated`: a sample of the tests of operations and of the public contract; and what
+the suite on Numba alone leaves out, `pytest -m "not repeated"`: tests of every backend, but for a sample."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from collections.abc import Sequence
 import pytest
 
 SAMPLED = (
-    *(f"tests/ops/test_{family}" for family in ("dense", "hamming", "integer", "pq")),
-    *(f"tests/test_{subject}" for subject in ("functional", "quantizers.py", "index_search")),
+    *(f"tests/ops/test_{family}.py" for family in ("dense", "hamming", "integer", "pq", "pq_scaled")),
+    *(f"tests/test_{subject}.py" for subject in ("functional", "quantizers", "index_search")),
 )
 
 STRIDE = 53
@@ -20,10 +21,11 @@ STRIDE = 53
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     cases: Counter[tuple[str, object]] = Counter()
     for item in items:
-        if not item.nodeid.startswith(SAMPLED):
-            continue
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
         case = (item.nodeid.partition("[")[0], parameters.get("backend"))
-        if cases[case] % STRIDE == 0:
+        if cases[case] % STRIDE:
+            if "backend" in parameters:
+                item.add_marker(pytest.mark.repeated)
+        elif item.nodeid.startswith(SAMPLED):
             item.add_marker(pytest.mark.emulated)
         cases[case] += 1

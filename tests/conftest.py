@@ -24,7 +24,7 @@ FORCED = os.environ.get("ADAPTIVE_SEARCH_BACKEND", "")
 NAMES = [FORCED] if FORCED else backends()
 
 # The backend is the one fixture that tests of properties share, and examples do not change it.
-for name, examples in (("default", 25), ("thorough", 1000)):
+for name, examples in (("default", 25), ("thorough", 1000), ("emulated", 5)):
     hypothesis.settings.register_profile(
         name,
         deadline=None,

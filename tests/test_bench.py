@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -285,6 +286,7 @@ def test_the_table_of_promises_says_what_came_of_each_plan() -> None:
 def test_prefixes_are_compared_with_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = matryoshka_like(1_000, 160, 50)
     monkeypatch.setattr(prefixes, "real", lambda: drawn)
+    monkeypatch.setattr(asx, "LearnedRotation", partial(asx.LearnedRotation, steps=10))
     asked = prefixes.asked()
     shares = {(name, dims): found for name, dims, found in prefixes.prefixes(asked)}
     assert len(shares) == 9

@@ -9,6 +9,7 @@ import numpy as np
 import oracles
 import pytest
 from index_cases import METRICS, assert_same, collection, expected, filled, questions, shuffled_ids
+from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend
@@ -147,9 +148,11 @@ def clustered(count: int, dim: int, alike: int) -> Any:
     return (centres + 0.2 * random.standard_normal((count, dim))).astype(np.float32)
 
 
-@pytest.mark.parametrize("few", [1, 40], ids=["one call", "steps"])
-@pytest.mark.parametrize("stages", [[asx.PQ(6, 4)], [asx.PQ(6), asx.Int8()], [asx.Int8(5)], [asx.Prefix(6)], [asx.Binary()]], ids=str)
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("metric", "stages", "few"),
+    pairwise(METRICS, [[asx.PQ(6, 4)], [asx.PQ(6), asx.Int8()], [asx.Int8(5)], [asx.Prefix(6)], [asx.Binary()]], [1, 40]),
+    ids=str,
+)
 def test_openings_change_no_answer(metric: Any, stages: list[Any], few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Thresholds from all rows, from samples, or guessed; with filters that leave samples nothing; margins from none to generous."""
     monkeypatch.setattr("adaptive_search.running.SMALL", few)

@@ -22,6 +22,7 @@ from index_cases import (
     questions,
     shuffled_ids,
 )
+from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search.storage import NewSegment, read_state, write_state
@@ -41,10 +42,9 @@ def segments(folder: Path) -> set[str]:
 
 
 # --- round trips -----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("mmap", [True, False])
-@pytest.mark.parametrize("cascade", [None, *cascades(keep=40)], ids=str)
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "metric", "cascade", "mmap"), pairwise(KINDS, METRICS, [None, *cascades(keep=40)], [True, False]), ids=str
+)
 def test_an_opened_index_is_the_saved_one(kind: str, metric: str, cascade: asx.Cascade | None, mmap: bool, tmp_path: Path) -> None:
     rows, ids = collection(300), shuffled_ids(300)
     index = filled(rows, metric, kind, cascade, ids)

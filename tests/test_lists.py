@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend, Bound, CodeChunk
@@ -94,9 +95,7 @@ def pairs(found: asx.Neighbors) -> list[list[tuple[int, float]]]:
     return [[(int(i), float(s)) for i, s in zip(ids, scores, strict=True) if i >= 0] for ids, scores in there]
 
 
-@pytest.mark.parametrize("margins", [-2.0, 0.0, 1.0, 6.0])
-@pytest.mark.parametrize("stages", STAGES, ids=str)
-@pytest.mark.parametrize("metric", ["ip", "cosine", "l2"])
+@pytest.mark.parametrize(("metric", "stages", "margins"), pairwise(["ip", "cosine", "l2"], STAGES, [-2.0, 0.0, 1.0, 6.0]), ids=str)
 def test_what_bounds_allow_is_found(metric: Any, stages: Any, margins: float, backend: Backend) -> None:
     index = tuned(metric, stages, collection(1_200), margins)
     queries = asked(12)
@@ -171,7 +170,7 @@ def test_tuning_finds_margins(backend: Backend) -> None:
 
 def test_rows_that_come_and_go_are_found_as_if_all_were_listed_anew(backend: Backend) -> None:
     index = tuned("cosine", STAGES[0], collection(66_000), 1.0)
-    queries = asked(6)
+    queries = asked(4)
     changes = (
         lambda: None,
         lambda: index.add(collection(3, 9)),
@@ -437,9 +436,7 @@ def test_equal_keys_go_to_the_smaller_id_and_rows_count_once(backend: Backend) -
     assert scores[0, :4].tolist() == [0.5, 1.0, 2.0, 2.0]
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("lists", [1, 31, 33, 64, 97, 4_200])
+@pytest.mark.parametrize(("lists", "whole", "bits"), pairwise([1, 31, 33, 64, 97, 4_200], [True, False], [4, 8]))
 def test_lists_are_as_good_as_their_centroids(lists: int, whole: bool, bits: int, backend: Backend) -> None:
     """Whether keys are looked up for rows, or made for all lists at once: one row of each list, its number as its only code."""
     random = np.random.default_rng(lists)

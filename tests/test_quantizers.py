@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import cycle
 from typing import Any
 
 import ml_dtypes
@@ -130,7 +131,7 @@ def test_masks(backend: Backend, make: Any) -> None:
                 assert np.isnan(found.scores[query, len(wanted) :]).all()
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("make", "metric"), list(zip(MADE, cycle(METRICS), strict=False)), indirect=["make"])
 def test_batches_and_threads_change_nothing(backend: Backend, make: Any, metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, queries = rows_of(6000), rows_of(140, 4)
     quantizer = make(metric).fit(rows)

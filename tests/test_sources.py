@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend
@@ -134,9 +135,7 @@ def test_what_is_wrong_is_not_searched(wrong: float, backend: Backend) -> None:
         index.search(queries[0], True)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e30, 3e37])
-@pytest.mark.parametrize("stages", STAGES, ids=str)
-@pytest.mark.parametrize("metric", ["ip", "cosine"])
+@pytest.mark.parametrize(("metric", "stages", "scale"), pairwise(["ip", "cosine"], STAGES, [1e-30, 1e30, 3e37]), ids=str)
 def test_queries_of_any_length(metric: Any, stages: list[Any], scale: float, backend: Backend) -> None:
     """What is too large for float32 is the same error."""
     index = tuned(metric, stages, collection(1_500, 0), 0.5)

@@ -12,6 +12,7 @@ import oracles
 import pytest
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
+from pairwise import pairwise
 
 from adaptive_search.backends.protocol import Backend, DenseChunk
 from adaptive_search.types import KINDS, METRICS, Kind, Metric
@@ -137,9 +138,7 @@ def test_batches_do_not_change_bits(backend: Backend, metric: Metric, kind: Kind
 
 
 # --- ties ----------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("k", [1, 10, 100, 5000])
-@pytest.mark.parametrize("distinct", [1, 7, 300])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("metric", "distinct", "k"), pairwise(METRICS, [1, 7, 300], [1, 10, 100, 5000]))
 def test_ties_go_to_the_smaller_id(backend: Backend, metric: Metric, distinct: int, k: int) -> None:
     rng = np.random.default_rng(distinct)
     rows = make("float32", distinct, 16)[rng.integers(0, distinct, 5000)]
@@ -261,9 +260,7 @@ def test_every_16_bit_pattern(backend: Backend, kind: Kind) -> None:
 
 
 # --- bad rows ------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("count", [1, 3, 20])
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize(("kind", "metric", "count"), pairwise(FLOATS, METRICS, [1, 3, 20]))
 def test_bad_rows_are_found(backend: Backend, kind: Kind, metric: Metric, count: int) -> None:
     values = np.array([np.nan, np.inf, -np.inf], np.float32)
     queries = make_queries(count, 37)
@@ -320,9 +317,7 @@ def test_rows_that_no_query_may_return_are_not_looked_at(backend: Backend, metri
 
 
 # --- masks ---------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("count", [1, 3, 20, 33])
-@pytest.mark.parametrize("share", [0.0, 0.002, 0.5, 1.0])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("metric", "share", "count"), pairwise(METRICS, [0.0, 0.002, 0.5, 1.0], [1, 3, 20, 33]))
 def test_masks(backend: Backend, metric: Metric, share: float, count: int) -> None:
     rng = np.random.default_rng(11)
     rows, queries = make("float32", 5000, 33), make_queries(count, 33)
