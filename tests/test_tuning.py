@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,11 +16,12 @@ from index_cases import assert_equal
 from test_calibration import simulated
 
 import adaptive_search as asx
-from adaptive_search import families, tuning, tuning_queries
+from adaptive_search import families, index as index_module, tuning, tuning_queries
 from adaptive_search.backends import current
 from adaptive_search.backends.protocol import Backend
 from adaptive_search.calibration import Calibration
 from adaptive_search.margins import ErrorModel
+from adaptive_search.representations import lists
 from adaptive_search.representations.int8 import Int8Rows
 from adaptive_search.representations.pq import PQRows
 from adaptive_search.running import Opening
@@ -541,6 +544,38 @@ def test_explain_exact_searches(stages: list[Any] | None) -> None:
         for place in (0, 1, 999, 1_000, 1_499, 1_500, ROWS - 1):
             told = index.explain(query, order[place], k)
             assert (told.found, told.rank) == (place < k, place + 1 if place < 1_000 else None)
+
+
+def test_progress_moves_while_lists_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not current().passes_by:
+        pytest.skip("lists spare it nothing")
+    monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
+    reports: list[tuple[int, int]] = []
+    meanwhile: list[int] = []
+    learn = lists.clustered
+
+    def noted(*arguments: Any) -> Any:
+        before = len(reports)
+        found = learn(*arguments)
+        meanwhile.append(len(set(reports[before:])))
+        return found
+
+    @contextmanager
+    def bar(shown: bool, title: str, unit: str = "rows") -> Iterator[Any]:
+        yield (lambda done, total: reports.append((done, total))) if shown and title == "tuning" else None
+
+    monkeypatch.setattr(lists, "clustered", noted)
+    monkeypatch.setattr(index_module, "progress_bar", bar)
+    random = np.random.default_rng(0)
+    index = asx.Index(96)
+    index.add(random.standard_normal((60, 96))[random.integers(0, 60, 2_000)] + 0.5 * random.standard_normal((2_000, 96)))
+    index.tune(recall=0.8, progress=True)
+    assert len(meanwhile) == 2
+    assert min(meanwhile) > 5
+    done, totals = zip(*reports, strict=True)
+    assert len(set(totals)) == 1
+    assert list(done) == sorted(done)
+    assert done[-1] <= totals[0]
 
 
 def test_lists_are_tried_where_they_spare_rows(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

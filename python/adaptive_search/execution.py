@@ -25,7 +25,7 @@ from .validation import as_threads
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` between ranges, by the calling thread."""
 
-STEPS = 100
+STEPS = 1_000
 """Of a part, in progress that is put together from parts."""
 
 RANGE_SECONDS = 0.05
@@ -330,7 +330,7 @@ def run_scan(
 
 
 def part_of(progress: Progress | None, number: int, of: int) -> Progress | None:
-    """Progress of one of so many parts of some work as that of the whole, a hundred steps to each."""
+    """Progress of one of so many parts of some work as that of the whole, a thousand steps to each."""
     if progress is None:
         return None
     return lambda done, total: progress(STEPS * number + STEPS * done // max(total, 1), STEPS * of)

@@ -771,7 +771,7 @@ class Index:
 
     def _learn(self, sample: F32, spans: Sequence[Span], new_ids: I64, progress: Progress | None, intake: Intake | None = None) -> None:
         """Learn all stages and encode all rows, those of ``spans`` included; then let the rows count, and what was learned."""
-        parts = fitted(self._parts, sample)
+        parts = fitted(self._parts, sample, progress)
         arrays = fitting.encode_all(self._slabs, parts, self._store.extents(spans), progress)
         self._store.commit(spans, new_ids)
         store = self._store

@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from ..backends.protocol import Backend, Bound, Level, Rows
+from ..execution import Progress
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import PackedCodes
@@ -96,10 +97,10 @@ class ListRows(Representation):
             raise TypeError(f"lists go before codes, not before {following!r}")
         return type(self)(self._lists, self._name, following, self._centroids)
 
-    def fit(self, sample: F32) -> Self:
+    def fit(self, sample: F32, progress: Progress | None = None) -> Self:
         some = sample[:: max(1, len(sample) // (ROWS_OF_A_LIST * self._lists))]
         points = self._asks.points(np.ascontiguousarray(some))
-        return self._with(_chained(clustered(points, self._lists, ROUNDS, 0)))
+        return self._with(_chained(clustered(points, self._lists, ROUNDS, 0, progress)))
 
     def encode(self, vectors: F32) -> dict[str, Array]:
         points, nearest = self._asks.points(vectors), np.empty((len(vectors), 1), np.int32)
