@@ -408,7 +408,7 @@ class Index:
         Parameters
         ----------
         sample : array_like, shape (n, dim), optional
-            Vectors to learn from; by default the rows of the index (at most 65,536 of them, evenly spread).
+            Vectors to learn from, by default the rows of the index: at most 65,536 of them, evenly spread.
         progress : bool
             Show a bar (needs tqdm).
 
