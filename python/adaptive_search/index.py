@@ -597,13 +597,14 @@ class Index:
         Raises
         ------
         TypeError, ValueError
-            Naming the argument that is wrong; also for a cascade that needs calibration.
+            Naming the argument that is wrong; also for a cascade that needs calibration (`tune`), fitted or not, unless the index is
+            empty.
         """
         threads = as_threads(threads)
         batch, single = self._intake.queries(queries, threads=threads)
         k = as_k(k)
         wanted_recall = None if recall is None else as_recall(recall)
-        if not len(self):
+        if not len(self) and wanted_recall is not None:
             self._margins(wanted_recall)
         way = self._way(current(), wanted_recall) if len(self) else None
         wanted = k if way is None else self._run_k(way, k)
