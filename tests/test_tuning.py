@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -544,6 +545,41 @@ def test_explain_exact_searches(stages: list[Any] | None) -> None:
         for place in (0, 1, 999, 1_000, 1_499, 1_500, ROWS - 1):
             told = index.explain(query, order[place], k)
             assert (told.found, told.rank) == (place < k, place + 1 if place < 1_000 else None)
+
+
+@pytest.mark.parametrize("by_lists", [False, True], ids=["codes", "lists"])
+def test_what_takes_too_long_is_left_aside_early(by_lists: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes whose scan alone takes as long as the best cascade so far are not tuned; lists are, but for a look with a small margin."""
+    rows, queries = clustered()
+    index = asx.Index(DIM)
+    index.add(rows[:2_000])
+    ground = tuning_queries.Ground(current(), index._store, index._slabs, "cosine", index._prepare_full(current()))
+    codes: list[Any] = [asx.PQ(8, 4), asx.Full()]
+    candidate = tuning.Bench(ground, lambda: rows[:2_000]).prepare(asx.Cascade([asx.Lists(8), *codes] if by_lists else codes))
+    if by_lists:  # as backends without listings would have it
+        stages = list(candidate.stages)
+        stages[1] = replace(stages[1], listing=SimpleNamespace())
+        candidate = replace(candidate, stages=tuple(stages))
+    asked = ground.queries(queries[:20], 10, None)
+    looks: list[int] = []
+    fits: list[int] = []
+
+    def seconds(ground: Any, stages: Any, *_: Any) -> tuning.Cost:
+        looks.append(len(stages))
+        return tuning.Cost(1.0, 1.0)
+
+    def fit_models(ground: Any, candidate: Any, *_: Any) -> Any:
+        fits.append(1)
+        return candidate
+
+    def curve(*_: Any) -> tuning.Curve:
+        return tuning.Curve((0.0, 1.0), (0.5, 0.0))
+
+    for name, fake in (("seconds", seconds), ("fit_models", fit_models), ("curve", curve)):
+        monkeypatch.setattr(tuning, name, fake)
+    assert tuning.measure(ground, candidate, asked, 10, 0.9, limit=1.0) is None
+    assert (looks, len(fits)) == (([3], 1) if by_lists else ([1], 0))
+    assert tuning.measure(ground, candidate, asked, 10, 0.9, limit=1.1) is not None
 
 
 def test_progress_moves_while_lists_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
