@@ -188,6 +188,23 @@ def test_a_good_guess_saves_the_second_scan(backend: Backend) -> None:
     assert scored[1] < 1.2 * 20_000 < scored[0]
 
 
+@pytest.mark.parametrize("opening", [one for one in OPENINGS if one.share == 1], ids=str)
+def test_small_searches_count_what_others_do(opening: Opening, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that the first stage looks at: of a sample for a guess, once, and once more for some queries."""
+    rows = np.random.default_rng(0).standard_normal((5_000, 16)).astype(np.float32)
+    queries = np.random.default_rng(1).standard_normal((20, 16)).astype(np.float32)
+    index = filled(rows, "ip", cascade=asx.Cascade([asx.Int8(), asx.Full()]))
+    stage, full = index._prepare(backend, 0), index._prepare_full(backend)
+    models = [PreparedStage(stage.representation, stage.rows, None, ErrorModel(0.0, 1.0, 0.15), 2.0), full]
+    scored = []
+    for most in (0, 1_000):
+        monkeypatch.setattr("adaptive_search.running.SMALL", most)
+        scored.append(run(backend, models, queries, 10, None, np.full(20, 5_000), opening=opening).scored[0])
+    once = 5_000 + (5_000 // opening.guess if opening.guess else 0)
+    assert set(scored[0]) <= {once, once + 5_000}
+    np.testing.assert_array_equal(scored[1], scored[0])
+
+
 @pytest.mark.parametrize("metric", ["ip", "l2"])
 def test_scans_of_samples_and_from_floors(metric: Any, backend: Backend) -> None:
     rows = np.random.default_rng(0).standard_normal((9_000, 7)).astype(np.float32)

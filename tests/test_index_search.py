@@ -393,6 +393,18 @@ def test_a_stage_without_keep_needs_calibration() -> None:
     assert index.search(questions(2), recall=1.0).ids.shape == (2, 10)
 
 
+def test_an_empty_index_finds_nothing_without_calibration() -> None:
+    index = asx.Index(DIM, cascade=asx.Cascade([asx.Binary(), asx.Full()]))
+    for _ in range(2):
+        found, stats = index.search(questions(3), stats=True)
+        assert found.ids.shape == found.scores.shape == (3, 0)
+        assert len(stats.stages) == 1
+        assert index.search(questions(3)[0]).ids.shape == (0,)
+        with pytest.raises(ValueError, match="recall: without a plan"):
+            index.search(questions(3), recall=0.9)
+        index.fit(collection(40).astype(np.float32))
+
+
 def test_what_a_backend_prepared_is_used_until_rows_change(backend: Backend) -> None:
     index = filled(collection(50), "cosine", cascade=cascades(keep=9)[0])
     index.search(questions(2))

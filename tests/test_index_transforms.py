@@ -204,6 +204,27 @@ def test_build_fits_to_a_bounded_sample(monkeypatch: pytest.MonkeyPatch) -> None
     np.testing.assert_array_equal(index.transform.state()["matrix"], asx.PCA().fit(ROWS[::8]).state()["matrix"])
 
 
+def test_fit_learns_from_a_bounded_part_of_its_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "SAMPLE_ROWS", 100)
+    index, other = (asx.Index(DIM, "ip", cascade=asx.Cascade([asx.PQ(4)]), transform=asx.PCA(8)) for _ in range(2))
+    index.fit(ROWS)
+    other.fit(ROWS[::4])
+    assert index.transform is not None
+    np.testing.assert_array_equal(index.transform.state()["matrix"], asx.PCA(8).fit(ROWS[::4]).state()["matrix"])
+    for one in (index, other):
+        one.add(ROWS, IDS)
+    assert_equal(index.search(QUERIES, 30), other.search(QUERIES, 30))
+    bad = ROWS.copy()
+    bad[7] = np.nan  # is not learned from
+    with pytest.raises(ValueError, match="sample: row 7 holds NaN or infinity"):
+        index.fit(bad)
+    small = asx.Index(DIM, "ip", "float16", cascade=asx.Cascade([asx.PQ(4)]), transform=asx.PCA(8).fit(ROWS))
+    bad = ROWS.copy()
+    bad[8] = 1e6
+    with pytest.raises(ValueError, match="sample: row 8 holds a number too large for float16 once transformed"):
+        small.fit(bad)
+
+
 def test_wide_transforms_are_fitted_to_fewer_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fitting, "SAMPLE_BYTES", 4 * 40 * 100)
     index = asx.Index.build(ROWS, transform=asx.RelativeProjection(40))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +15,13 @@ import pytest
 from pairwise import pairwise
 
 import adaptive_search as asx
+from adaptive_search import execution
 from adaptive_search.backends.protocol import Backend, Bound, CodeChunk
 from adaptive_search.calibration import Calibration
 from adaptive_search.layout import Slabs
 from adaptive_search.margins import ErrorModel
-from adaptive_search.quantizers import kmeans
-from adaptive_search.quantizers.kmeans import far_apart, settle
+from adaptive_search.quantizers import clustering, kmeans
+from adaptive_search.quantizers.clustering import clustered, far_apart
 from adaptive_search.representations import linked
 from adaptive_search.running import Opening
 from adaptive_search.storage import NewSegment, read_state, write_state
@@ -471,36 +473,75 @@ def test_points_far_apart(backend: Backend) -> None:
     clumps = 100.0 * random.standard_normal((40, 6))
     points = (clumps[random.integers(0, 40, 4_000)] + 0.01 * random.standard_normal((4_000, 6))).astype(np.float32)
     with asx.use_backend(backend.name):
-        chosen = far_apart(points, 80, 3)
+        chosen, numbers = far_apart(points, 80, 3)
     assert chosen.shape == (80, 6)
     assert len(np.unique(chosen, axis=0)) == 80
     assert {tuple(point) for point in chosen} <= {tuple(point) for point in points}
     # Of 80 that were picked evenly about five clumps in forty would have none.
     nearest = np.square(clumps[:, None] - chosen[None].astype(np.float64)).sum(axis=2).min(axis=1)
     assert nearest.max() < 1.0
+    # It knows what every point is nearest to, of all batches.
+    squares = np.square(points[:, None] - chosen[None].astype(np.float64)).sum(axis=2)
+    assert numbers.max() > 40
+    np.testing.assert_allclose(squares[np.arange(len(points)), numbers[:, 0]], squares.min(axis=1), rtol=1e-5, atol=1e-10)
     with asx.use_backend(asx.backends()[0]):
-        np.testing.assert_array_equal(far_apart(points, 80, 3), chosen)
+        again, same = far_apart(points, 80, 3)
+    np.testing.assert_array_equal(again, chosen)
+    np.testing.assert_array_equal(same, numbers)
+
+
+def noted(backend: Backend, calls: list[tuple[int, int]], seconds: float = 0.0) -> Any:
+    """The backend, as far as lists are learned with it, noting the thread and the products of every call that assigns points."""
+
+    def assign(vectors: Any, codebooks: Any, out: Any) -> None:
+        calls.append((threading.get_ident(), len(vectors) * codebooks[0].size))
+        time.sleep(seconds)
+        backend.pq_assign(vectors, codebooks, out)
+
+    return SimpleNamespace(pq_assign=assign, dense_norms=backend.dense_norms)
 
 
 def test_lists_are_learned_in_steps_that_can_be_interrupted(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of no more products than are made in a fraction of a second, and of the same answers."""
     points, lists = collection(900), 40
-    with asx.use_backend(backend.name):
-        at_once = far_apart(points, lists, 0)
-        settle(points, at_once[np.newaxis], 3)
-        most = 250 * lists * DIM
-        monkeypatch.setattr(kmeans, "MOST_AT_ONCE", most)
-        assign, made = type(backend).pq_assign, []
+    at_once = clustered(points, lists, 3, 0)
+    most, calls = 250 * lists * DIM, list[tuple[int, int]]()
+    monkeypatch.setattr(kmeans, "MOST_AT_ONCE", most)
+    monkeypatch.setattr(execution, "RANGE_SECONDS", 0.0)  # no range grows beyond the first
+    for module in (kmeans, clustering):
+        monkeypatch.setattr(module, "current", lambda: noted(backend, calls))
+    np.testing.assert_array_equal(clustered(points, lists, 3, 0), at_once)
+    assert max(products for _, products in calls) == most
 
-        def note(self: Backend, vectors: Any, codebooks: Any, out: Any) -> None:
-            made.append(len(vectors) * codebooks[0].size)
-            assign(self, vectors, codebooks, out)
 
-        monkeypatch.setattr(kmeans, "current", lambda: SimpleNamespace(pq_assign=partial(note, backend), dense_norms=backend.dense_norms))
-        in_steps = far_apart(points, lists, 0)
-        settle(points, in_steps[np.newaxis], 3)
-    np.testing.assert_array_equal(in_steps, at_once)
-    assert max(made) <= most
+def test_lists_are_learned_on_all_threads(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And are the same on any number of them."""
+    points, lists, calls = collection(600), 33, list[tuple[int, int]]()
+    alone = clustered(points, lists, 3, 0)
+    monkeypatch.setattr(kmeans, "GRAIN", 50)
+    for module in (kmeans, clustering):
+        monkeypatch.setattr(module, "current", lambda: noted(backend, calls, 0.002))
+    before = asx.get_threads()
+    try:
+        for threads in (1, 3):
+            calls.clear()
+            asx.set_threads(threads)
+            np.testing.assert_array_equal(clustered(points, lists, 3, 0), alone)
+            together = {thread for thread, _ in calls}
+            assert len(together) <= threads
+            assert (len(together) > 1) == (threads > 1)
+    finally:
+        asx.set_threads(before)
+
+
+def test_learning_lists_reports_how_far_it_is() -> None:
+    reports = list[tuple[int, int]]()
+    clustered(collection(700), 40, 4, 0, progress=lambda done, total: reports.append((done, total)))
+    done, totals = zip(*reports, strict=True)
+    assert len(set(totals)) == 1
+    assert list(done) == sorted(done)
+    assert len(set(done)) > 20  # batches, then rounds
+    assert 0.7 * totals[0] < done[-1] <= totals[0]
 
 
 @pytest.mark.parametrize("size", [1e-15, 1e25, 2e37])
@@ -518,7 +559,7 @@ def test_lists_of_rows_whose_products_are_too_large(size: float) -> None:
 @pytest.mark.parametrize(("distinct", "count"), [(1, 5), (3, 70), (50, 50), (2, 2)])
 def test_no_more_points_than_there_are(distinct: int, count: int) -> None:
     points = np.repeat(np.random.default_rng(1).standard_normal((distinct, 4), np.float32), 20, axis=0)
-    chosen = far_apart(points, count, 0)
+    chosen, _ = far_apart(points, count, 0)
     assert chosen.shape == (count, 4)
     assert len(np.unique(chosen, axis=0)) == min(distinct, count)
 

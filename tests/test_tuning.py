@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,11 +18,12 @@ from index_cases import assert_equal
 from test_calibration import simulated
 
 import adaptive_search as asx
-from adaptive_search import families, tuning, tuning_queries
+from adaptive_search import families, index as index_module, tuning, tuning_queries
 from adaptive_search.backends import current
 from adaptive_search.backends.protocol import Backend
 from adaptive_search.calibration import Calibration
 from adaptive_search.margins import ErrorModel
+from adaptive_search.representations import lists
 from adaptive_search.representations.int8 import Int8Rows
 from adaptive_search.representations.pq import PQRows
 from adaptive_search.running import Opening
@@ -552,6 +556,73 @@ def test_explain_exact_searches(stages: list[Any] | None) -> None:
         for place in (0, 1, 999, 1_000, 1_499, 1_500, ROWS - 1):
             told = index.explain(query, order[place], k)
             assert (told.found, told.rank) == (place < k, place + 1 if place < 1_000 else None)
+
+
+@pytest.mark.parametrize("by_lists", [False, True], ids=["codes", "lists"])
+def test_what_takes_too_long_is_left_aside_early(by_lists: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Codes whose scan alone takes as long as the best cascade so far are not tuned; lists are, but for a look with a small margin."""
+    rows, queries = clustered()
+    index = asx.Index(DIM)
+    index.add(rows[:2_000])
+    ground = tuning_queries.Ground(current(), index._store, index._slabs, "cosine", index._prepare_full(current()))
+    codes: list[Any] = [asx.PQ(8, 4), asx.Full()]
+    candidate = tuning.Bench(ground, lambda: rows[:2_000]).prepare(asx.Cascade([asx.Lists(8), *codes] if by_lists else codes))
+    if by_lists:  # as backends without listings would have it
+        stages = list(candidate.stages)
+        stages[1] = replace(stages[1], listing=SimpleNamespace())
+        candidate = replace(candidate, stages=tuple(stages))
+    asked = ground.queries(queries[:20], 10, None)
+    looks: list[int] = []
+    fits: list[int] = []
+
+    def seconds(ground: Any, stages: Any, *_: Any) -> tuning.Cost:
+        looks.append(len(stages))
+        return tuning.Cost(1.0, 1.0)
+
+    def fit_models(ground: Any, candidate: Any, *_: Any) -> Any:
+        fits.append(1)
+        return candidate
+
+    def curve(*_: Any) -> tuning.Curve:
+        return tuning.Curve((0.0, 1.0), (0.5, 0.0))
+
+    for name, fake in (("seconds", seconds), ("fit_models", fit_models), ("curve", curve)):
+        monkeypatch.setattr(tuning, name, fake)
+    assert tuning.measure(ground, candidate, asked, 10, 0.9, limit=1.0) is None
+    assert (looks, len(fits)) == (([3], 1) if by_lists else ([1], 0))
+    assert tuning.measure(ground, candidate, asked, 10, 0.9, limit=1.1) is not None
+
+
+def test_progress_moves_while_lists_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not current().passes_by:
+        pytest.skip("lists spare it nothing")
+    monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
+    reports: list[tuple[int, int]] = []
+    meanwhile: list[int] = []
+    learn = lists.clustered
+
+    def noted(*arguments: Any) -> Any:
+        before = len(reports)
+        found = learn(*arguments)
+        meanwhile.append(len(set(reports[before:])))
+        return found
+
+    @contextmanager
+    def bar(shown: bool, title: str, unit: str = "rows") -> Iterator[Any]:
+        yield (lambda done, total: reports.append((done, total))) if shown and title == "tuning" else None
+
+    monkeypatch.setattr(lists, "clustered", noted)
+    monkeypatch.setattr(index_module, "progress_bar", bar)
+    random = np.random.default_rng(0)
+    index = asx.Index(96)
+    index.add(random.standard_normal((60, 96))[random.integers(0, 60, 2_000)] + 0.5 * random.standard_normal((2_000, 96)))
+    index.tune(recall=0.8, progress=True)
+    assert len(meanwhile) == 2
+    assert min(meanwhile) > 5
+    done, totals = zip(*reports, strict=True)
+    assert len(set(totals)) == 1
+    assert list(done) == sorted(done)
+    assert done[-1] <= totals[0]
 
 
 def test_lists_are_tried_where_they_spare_rows(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,7 +223,8 @@ void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t s
                 prepare_codebook(codebooks_ + (m * codewords_ + p * kTagged) * dims_, std::min(codewords_ - p * kTagged, kTagged), dims_,
                                  padded, prepared.data() + (m * parts + p) * each);
     const bool whole = vector_dims == subspaces_ * dims_;
-    constexpr int64_t block = 128;
+    // Codewords beyond 256 come in parts, each of which is read from the cache above for so many rows.
+    const int64_t block = parts > 1 ? 1024 : 128;
     std::vector<float> padded_rows(whole ? 0 : static_cast<size_t>(block * subspaces_ * dims_), 0.0f);
     std::vector<float> workspace(static_cast<size_t>(kPqAssigned * dims_));
     std::vector<int32_t> nearest(static_cast<size_t>(parts > 1 ? parts * block : 0));

@@ -87,6 +87,7 @@ class StageStats(NamedTuple):
     stage : str
     scored : ndarray of int64, shape (Q,)
         Rows that it scored; one that was scored twice, for a first threshold and in the scan, counts twice. `Lists` score all rows.
+        Rows that a filter leaves out count only in blocks that the last stage scans whole, because too many rows of them survived.
     survivors : ndarray of int64, shape (Q,)
         Rows that it handed on: to the next stage, or as the answer. Blocks of rows that the last stage scans whole pass the others by.
     bytes : ndarray of int64, shape (Q,)

@@ -25,6 +25,9 @@ from .validation import as_threads
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` between ranges, by the calling thread."""
 
+STEPS = 1_000
+"""Of a part, in progress that is put together from parts."""
+
 RANGE_SECONDS = 0.05
 """How long a range should take: short enough for Ctrl-C, long enough that its overhead does not show."""
 
@@ -236,6 +239,8 @@ def run_ranges(
     """
     if 0 < count <= grain:
         work(0, count)
+        if progress is not None:
+            progress(count, count)
         return
     job = _Job(count, _asked(threads), progress)
     ranges = _Ranges(job, count, grain, grain)
@@ -322,6 +327,13 @@ def run_scan(
             scan, shown = make(first, last), None if progress is None else _share(progress, visits * first, visits * queries)
             finish(first, last, scan, run_rows(scan, visits, last - first, threads=workers, progress=shown))
     return scores, found
+
+
+def part_of(progress: Progress | None, number: int, of: int) -> Progress | None:
+    """Progress of one of so many parts of some work as that of the whole, a thousand steps to each."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(STEPS * number + STEPS * done // max(total, 1), STEPS * of)
 
 
 def _share(progress: Progress, before: int, total: int) -> Progress:

@@ -411,7 +411,7 @@ class Index:
         Parameters
         ----------
         sample : array_like, shape (n, dim), optional
-            Vectors to learn from; by default the rows of the index (at most 65,536 of them, evenly spread).
+            Vectors to learn from, by default the rows of the index: at most 65,536 of them, evenly spread.
         progress : bool
             Show a bar (needs tqdm).
 
@@ -600,7 +600,8 @@ class Index:
         Raises
         ------
         TypeError, ValueError
-            Naming the argument that is wrong; also for a cascade that needs calibration.
+            Naming the argument that is wrong; also for a cascade that needs calibration (`tune`), fitted or not, unless the index is
+            empty.
         """
         if recall is None and filter is None and threads is None and not stats and not progress:
             quick = self._at_once(queries, k)
@@ -610,7 +611,7 @@ class Index:
         batch, single = self._intake.queries(queries, threads=threads)
         k = as_k(k)
         wanted_recall = None if recall is None else as_recall(recall)
-        if not len(self):
+        if not len(self) and wanted_recall is not None:
             self._margins(wanted_recall)
         way = self._way(current(), wanted_recall) if len(self) else None
         wanted = k if way is None else self._run_k(way, k)
@@ -778,7 +779,7 @@ class Index:
 
     def _learn(self, sample: F32, spans: Sequence[Span], new_ids: I64, progress: Progress | None, intake: Intake | None = None) -> None:
         """Learn all stages and encode all rows, those of ``spans`` included; then let the rows count, and what was learned."""
-        parts = fitted(self._parts, sample)
+        parts = fitted(self._parts, sample, progress)
         arrays = fitting.encode_all(self._slabs, parts, self._store.extents(spans), progress)
         self._store.commit(spans, new_ids)
         store = self._store

@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from .arrays import Matrix, finite_rows, float32, rounded, widened
+from .fitting import spread
 from .transforms import TRANSFORMS, Chain, Transform
 from .types import F32, I64, MAX_DIM, Array, Kind
 from .validation import as_queries, as_vectors
@@ -99,20 +100,23 @@ class Intake:
         return self.transform.applied(batch, name, threads), single
 
     def sample(self, value: Any) -> tuple[Self, F32]:
-        """A sample (n, dim) as stages learn from it (n, width), and the way in: its transform is fitted to the sample if it was not."""
+        """What stages learn from of a sample (n, dim), as it is stored (n, width): all of it, or as much as of an index's own rows, evenly
+        spread. And the way in: its transform is fitted to the same rows if it was not."""
         intake = self
-        if self.transform is None:
-            stored = as_vectors(value, self.kind, self.dim, "sample")
-        else:
-            vectors = as_vectors(value, "float32", self.dim, "sample")
+        vectors = as_vectors(value, self.kind if self.transform is None else "float32", self.dim, "sample")
+        chosen = spread(len(vectors), max(self.dim, self.width))
+        some = vectors if len(chosen) == len(vectors) else vectors[chosen]
+        stored: Array = some
+        if self.transform is not None:
             if not self.transform.fitted:
-                if not len(vectors):
+                if not len(some):
                     raise ValueError("sample: there are no rows to learn from")
-                intake = self._learned(vectors, "sample")
-            stored = intake.rows(vectors)
+                intake = self._learned(some, "sample")
+            stored = intake.rows(some)
             bad = ~finite_rows(stored)
             if bad.any():
-                raise self.bad_row(vectors, stored, int(bad.argmax()), "sample")
+                row = int(bad.argmax())
+                raise self.bad_row(some, stored, row, "sample", first=int(chosen[row]) - row)
         return intake, widened(stored) if self.kind == "bfloat16" else float32(stored)
 
     def fitted_to(self, matrix: Matrix, rows: I64) -> Self:

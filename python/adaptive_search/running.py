@@ -212,8 +212,10 @@ class _Run:
         width, hard = k + spare, bound is None
         guess = 0 if hard else self.opening.guess
         scored[0] += self.counts // share if share > 1 else self.counts
-        if visits * len(self.queries) <= SMALL:
-            scores, best, others, more = self.backend.cascade_top_k(levels, judge, k, width, share, guess, self.allowed, hard, seeds)
+        if visits * len(self.queries) <= SMALL and (
+            answer := self.backend.cascade_top_k(levels, judge, k, width, share, guess, self.allowed, hard, seeds)
+        ):
+            scores, best, others, more = answer
             scored += others
             scored[0] += self.counts * more
             if guess:

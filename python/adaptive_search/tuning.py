@@ -18,8 +18,8 @@ import numpy as np
 from . import fitting
 from .calibration import Calibration, never_rising
 from .cascade import Cascade
-from .execution import Progress
-from .families import exact_family, family, is_uneven, listed
+from .execution import Progress, part_of
+from .families import ROWS_OF_A_LIST, exact_family, family, is_uneven, listed
 from .margins import ErrorModel
 from .representations import PQ, Lists, Representation, Stage
 from .rows import Chunk, RowStore
@@ -138,10 +138,11 @@ class Bench:
                 part = stage.bind(ground.slabs, ground.metric, f"tuning.{len(self._learned)}")
                 if parts:
                     part = part.before(parts[0])
+                step = part_of(progress, len(parts), len(cascade.stages))
                 if not part.fitted:
-                    part = part.fit(self._sample())
+                    part = part.fit(self._sample(), part_of(step, 0, 2))
                 extents = [(chunk, chunk.rows) for chunk in ground.store.chunks]
-                self._learned[key] = (part, fitting.encode_all(ground.slabs, [part], extents, progress))
+                self._learned[key] = (part, fitting.encode_all(ground.slabs, [part], extents, part_of(step, 1, 2)))
             part, arrays = self._learned[key]
             columns = {column.name: column for column in part.columns if arrays and column.name in arrays[0]}
             store = cast(RowStore, _Overlay(ground.store, arrays, dict(columns)))
@@ -383,9 +384,11 @@ def best_plan(
     flat = seconds(ground, [ground.full], tuners.vectors, k)
 
     tried: list[Measured] = []
+    steps = len(cascades) + len(ROWS_OF_A_LIST) + 1
 
-    def attempt(cascade: Cascade) -> None:
-        candidate = bench.prepare(cascade)
+    def attempt(cascade: Cascade, number: int) -> None:
+        step = part_of(progress, number, steps)
+        candidate = bench.prepare(cascade, step)
         held = sum(column.row_bytes for part in candidate.parts for column in part.columns) + listed_bytes(candidate.parts, ground.store)
         if own is None and memory is not None and held > memory:
             return
@@ -398,15 +401,13 @@ def best_plan(
             tried.append(found)
 
     for number, cascade in enumerate(cascades):
-        attempt(cascade)
-        if progress is not None:
-            progress(number + 1, len(cascades) + 2)
+        attempt(cascade, number)
     # Lists take long to learn: they are tried with the best codes alone.
     coded = [one for one in tried if isinstance(one.candidate.cascade.stages[0], PQ)]
     if own is None and coded and ground.backend.passes_by:
         codes = contest(ground, coded, tuners.vectors, k, recall).candidate.cascade
-        for cascade in listed(codes, ground.store.live):
-            attempt(cascade)
+        for number, cascade in enumerate(listed(codes, ground.store.live), len(cascades)):
+            attempt(cascade, number)
     best = contest(ground, tried, tuners.vectors, k, recall) if tried else None
     if own is not None and best is None:
         # Only exact search reaches the recall with it. The margins are of use for others.
@@ -414,7 +415,7 @@ def best_plan(
         best = Measured(candidate, curve(ground, candidate, tuners, k, 0.0), flat)
     if best is None or (own is None and best.cost.together >= flat.together):
         return None, None
-    return best.candidate, calibrate(ground, best, judges, k, recall, given, progress)
+    return best.candidate, calibrate(ground, best, judges, k, recall, given, part_of(progress, steps - 1, steps))
 
 
 def contest(ground: Ground, tried: Sequence[Measured], queries: F32, k: int, recall: float) -> Measured:

@@ -236,26 +236,8 @@ class NumbaBackend:
             return cascade.WholeScan(last, k, allowed, len(own) + 1)
         return cascade.CascadeScan(own, last, k, allowed, floors)
 
-    def cascade_top_k(
-        self,
-        levels: Sequence[Level],
-        judge: Level,
-        k: int,
-        listed: int,
-        share: int,
-        guess: int,
-        allowed: Bool | None = None,
-        hard: bool = False,
-        seeds: Level | None = None,
-    ) -> tuple[F32, I64, I64, Bool]:
-        visits = _own_level(judge).rows.visits
-        first = self.level_scan(levels[0] if seeds is None else seeds, listed, allowed, share=share)
-        first.run(0, visits)
-        raw, rows = first.finish()
-        *_, floors, seeded = self.cascade_rescore(levels, judge, rows, raw if seeds is None else None, k, hard)
-        scan = self.cascade_scan(levels, judge, k, allowed, floors, hard)
-        scan.run(0, visits)
-        return *scan.finish(), scan.scored + seeded, np.ones(len(rows), np.bool_)
+    def cascade_top_k(self, *_: object) -> None:
+        """A call saves nothing here."""
 
     def full_source(self, *_: object) -> None:
         return None

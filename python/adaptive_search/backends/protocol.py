@@ -373,13 +373,13 @@ class Backend(Protocol):
         allowed: Bool | None = None,
         hard: bool = False,
         seeds: Level | None = None,
-    ) -> tuple[F32, I64, I64, Bool]:
+    ) -> tuple[F32, I64, I64, Bool] | None:
         """A whole search, for work of no more than some milliseconds.
 
         `cascade_scan` with floors from the ``listed`` rows that look best to ``seeds``, or else to the first level, in one of ``share``
-        runs of 64 rows; if ``guess`` is not 0, one of so many of them may be looked at before, for the key from which on rows are listed.
+        runs of 64 rows; if ``guess`` is not 0, one of so many of them is looked at before, for the key from which on rows are listed.
         Scores and row numbers (Q, k); rows scored (stages, Q), without what the first level's scans score; and which queries (Q,) the list
-        was not enough for, so that all rows were scanned once more."""
+        was not enough for, so that all rows were scanned once more. None: this backend has no such call."""
 
     # Searches so small that making queries ready in Python would take longer: sources do the same, with the same bits. None: this backend
     # has none. For inner products and cosines, Full for all metrics. ``intercept`` and ``slope``: of `ErrorModel.bound`, with its margins.

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..arrays import ranges
 from ..backends import current
-from ..backends.protocol import Backend
 from ..execution import Progress, run_ranges
 from ..types import F32, I32, I64, Array
 
-BATCHES = 32
-"""In which points that are far apart are picked; those of a batch know nothing of each other."""
-
-BLOCK_POINTS = 4_096
+GRAIN = 2_048
+"""Points that are assigned at a time, at least if that is short enough: of fewer, making codewords ready shows."""
 
 MOST_AT_ONCE = 1 << 31
-"""Products of points and codewords in one call of the backend: about a tenth of a second."""
+"""Products of points and codewords in the first call of the backend, at most: about a tenth of a second."""
 
 MAX_REPAIRS = 100
 """Rounds of moving unused codewords after the last iteration. Each lowers the error, and few are ever needed."""
@@ -50,45 +46,14 @@ def train(
     return codebooks
 
 
-def far_apart(points: F32, count: int, seed: int) -> F32:
-    """``count`` of the points (n, D), in rising order of when they were picked: each with a probability in proportion to the square of
-    its distance from the nearest one of the batches before (k-means||, Bahmani et al. 2012). If there are no more distinct points, the
-    last one is repeated.
-
-    Clusters of any size then have one from the start, where evenly picked points leave one in three without.
-    """
-    backend, rng = current(), np.random.default_rng(seed)
-    chosen = [points[rng.choice(len(points), min(len(points), -(-count // BATCHES)), replace=False)]]
-    squares = np.full(len(points), float(np.finfo(np.float32).max) ** 2)  # what is farther counts as much
-    nearest, distances = np.empty((len(points), 1), np.int32), np.empty(len(points), np.float32)
-    while (left := count - sum(map(len, chosen))) > 0:
-        last = np.ascontiguousarray(chosen[-1])
-        _assign(backend, points, last, nearest)
-        for first, end in ranges(len(points), BLOCK_POINTS):
-            with np.errstate(over="ignore"):
-                away = points[first:end] - last[nearest[first:end, 0]]
-            backend.dense_norms("float32", [away], distances[first:end])
-        np.minimum(squares, distances.astype(np.float64) ** 2, out=squares)
-        together = squares.cumsum()
-        batch = min(left, -(-count // BATCHES))
-        # One in every stretch of the same weight: none twice but for a point that weighs more than that.
-        places = np.searchsorted(together, (np.arange(batch) + rng.random(batch)) * (together[-1] / batch), side="right")
-        places = np.unique(places[places < len(points)])
-        if together[-1] == 0.0 or not len(places):
-            chosen.append(np.repeat(chosen[-1][-1:], left, axis=0))
-        else:
-            chosen.append(points[places])
-    return np.ascontiguousarray(np.concatenate(chosen))
-
-
 def settle(points: F32, codebooks: F32, iterations: int, threads: int | None = None, progress: Progress | None = None) -> None:
     """Move the codewords of all subspaces in place, for at most so many rounds, until none moves and every one is used."""
-    backend, parts = current(), _parts(points, codebooks)
+    parts = _parts(points, codebooks)
 
     def work(first: int, last: int) -> None:
         for part, codebook in zip(parts[first:last], codebooks[first:last], strict=True):
             if part.shape[1]:
-                _settle(backend, np.ascontiguousarray(part), codebook, iterations)
+                _settle(np.ascontiguousarray(part), codebook, iterations, threads if len(parts) == 1 else 1)
 
     run_ranges(work, len(parts), threads=threads, progress=progress)
 
@@ -101,11 +66,35 @@ def improve(points: F32, codebooks: F32, nearest: I32, threads: int | None = Non
         for m in range(first, last):
             if parts[m].shape[1]:
                 part, chosen = np.ascontiguousarray(parts[m]), np.empty((len(points), 1), np.int32)
-                _move(part, np.ascontiguousarray(part.T, np.float64), nearest[:, m].astype(np.intp), codebooks[m])
+                move(part, np.ascontiguousarray(part.T, np.float64), nearest[:, m].astype(np.intp), codebooks[m])
                 backend.pq_assign(part, codebooks[m : m + 1], chosen)
                 nearest[:, m] = chosen[:, 0]
 
     run_ranges(work, len(parts), threads=threads)
+
+
+def assign(points: F32, codebook: F32, nearest: I32, threads: int | None = None, progress: Progress | None = None) -> None:
+    """The nearest codewords of one subspace into ``nearest`` (n, 1)."""
+    backend = current()
+
+    def work(first: int, last: int) -> None:
+        backend.pq_assign(points[first:last], codebook[np.newaxis], nearest[first:last])
+
+    run_ranges(work, len(points), threads=threads, grain=grain(codebook), progress=progress)
+
+
+def grain(codebook: F32) -> int:
+    """How many points are assigned at a time at first; then what takes a twentieth of a second."""
+    return max(1, min(GRAIN, MOST_AT_ONCE // max(codebook.size, 1)))
+
+
+def move(part: F32, columns: Array, nearest: I64, codebook: F32) -> None:
+    """Codewords become the means of their points; those without points go to where the error is largest."""
+    counts = np.bincount(nearest, minlength=len(codebook))
+    used = np.flatnonzero(counts)
+    sums = np.stack([np.bincount(nearest, column, len(codebook)) for column in columns], axis=1)
+    _fill_unused(part, nearest, codebook)
+    codebook[used, : part.shape[1]] = sums[used] / counts[used, np.newaxis]
 
 
 def fill_unused(points: F32, codebooks: F32, nearest: I32) -> bool:
@@ -126,27 +115,20 @@ def _parts(points: F32, codebooks: F32) -> list[F32]:
     return [points[:, m * width : (m + 1) * width] for m in range(subspaces)]
 
 
-def _settle(backend: Backend, part: F32, codebook: F32, iterations: int) -> None:
+def _settle(part: F32, codebook: F32, iterations: int, threads: int | None) -> None:
     """Lloyd's algorithm in one subspace, whose points (n, width) stay in the cache meanwhile."""
     nearest = np.empty((len(part), 1), np.int32)
     columns = np.ascontiguousarray(part.T, np.float64)
     for iteration in range(iterations):
         before = nearest.copy()
-        _assign(backend, part, codebook, nearest)
+        assign(part, codebook, nearest, threads)
         if iteration and np.array_equal(before, nearest):
             break
-        _move(part, columns, nearest[:, 0].astype(np.intp), codebook)
+        move(part, columns, nearest[:, 0].astype(np.intp), codebook)
     for _ in range(MAX_REPAIRS):
-        _assign(backend, part, codebook, nearest)
+        assign(part, codebook, nearest, threads)
         if not _fill_unused(part, nearest[:, 0], codebook):
             break
-
-
-def _assign(backend: Backend, part: F32, codebook: F32, nearest: I32) -> None:
-    """The nearest codewords of one subspace into ``nearest`` (n, 1), in steps short enough to be interrupted."""
-    step = max(1, MOST_AT_ONCE // max(codebook.size, 1))
-    for first, last in ranges(len(part), step):
-        backend.pq_assign(part[first:last], codebook[np.newaxis], nearest[first:last])
 
 
 def _distinct(part: F32, count: int, rng: np.random.Generator) -> F32:
@@ -161,15 +143,6 @@ def _distinct(part: F32, count: int, rng: np.random.Generator) -> F32:
             break
     chosen: F32 = some[np.sort(first)[:count]]
     return chosen
-
-
-def _move(part: F32, columns: Array, nearest: I64, codebook: F32) -> None:
-    """Codewords become the means of their points; those without points go to where the error is largest."""
-    counts = np.bincount(nearest, minlength=len(codebook))
-    used = np.flatnonzero(counts)
-    sums = np.stack([np.bincount(nearest, column, len(codebook)) for column in columns], axis=1)
-    _fill_unused(part, nearest, codebook)
-    codebook[used, : part.shape[1]] = sums[used] / counts[used, np.newaxis]
 
 
 def _fill_unused(part: F32, nearest: I32 | I64, codebook: F32) -> bool:

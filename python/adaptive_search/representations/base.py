@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 
 from ..backends.protocol import Backend, Bound, Level, Rows, Source
+from ..execution import Progress, part_of
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..rows import RowStore
@@ -102,8 +103,8 @@ class Representation(ABC):
         """The same in a cascade in which ``following`` comes next."""
         return self
 
-    def fit(self, sample: F32) -> Self:
-        """A representation learned from sample rows (n, D). This one stays as it is."""
+    def fit(self, sample: F32, progress: Progress | None = None) -> Self:
+        """A representation learned from sample rows (n, D). This one stays as it is. What takes long says how far it is."""
         return self
 
     def encode(self, vectors: F32) -> dict[str, Array]:
@@ -171,9 +172,10 @@ def linked(parts: Iterable[Representation]) -> tuple[Representation, ...]:
     return _from_last(parts, lambda part: part)
 
 
-def fitted(parts: Iterable[Representation], sample: F32) -> tuple[Representation, ...]:
+def fitted(parts: Sequence[Representation], sample: F32, progress: Progress | None = None) -> tuple[Representation, ...]:
     """The same, learned from sample rows (n, D)."""
-    return _from_last(parts, lambda part: part.fit(sample))
+    steps = iter([part_of(progress, number, len(parts)) for number in range(len(parts))])
+    return _from_last(parts, lambda part: part.fit(sample, next(steps)))
 
 
 def _from_last(parts: Iterable[Representation], change: Callable[[Representation], Representation]) -> tuple[Representation, ...]:

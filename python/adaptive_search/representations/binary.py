@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from ..backends.protocol import Backend, Bound, Level, Rows
+from ..execution import Progress
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import BinaryQuantizer
@@ -77,7 +78,7 @@ class BinaryRows(Representation):
     def fitted(self) -> bool:
         return self._quantizer.fitted
 
-    def fit(self, sample: F32) -> Self:
+    def fit(self, sample: F32, progress: Progress | None = None) -> Self:
         own = self._quantizer
         return self._with(BinaryQuantizer(own.bits, own.metric, own.rotation).fit(sample))
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..backends import current
 from ..backends.protocol import Backend, Bound, DenseChunk, IntegerMetric, Level, Rows, Source
+from ..execution import Progress
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import Int8Quantizer
@@ -95,7 +96,7 @@ class Int8Rows(Representation):
     def fitted(self) -> bool:
         return self._quantizer.fitted
 
-    def fit(self, sample: F32) -> Self:
+    def fit(self, sample: F32, progress: Progress | None = None) -> Self:
         coordinates = self._coordinates.fit(sample)
         return self._with(Int8Quantizer(self._quantizer.metric).fit(coordinates.of(current(), sample)), coordinates)
 
@@ -174,7 +175,7 @@ class BoundedInt8Rows(Int8Rows):
         self._sides = 2.0 if self._metric == "l2" else 1.0
         """How often products count in scores."""
 
-    def fit(self, sample: F32) -> Self:
+    def fit(self, sample: F32, progress: Progress | None = None) -> Self:
         return self._with(Int8Quantizer("ip").fit(unit_queries(current(), sample, self._metric)[:, : self._dims]), self._coordinates)
 
     def encode(self, vectors: F32) -> dict[str, Array]:

@@ -9,13 +9,13 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from ..backends import current
 from ..backends.protocol import Backend, Bound, Level, Rows
-from ..execution import run_ranges
+from ..execution import Progress
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import PackedCodes
-from ..quantizers.kmeans import far_apart, settle
+from ..quantizers.clustering import clustered
+from ..quantizers.kmeans import assign
 from ..rows import RowStore
 from ..types import F32, I64, Array, Metric
 from .base import Bounding, Representation, Stage
@@ -32,9 +32,6 @@ ROWS_OF_A_LIST = 64
 
 MOST_CHAINED = 8_192
 """Lists that are put into an order, which takes time by their square."""
-
-GRAIN = 1_024
-"""Rows that are assigned at a time."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -100,21 +97,14 @@ class ListRows(Representation):
             raise TypeError(f"lists go before codes, not before {following!r}")
         return type(self)(self._lists, self._name, following, self._centroids)
 
-    def fit(self, sample: F32) -> Self:
+    def fit(self, sample: F32, progress: Progress | None = None) -> Self:
         some = sample[:: max(1, len(sample) // (ROWS_OF_A_LIST * self._lists))]
         points = self._asks.points(np.ascontiguousarray(some))
-        centroids = far_apart(points, self._lists, 0)
-        settle(points, centroids[np.newaxis], ROUNDS)
-        return self._with(_chained(centroids))
+        return self._with(_chained(clustered(points, self._lists, ROUNDS, 0, progress)))
 
     def encode(self, vectors: F32) -> dict[str, Array]:
-        backend, codebook = current(), self._learned[np.newaxis]
         points, nearest = self._asks.points(vectors), np.empty((len(vectors), 1), np.int32)
-
-        def work(first: int, last: int) -> None:
-            backend.pq_assign(points[first:last], codebook, nearest[first:last])
-
-        run_ranges(work, len(points), grain=GRAIN)
+        assign(points, self._learned, nearest)
         return {self.columns[0].name: nearest[:, 0].astype(np.uint16)}
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..backends import current
 from ..backends.protocol import Backend, Bound, CodeChunk, Level, Rows, Source
+from ..execution import Progress
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import PackedCodes, ProductQuantizer
@@ -94,7 +95,7 @@ class PQRows(Representation):
     def fitted(self) -> bool:
         return self._quantizer.fitted
 
-    def fit(self, sample: F32) -> Self:
+    def fit(self, sample: F32, progress: Progress | None = None) -> Self:
         coordinates = self._coordinates.fit(sample)
         own = self._quantizer
         quantizer = ProductQuantizer(own.subspaces, own.bits, own.metric, rotation=own.rotation, anisotropy=own.anisotropy)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..backends import current
 from ..backends.protocol import Backend, Bound, CodeChunk, Level, Rows, Scaling
+from ..execution import Progress
 from ..layout import Column, Slabs
 from ..margins import Units
 from ..quantizers import RaBitQuantizer
@@ -78,7 +79,7 @@ class RaBitRows(Representation):
     def fitted(self) -> bool:
         return self._quantizer.fitted
 
-    def fit(self, sample: F32) -> Self:
+    def fit(self, sample: F32, progress: Progress | None = None) -> Self:
         coordinates = self._coordinates.fit(sample)
         quantizer = RaBitQuantizer(self._quantizer.bits, self._quantizer.metric)
         return self._with(quantizer.fit(coordinates.of(current(), sample)), coordinates)
