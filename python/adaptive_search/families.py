@@ -50,7 +50,7 @@ def family(dim: int, metric: Metric, uneven: bool, rows: int) -> list[Cascade]:
     if dim >= 96:
         rotation: Literal["pca"] | None = None if uneven else "pca"
         # Half a byte for every pair of dims: few bytes to read for a single query. Of many rows fewer survive if errors along them count.
-        weight = WEIGHT if rotation and metric != "l2" and rows >= LISTED_ROWS else 1.0
+        weight = WEIGHT if metric != "l2" and rows >= LISTED_ROWS else 1.0
         codes = [PQ(dims // 2, 4, dims=dims, rotation=rotation, anisotropy=weight) for dims in widths[:3]]
         found += [[code, Int8(middle, bounded=True), Full()] for code in codes]
         found += [[Int8(dims, rotation=rotation), Int8(middle, bounded=True), Full()] for dims in widths if dims < middle]
