@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from index_cases import prepared
 
 import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend
@@ -141,7 +142,7 @@ def test_sources_check_what_they_are_given(backend: Backend) -> None:
     if backend.name == "numba":
         pytest.skip("has none")
     index = tuned("cosine", [asx.PQ(5, 4), asx.Int8()], collection(1_500, 0), 0.5)
-    stages = [index._prepare(backend, number) for number in range(3)]
+    stages = prepared(index, backend)
     quantizer = stages[0].representation._quantizer  # type: ignore[attr-defined]
     first = backend.pq_source(stages[0].rows, "cosine", DIM, DIM, None, 0.0, 1.0, quantizer.codebooks, None)
     last = backend.full_source(stages[2].rows, "cosine")
