@@ -9,7 +9,11 @@ import oracles
 from ml_dtypes import bfloat16
 
 import adaptive_search as asx
+from adaptive_search.backends.protocol import Backend
+from adaptive_search.running import PreparedStage
+from adaptive_search.searching import Way
 from adaptive_search.types import F32, I64, Array
+from adaptive_search.ways import Ways
 
 METRICS = ("ip", "cosine", "l2")
 KINDS = ("float32", "float16", "bfloat16", "int8")
@@ -85,3 +89,20 @@ def filled(
     index = asx.Index(rows.shape[1], metric, kind, cascade, fit_rows=max(len(rows), 1))
     index.add(as_kind(rows, kind), ids)
     return index
+
+
+def ways(index: asx.Index) -> Ways:
+    """Stages over the rows of an index as its searches prepare them, anew."""
+    return Ways(index._store, index._exact)
+
+
+def prepared(index: asx.Index, backend: Backend) -> tuple[PreparedStage, ...]:
+    """The stages of an index, without margins, and the vectors at last."""
+    made = ways(index)
+    stages = [made.stage(backend, number, index._installed) for number in range(len(index._stages))]
+    return (*stages, *([] if index._stages[-1] == asx.Full() else [made.full(backend)]))
+
+
+def way_of(index: asx.Index, backend: Backend, recall: float | None = None) -> Way:
+    """How a search goes."""
+    return ways(index).way(backend, recall, index._installed)

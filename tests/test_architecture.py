@@ -26,7 +26,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("quantizers", "rotations"),
     ("identifiers", "rows", "vectors", "representations", "transforms"),
     ("calibration", "cascade", "families", "filters", "fitting", "intake", "plan", "running", "searching", "tuning_queries"),
-    ("explaining", "tuning"),
+    ("explaining", "tuning", "ways"),
     ("index", "persistence"),
     ("",),
     ("evaluate", "measuring", "plots"),

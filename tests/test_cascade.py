@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import oracles
 import pytest
-from index_cases import METRICS, assert_same, collection, expected, filled, questions, shuffled_ids
+from index_cases import METRICS, assert_same, collection, expected, filled, prepared, questions, shuffled_ids
 from pairwise import pairwise
 
 import adaptive_search as asx
@@ -159,8 +159,7 @@ def test_openings_change_no_answer(metric: Any, stages: list[Any], few: int, bac
     rows = clustered(5_000, 12, 25)
     queries = rows[np.random.default_rng(0).choice(5_000, 12, replace=False)] + np.float32(0.01)
     index = filled(rows, metric, cascade=asx.Cascade([*stages, asx.Full()]), ids=shuffled_ids(5_000))
-    kept = [index._prepare(backend, number) for number in range(len(stages))]
-    full = index._prepare_full(backend)
+    *kept, full = prepared(index, backend)
     sparse = np.random.default_rng(1).random(5_000) < 0.02
     own = np.random.default_rng(2).random((12, 5_000)) < np.linspace(0.0005, 0.9, 12)[:, None]
     for margins in (0.0, 2.0):
@@ -180,7 +179,7 @@ def test_a_good_guess_saves_the_second_scan(backend: Backend) -> None:
     rows = np.random.default_rng(0).standard_normal((20_000, 16)).astype(np.float32)
     queries = np.random.default_rng(1).standard_normal((64, 16)).astype(np.float32)
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Int8(), asx.Full()]))
-    stage, full = index._prepare(backend, 0), index._prepare_full(backend)
+    stage, full = prepared(index, backend)
     models = [PreparedStage(stage.representation, stage.rows, None, ErrorModel(0.0, 1.0, 0.15), 2.0), full]
     counts = np.full(64, 20_000)
     openings = Opening(), Opening(spare=112)
@@ -194,7 +193,7 @@ def test_small_searches_count_what_others_do(opening: Opening, backend: Backend,
     rows = np.random.default_rng(0).standard_normal((5_000, 16)).astype(np.float32)
     queries = np.random.default_rng(1).standard_normal((20, 16)).astype(np.float32)
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Int8(), asx.Full()]))
-    stage, full = index._prepare(backend, 0), index._prepare_full(backend)
+    stage, full = prepared(index, backend)
     models = [PreparedStage(stage.representation, stage.rows, None, ErrorModel(0.0, 1.0, 0.15), 2.0), full]
     scored = []
     for most in (0, 1_000):
@@ -210,7 +209,7 @@ def test_scans_of_samples_and_from_floors(metric: Any, backend: Backend) -> None
     rows = np.random.default_rng(0).standard_normal((9_000, 7)).astype(np.float32)
     queries = np.random.default_rng(1).standard_normal((5, 7)).astype(np.float32)
     index = filled(rows, metric)
-    full = index._prepare_full(backend)
+    full = prepared(index, backend)[-1]
     level, visits = full.level(backend, queries, True)[0], full.rows.visits
 
     def found(k: int, **options: Any) -> Any:
@@ -246,7 +245,7 @@ def test_codes_in_blocks_may_decide(backend: Backend) -> None:
     """Margins leave every row in, so that the last stage decides alone; without thresholds, and whole as the first does not help."""
     rows, queries = collection(5_000), questions(9)
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(2), asx.PQ(6)]), ids=shuffled_ids(5_000))
-    first, last = (index._prepare(backend, number) for number in range(2))
+    first, last = prepared(index, backend)[:2]
     counts = np.full(9, 5_000)
     alone = run(backend, [last], queries, 300, None, counts)
     both = [replace(first, model=ErrorModel(0.0, 1.0, 1.0), margins=1e6), last]
@@ -262,7 +261,8 @@ def test_lists_of_rows_that_scans_know_little_of(few: int, backend: Backend, mon
     monkeypatch.setattr("adaptive_search.running.SMALL", few)
     rows, queries = (1e19 * np.random.default_rng(seed).standard_normal((n, 7), np.float32) for seed, n in ((2, 4_096), (3, 12)))
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(4), asx.Full()]))
-    stages = [replace(index._prepare(backend, 0), model=ErrorModel(0.0, 1.0, 3e18), margins=-1.0), index._prepare_full(backend)]
+    first, full = prepared(index, backend)
+    stages = [replace(first, model=ErrorModel(0.0, 1.0, 3e18), margins=-1.0), full]
     counts = np.full(12, 4_096)
     first, second = (run(backend, stages, queries, 1_000, None, counts, opening=opening) for opening in (Opening(), Opening(spare=112)))
     np.testing.assert_array_equal(second.positions, first.positions)
@@ -276,7 +276,7 @@ def test_first_keys_of_minus_infinity(few: int, backend: Backend, monkeypatch: p
     rows, queries = random.standard_normal((300, 5), np.float32), random.standard_normal((4, 5), np.float32)
     rows[:, 0], queries[:, 0] = -1e30, 1e30
     index = filled(rows, "ip", cascade=asx.Cascade([asx.Prefix(1), asx.Binary()]), ids=shuffled_ids(300))
-    first, last = (index._prepare(backend, number) for number in range(2))
+    first, last = prepared(index, backend)[:2]
     counts = np.full(4, 300)
     found = run(backend, [replace(first, model=ErrorModel(0.0, 1.0, 1.0)), last], queries, 10, None, counts)
     np.testing.assert_array_equal(found.positions, run(backend, [last], queries, 10, None, counts).positions)
@@ -284,7 +284,7 @@ def test_first_keys_of_minus_infinity(few: int, backend: Backend, monkeypatch: p
 
 def test_a_row_of_the_largest_id_on_the_floor_is_wanted(backend: Backend) -> None:
     index = filled(np.arange(9, dtype=np.float32)[:, np.newaxis], "ip", ids=[*range(5), np.iinfo(np.int64).max, 6, 7, 8])
-    full, queries = index._prepare_full(backend), np.ones((1, 1), np.float32)
+    full, queries = prepared(index, backend)[-1], np.ones((1, 1), np.float32)
     scan = backend.level_scan(full.level(backend, queries, True)[0], 5, None, np.float32([5.0]))
     scan.run(0, full.rows.visits)
     assert scan.finish()[1].tolist() == [[8, 7, 6, 5, -1]]
@@ -294,7 +294,8 @@ def test_a_row_of_the_largest_id_on_the_floor_is_wanted(backend: Backend) -> Non
 def test_groups_of_queries_without_rows(few: int, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("adaptive_search.running.SMALL", few)
     index = filled(collection(300), "ip", cascade=asx.Cascade([asx.Prefix(5), asx.Full()]))
-    stages = [replace(index._prepare(backend, 0), model=ErrorModel(0.0, 1.0, 1.0)), index._prepare_full(backend)]
+    first, full = prepared(index, backend)
+    stages = [replace(first, model=ErrorModel(0.0, 1.0, 1.0)), full]
     allowed = np.zeros((2, 300), np.bool_)
     for opening in OPENINGS:
         found = run(backend, stages, questions(2), 3, allowed, np.zeros(2, np.int64), opening=opening)
@@ -313,7 +314,7 @@ def test_queries_whose_length_is_beyond_float32(
     rows = np.float32(scale) * np.random.default_rng(0).standard_normal((300, 6), np.float32)
     queries = np.float32(3e38) * np.sign(np.random.default_rng(1).standard_normal((4, 6), np.float32))
     index = filled(rows, "ip", cascade=asx.Cascade(stages))
-    first, last = (index._prepare(backend, number) for number in range(2))
+    first, last = prepared(index, backend)[:2]
     counts = np.full(4, 300)
     alone = run(backend, [last], queries, 5, None, counts)
     for opening in (*OPENINGS, Opening(spare=300)):

@@ -24,6 +24,7 @@ from index_cases import (
     filled,
     questions,
     shuffled_ids,
+    ways,
 )
 
 import adaptive_search as asx
@@ -59,7 +60,7 @@ def test_exact_search_of_rows_of_any_length(metric: str, scale: float) -> None:
     assert_same(index.search(queries, recall=1.0), *answer)
     if metric == "ip":
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("adaptive_search.index.LEAST_ROWS", 1)
+            patch.setattr("adaptive_search.ways.LEAST_ROWS", 1)
             patch.setattr("adaptive_search.running.SMALL", 0)
             bounded = filled(rows, metric, cascade=asx.Cascade([asx.Int8(bounded=True), asx.Full()]), ids=ids)
             assert_same(bounded.search(queries, recall=1.0), *answer)
@@ -407,13 +408,12 @@ def test_an_empty_index_finds_nothing_without_calibration() -> None:
 
 def test_what_a_backend_prepared_is_used_until_rows_change(backend: Backend) -> None:
     index = filled(collection(50), "cosine", cascade=cascades(keep=9)[0])
-    index.search(questions(2))
-    stages = range(len(index.plan.stages))
-    before = [index._prepare(backend, number) for number in stages]
+    made, stages = ways(index), range(len(index.plan.stages))
+    before = [made.stage(backend, number, index._installed) for number in stages]
     index.remove(3)
-    assert all(index._prepare(backend, number) is before[number] for number in stages)
+    assert all(made.stage(backend, number, index._installed) is before[number] for number in stages)
     index.add(collection(1).astype(np.float32))
-    assert not any(index._prepare(backend, number) is before[number] for number in stages)
+    assert not any(made.stage(backend, number, index._installed) is before[number] for number in stages)
 
 
 @pytest.mark.parametrize("value", [True, "1.0", None.__class__, 1j])

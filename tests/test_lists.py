@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from index_cases import way_of
 from pairwise import pairwise
 
 import adaptive_search as asx
@@ -22,7 +23,7 @@ from adaptive_search.layout import Slabs
 from adaptive_search.margins import ErrorModel
 from adaptive_search.quantizers import clustering, kmeans
 from adaptive_search.quantizers.clustering import clustered, far_apart
-from adaptive_search.representations import linked
+from adaptive_search.representations import linked, lists
 from adaptive_search.running import Opening
 from adaptive_search.storage import NewSegment, read_state, write_state
 
@@ -68,7 +69,7 @@ def as_if_tuned(index: asx.Index, margins: float) -> asx.Index:
 def expected(index: asx.Index, backend: Backend, queries: Any, k: int, allowed: Any) -> list[list[tuple[int, float]]]:
     """Ids and scores of the k rows of the best (value, score, smallest id), in the order of scores: a value is the least of the score and
     of all upper bounds. Every row is looked at."""
-    stages = index._way(backend, None).stages
+    stages = way_of(index, backend).stages
     count = index._store.total
     everything = np.tile(np.arange(count), (len(queries), 1))
     values = np.full((len(queries), count), np.inf)
@@ -185,8 +186,8 @@ def test_rows_that_come_and_go_are_found_as_if_all_were_listed_anew(backend: Bac
         as_if_tuned(index, 1.0)
         found = pairs(index.search(queries, 10))
         assert found == expected(index, backend, queries, 10, index._store._alive[: index._store.total])
-        index._prepared, index._ways = {}, {}
-        assert pairs(index.search(queries, 10)) == found
+        found_anew = way_of(index, backend).over_all(queries, 10, index._store.alive, np.full(len(queries), len(index)), None)
+        np.testing.assert_array_equal(index._store.ids[found_anew.positions], [[id_ for id_, _ in best] for best in found])
 
 
 def test_centroids_are_coded_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +230,7 @@ def test_exact_search_takes_thresholds_from_a_plan(metric: Any, probes: bool, ba
     flat.add(rows, index.ids)
     queries, allowed = asked(20), np.random.default_rng(1).random((20, 5_000)) < 0.4
     allowed[3, 7:] = False
-    assert (index._way(backend, 1.0).plan is not None) == probes
+    assert (way_of(index, backend, 1.0).plan is not None) == probes
     for filter_ in (None, allowed[0], list(allowed)):
         found, expected = index.search(queries, 10, recall=1.0, filter=filter_), flat.search(queries, 10, filter=filter_)
         np.testing.assert_array_equal(found.ids, expected.ids)
@@ -245,7 +246,7 @@ def test_thresholds_need_not_come_from_all_of_the_best_rows(backend: Backend) ->
     flat.add(collection(5_000), index.ids)
     for recall, margins in ((0.99, -3.0), (0.9, -3.0), (0.8, -3.0), (0.4, -4.0)):
         index._tuned = replace(grid, recall=recall)
-        plan = index._way(backend, 1.0).plan
+        plan = way_of(index, backend, 1.0).plan
         assert plan is not None
         assert plan.margins == margins
         np.testing.assert_array_equal(index.search(queries, 10, recall=1.0).ids, flat.search(queries, 10).ids)
@@ -256,7 +257,7 @@ def test_a_plan_that_only_exact_search_keeps_gives_no_thresholds(backend: Backen
     index = tuned("cosine", [asx.PQ(4, 4), asx.Int8(bounded=True)], collection(5_000), 1.0)
     index._tuned = replace(index._tuned, losses=(0.5,))  # type: ignore[type-var]
     found, stats = index.search(asked(20), 10, stats=True)
-    assert index._way(backend, None).plan is None
+    assert way_of(index, backend).plan is None
     np.testing.assert_array_equal(found.ids, index.search(asked(20), 10, recall=1.0).ids)
     assert len(stats.stages) == 2
 
@@ -554,6 +555,17 @@ def test_lists_of_rows_whose_products_are_too_large(size: float) -> None:
     index = tuned("ip", [asx.Lists(30), asx.PQ(4, 4)], rows, 1.0)
     assert len(np.unique(index._parts[0].state()["centroids"], axis=0)) == 30
     assert len(np.unique(index._store.used("stage.0.list")[0])) == 30
+
+
+def test_lists_are_numbered_along_a_chain() -> None:
+    """Each is the nearest, of those that come later, to the one before."""
+    centroids = np.random.default_rng(0).standard_normal((60, 5)).astype(np.float32)
+    chain = lists._chained(centroids).astype(np.float64)
+    np.testing.assert_array_equal(np.unique(chain, axis=0), np.unique(centroids, axis=0))
+    assert np.square(chain[0]).sum() == np.square(chain).sum(axis=1).min()
+    for number in range(59):
+        distances = np.square(chain[number + 1 :] - chain[number]).sum(axis=1)
+        assert distances[0] == distances.min()
 
 
 @pytest.mark.parametrize(("distinct", "count"), [(1, 5), (3, 70), (50, 50), (2, 2)])

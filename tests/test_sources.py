@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from index_cases import prepared
 from pairwise import pairwise
 
 import adaptive_search as asx
@@ -177,12 +178,12 @@ def test_sources_check_what_they_are_given(backend: Backend) -> None:
     if backend.name == "numba":
         pytest.skip("has none")
     index = tuned("cosine", [asx.PQ(5, 4), asx.Int8()], collection(1_500, 0), 0.5)
-    stages = [index._prepare(backend, number) for number in range(3)]
+    stages = prepared(index, backend)
     quantizer = stages[0].representation._quantizer  # type: ignore[attr-defined]
     first = backend.pq_source(stages[0].rows, "cosine", DIM, DIM, None, 0.0, 1.0, quantizer.codebooks, None)
     last = backend.full_source(stages[2].rows, "cosine")
     other = tuned("cosine", [asx.PQ(5, 4), asx.Int8()], collection(1_400, 0), 0.5)
-    fewer = backend.full_source(other._prepare(backend, 2).rows, "cosine")
+    fewer = backend.full_source(prepared(other, backend)[2].rows, "cosine")
     assert first is not None
     assert last is not None
     assert fewer is not None

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from index_cases import assert_equal
+from index_cases import assert_equal, prepared, way_of, ways
 from test_calibration import simulated
 
 import adaptive_search as asx
@@ -136,7 +136,7 @@ def test_searches_in_one_call_are_like_others(stages: list[Any], backend: Any, m
 
 def by_definition(index: asx.Index, queries: F32) -> I64:
     """The 10 rows of the best (value, score, id), the value being the least of the score and all upper bounds; from all rows' keys."""
-    way = index._way(current(), None)
+    way = way_of(index, current())
     everything = np.tile(np.arange(ROWS), (len(queries), 1))
     values = np.full((len(queries), ROWS), np.inf)
     for stage in way.stages:
@@ -209,7 +209,7 @@ def test_the_promise_over_many_draws(stages: list[Any]) -> None:
     true = index.search(queries, 10, recall=1.0).ids
     losses = {10: np.empty((len(queries), len(margins))), 4: np.empty((len(queries), len(margins)))}
     for number, margin in enumerate(margins):
-        way = index._made_way(current(), float(margin))
+        way = ways(index).at(current(), float(margin), index._installed)
         found = tuning.run(current(), way.stages, queries, 10, None, np.full(len(queries), ROWS)).positions
         for k, lost in losses.items():
             lost[:, number] = tuning_queries.losses(found[:, :k], true[:, :k])
@@ -266,7 +266,7 @@ def test_stages_in_use_are_not_learned_again(monkeypatch: pytest.MonkeyPatch) ->
     learned: list[Any] = []
     for kind in (PQRows, Int8Rows):
         fit = kind.fit
-        monkeypatch.setattr(kind, "fit", lambda self, sample, fit=fit: learned.append(self) or fit(self, sample))
+        monkeypatch.setattr(kind, "fit", lambda self, *asked, fit=fit: learned.append(self) or fit(self, *asked))
     plan = index.tune(queries[300:600], recall=0.9)
     assert not learned
     assert plan == replace(other.tune(queries[300:600], recall=0.9), cost_us=plan.cost_us)
@@ -564,7 +564,7 @@ def test_what_takes_too_long_is_left_aside_early(by_lists: bool, monkeypatch: py
     rows, queries = clustered()
     index = asx.Index(DIM)
     index.add(rows[:2_000])
-    ground = tuning_queries.Ground(current(), index._store, index._slabs, "cosine", index._prepare_full(current()))
+    ground = tuning_queries.Ground(current(), index._store, index._slabs, "cosine", prepared(index, current())[-1])
     codes: list[Any] = [asx.PQ(8, 4), asx.Full()]
     candidate = tuning.Bench(ground, lambda: rows[:2_000]).prepare(asx.Cascade([asx.Lists(8), *codes] if by_lists else codes))
     if by_lists:  # as backends without listings would have it

@@ -8,16 +8,14 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
-from operator import index as integer, is_not
+from operator import index as integer
 from pathlib import Path
 from typing import Any, Literal, Self, overload
 
 import numpy as np
 
-from . import explaining, filters, fitting, persistence, searching, tuning, tuning_queries
+from . import explaining, filters, fitting, persistence, searching, tuning, tuning_queries, ways
 from .backends import current
-from .backends.protocol import Backend
 from .calibration import Calibration
 from .cascade import Cascade, SearchStats, StageStats
 from .execution import Progress, progress_bar
@@ -25,28 +23,15 @@ from .explaining import Explanation
 from .intake import Intake
 from .layout import Slabs
 from .plan import Audit, Plan, as_recall
-from .representations import Bounded, Full, Prefix, Representation, Stage, fitted, linked
+from .representations import Full, Prefix, Representation, Stage, fitted, linked
 from .rows import RowStore, Span
-from .running import Found, Opening, PreparedStage, first_scan
+from .running import Found
 from .storage import read_state
 from .transforms import Transform
 from .types import F32, I64, MAX_DIM, Array, IndexFormatError, Kind, Metric, Neighbors
 from .validation import as_id_list, as_ids, as_int, as_k, as_kind, as_metric, as_ndarray, as_queries, as_rows, as_threads, check_vectors
 from .vectors import write_vectors
-
-LEAST_ROWS = 4_096
-"""Fewer are searched exactly in less time than a cascade takes to be set up."""
-
-SAMPLE = Opening(share=16)
-"""How exact search finds thresholds where a plan would take too long for that."""
-
-PROBED = 0.8
-"""Recall of a plan that finds thresholds for exact search, at most: nearly as high ones as for 0.99, in a fraction of the time."""
-
-MOST_WAYS = 64
-"""Recalls that searches have asked for lately, at most, for which what they need is kept."""
-
-NO_PLAN = "recall: without a plan, which tune() learns, only 1.0 (exact) can be asked for, got {}"
+from .ways import Installed, Ways
 
 
 class Index:
@@ -112,11 +97,7 @@ class Index:
         default_rows = max(stage.fit_rows for stage in self._stages)
         self._fit_rows = default_rows if fit_rows is None else as_int(fit_rows, "fit_rows", 1)
         self._store = RowStore((*self._slabs.columns, *self._slabs.norm_columns))
-        # By backend and stage: the layout of the store that it was prepared for, and the stage.
-        self._prepared: dict[tuple[str, int], tuple[int, PreparedStage]] = {}
-        self._bounds: dict[str, tuple[int, list[Bounded | None]]] = {}
-        # By backend and recall: what must not have changed, and how searches go.
-        self._ways: dict[tuple[str, float | None], tuple[tuple[object, ...], searching.Way]] = {}
+        self._ways = Ways(self._store, self._exact)
         self._asked: tuple[float, int] | None = None
         self._tuned: Calibration | None = None
         self._chosen = cascade is None  # whether the cascade is up to tune()
@@ -179,7 +160,7 @@ class Index:
             index._intake = index._intake.fitted_to(rows, fitting.spread(len(rows), max(rows.dim, index._intake.width)))
         index._asked = (wanted, k)
         index.add(rows.array, ids, progress=progress)
-        if len(index) >= LEAST_ROWS and index.dtype != "int8":
+        if len(index) >= ways.LEAST_ROWS and index.dtype != "int8":
             index.tune(batch, k=k, recall=wanted, progress=progress)
         return index
 
@@ -264,7 +245,7 @@ class Index:
     @property
     def fitted(self) -> bool:
         """Whether every stage of the cascade is learned, and searches go through it."""
-        return all(part.fitted for part in self._parts)
+        return self._installed.fitted
 
     @property
     def fit_rows(self) -> int:
@@ -293,10 +274,10 @@ class Index:
         certified, interval = False, None
         if tuned is not None:
             recall, k = tuned.recall, tuned.k
-        if self._searches_exactly:
+        if self._installed.exact:
             recall, interval = 1.0, (1.0, 1.0)
             why = "searches are exact: there is nothing to certify"
-        elif tuned is None and self._needs_calibration:
+        elif self._installed.needs_calibration:
             why = "a stage has keep=None, which needs calibration by tune()"
         elif not self.fitted:
             recall = 1.0
@@ -479,7 +460,7 @@ class Index:
             return self.plan
         with progress_bar(progress, "tuning", "steps") as bar:
             backend = current()
-            ground = tuning_queries.Ground(backend, self._store, self._slabs, self._metric, self._prepare_full(backend))
+            ground = tuning_queries.Ground(backend, self._store, self._slabs, self._metric, self._ways.full(backend))
             tuners, judges = tuning_queries.queries_for(ground, batch, k, wanted)
             best, calibration = tuning.best_plan(
                 ground,
@@ -525,7 +506,7 @@ class Index:
         store.columns, store.chunks, store.layout = columns, chunks, store.layout + 1
         self._cascade, self._stages, self._parts = cascade, stages, parts
         self._tuned, self._asked, self._changed, self._warned = calibration, asked, 0, False
-        self._prepared, self._bounds = {}, {}
+        self._ways.forget()
 
     # --- searching ---------------------------------------------------------------------------------------------------
     @overload
@@ -610,11 +591,11 @@ class Index:
         threads = as_threads(threads)
         batch, single = self._intake.queries(queries, threads=threads)
         k = as_k(k)
-        wanted_recall = None if recall is None else as_recall(recall)
+        wanted_recall, installed = None if recall is None else as_recall(recall), self._installed
         if not len(self) and wanted_recall is not None:
-            self._margins(wanted_recall)
-        way = self._way(current(), wanted_recall) if len(self) else None
-        wanted = k if way is None else self._run_k(way, k)
+            installed.margins(wanted_recall)
+        way = self._ways.way(current(), wanted_recall, installed) if len(self) else None
+        wanted = k if way is None else installed.run_k(way, k)
         if self._tuned is not None and way is not None and way.margins < math.inf and k > self._tuned.k and not self._warned:
             self._warned = True
             warnings.warn(f"k: the plan is for up to {self._tuned.k} neighbors; the recall of {k} is not certified", stacklevel=2)
@@ -691,9 +672,9 @@ class Index:
             raise ValueError(f"id: {id!r} is not in the index")
         position = int(self._store.find(np.array([id]))[0])
         wanted = as_k(k) if k is not None else self._tuned.k if self._tuned is not None else 10
-        way = self._way(current(), None)
-        full = self._prepare_full(way.backend)
-        run_k = self._run_k(way, wanted)
+        way = self._ways.way(current(), None, self._installed)
+        full = self._ways.full(way.backend)
+        run_k = self._installed.run_k(way, wanted)
         return explaining.explain(way, full, batch, position, integer(id), wanted, run_k, self._store.alive, len(self))
 
     # --- files -------------------------------------------------------------------------------------------------------
@@ -744,8 +725,9 @@ class Index:
 
     # --- inside ------------------------------------------------------------------------------------------------------
     @property
-    def _needs_calibration(self) -> bool:
-        return self._cascade is not None and self._cascade.needs_calibration
+    def _installed(self) -> Installed:
+        """What searches go by."""
+        return Installed(self._stages, self._parts, self._tuned, self._asked)
 
     def _new_ids(self, ids: Any, count: int) -> I64:
         if ids is None:
@@ -788,122 +770,13 @@ class Index:
         store.columns, store.chunks, store.layout = columns, chunks, store.layout + 1
         self._parts, self._tuned, self._intake = parts, None, intake or self._intake
 
-    @property
-    def _searches_exactly(self) -> bool:
-        """Whether the plan is exact search."""
-        return self._stages == (Full(),) or (self._tuned is not None and self._tuned.recall == 1.0)
-
-    def _margins(self, wanted: float | None) -> float:
-        """The margin, in deviations, of a search for a recall; infinite if it is exact."""
-        if wanted is None and self._tuned is None and self._needs_calibration:
-            raise ValueError("cascade: a stage with keep=None needs calibration by tune(); or give every stage before the last a keep=")
-        if wanted == 1.0 or not self.fitted or (wanted is None and self._searches_exactly):
-            if wanted is not None and wanted < 1.0 and self._tuned is None:
-                raise ValueError(NO_PLAN.format(wanted))
-            return math.inf
-        if self._tuned is not None and self._tuned.queries:
-            return self._tuned.margin(self._tuned.recall if wanted is None else wanted)
-        if wanted is not None:
-            if self._searches_exactly and self._asked is not None:
-                return math.inf
-            raise ValueError(NO_PLAN.format(wanted))
-        return 0.0
-
     def _at_once(self, queries: Any, k: Any) -> Neighbors | None:
         """What `search` finds where nothing needs a second look, which takes a good part of a small search's time; else None."""
         tuned = self._tuned
         if tuned is None or self._intake.transform is not None or not self._store.live or type(k) is not int or k > tuned.k:
             return None
-        found = self._way(current(), None).at_once(queries, k, self._store, tuned.k)
+        found = self._ways.way(current(), None, self._installed).at_once(queries, k, self._store, tuned.k)
         return None if found is None else Neighbors._make(found)
-
-    def _run_k(self, way: searching.Way, k: int) -> int:
-        """The k that a search for k neighbors runs at: a plan's, at least, whose answers are then cut."""
-        return k if self._tuned is None or math.isinf(way.margins) else max(k, self._tuned.k)
-
-    def _way(self, backend: Backend, recall: float | None) -> searching.Way:
-        """How a search for a recall goes over the rows as they are now. What the last one was told is kept until anything changes."""
-        known = (self._store.layout, self._tuned, self._parts, len(self) >= LEAST_ROWS)
-        kept = self._ways.get((backend.name, recall))
-        # By identity, which a layout's number keeps while nobody gives it a new one.
-        if kept is None or any(map(is_not, known, kept[0])):
-            if kept is not None or len(self._ways) >= MOST_WAYS:
-                # Others are out of date as well, and hold on to rows that nobody needs any more.
-                self._ways.clear()
-            kept = self._ways[backend.name, recall] = (known, self._made_way(backend, self._margins(recall)))
-        return kept[1]
-
-    def _made_way(self, backend: Backend, margins: float) -> searching.Way:
-        full, tuned = self._prepare_full(backend), self._tuned
-        if math.isinf(margins):
-            # What a plan found best for its margins says nothing of bounds that cannot fail.
-            opening = tuned.opening if tuned is not None and tuned.recall == 1.0 else Opening()
-            bounds = self._prepare_bounds(backend) if self.fitted and len(self) >= LEAST_ROWS else []
-            if not bounds:
-                return searching.Way(backend, margins, (full,), (), ("Full()",), (full.representation.bytes_per_row,))
-            sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
-            pairs = zip(self._stages, self._all_bounds(backend), strict=True)
-            names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
-            seeds = self._prepare(backend, next(number for number, part in enumerate(self._parts) if part.scans))
-            plan = self._probing_way(backend)
-            if plan is not None and 2 * first_scan(plan.stages).representation.bytes_per_row > bounds[0].bytes_per_row:
-                # It would take as long as the bounds, as it begins with dear codes: few rows do not stand out.
-                plan, opening = None, SAMPLE
-            return searching.Way(backend, margins, (seeds, full), tuple(bounds), names, sizes, opening, plan=plan)
-        return self._planned_way(backend, margins)
-
-    def _probing_way(self, backend: Backend) -> searching.Way | None:
-        """The plan, if there is one that finds most of the best rows, and their true scores, for less than exact search."""
-        tuned = self._tuned
-        if tuned is None or tuned.recall == 1.0 or not tuned.queries or not isinstance(self._stages[-1], Full):
-            return None
-        margins = tuned.margin(min(tuned.recall, PROBED))
-        return self._planned_way(backend, margins) if math.isfinite(margins) else None
-
-    def _planned_way(self, backend: Backend, margins: float) -> searching.Way:
-        """Through the stages, with so many deviations of margin."""
-        stages, tuned = [self._prepare(backend, number) for number in range(len(self._stages))], self._tuned
-        if tuned is not None:
-            stages = [
-                stage if model is None else replace(stage, model=model, margins=margins)
-                for stage, model in zip(stages, tuned.models, strict=True)
-            ]
-        opening = Opening() if tuned is None or tuned.recall == 1.0 else tuned.opening
-        sizes = tuple(stage.representation.bytes_per_row for stage in stages)
-        names, searcher = tuple(map(repr, self._stages)), searching.searcher_of(backend, stages, opening)
-        return searching.Way(backend, margins, tuple(stages), (), names, sizes, opening, searcher)
-
-    def _prepare_full(self, backend: Backend) -> PreparedStage:
-        return self._prepared_as(backend, -1, self._exact, None)
-
-    def _prepare(self, backend: Backend, number: int) -> PreparedStage:
-        stage = self._stages[number]
-        if isinstance(stage, Full):
-            return self._prepare_full(backend)
-        return self._prepared_as(backend, number, self._parts[number], stage.shortlist)
-
-    def _prepared_as(self, backend: Backend, number: int, part: Representation, shortlist: int | None) -> PreparedStage:
-        """A stage over the rows as they are now. What backends prepare is kept until the rows change."""
-        kept = self._prepared.get((backend.name, number))
-        if kept is None or kept[0] != self._store.layout:
-            rows = part.rows(backend, self._store)
-            listed = number > 0 and not self._parts[number - 1].scans
-            known = kept[1].listing if kept is not None and kept[1].representation is part else None
-            listing = backend.listing(self._prepare(backend, number - 1).rows, rows, known) if listed else None
-            kept = (self._store.layout, PreparedStage(part, rows, shortlist, listing=listing))
-            self._prepared[backend.name, number] = kept
-        return kept[1]
-
-    def _all_bounds(self, backend: Backend) -> list[Bounded | None]:
-        kept = self._bounds.get(backend.name)
-        if kept is None or kept[0] != self._store.layout:
-            kept = (self._store.layout, [part.bounded(backend, self._store) for part in self._parts])
-            self._bounds[backend.name] = kept
-        return kept[1]
-
-    def _prepare_bounds(self, backend: Backend) -> list[Bounded]:
-        """The stages with bounds that cannot fail."""
-        return [bound for bound in self._all_bounds(backend) if bound is not None]
 
 
 def _neighbors(ids: I64, scores: F32, k: int, single: bool) -> Neighbors:

@@ -8,29 +8,34 @@ import numpy as np
 import oracles
 import pytest
 from hypothesis import given, strategies as st
-from index_cases import KINDS, METRICS, collection, filled, questions, shuffled_ids
+from index_cases import KINDS, METRICS, collection, filled, prepared, questions, shuffled_ids, ways
 from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search.backends import current
 from adaptive_search.backends.protocol import Backend
+from adaptive_search.representations import Bounded
 from adaptive_search.running import Found, run_exact
 from adaptive_search.types import F32, I64, Bool
 
 
 def scored(index: asx.Index, queries: F32, backend: Backend) -> tuple[Any, F32, I64]:
     """The first stage's representation, its estimates for all rows, and their positions."""
-    stage = index._prepare(backend, 0)
+    stage = prepared(index, backend)[0]
     scan = backend.level_scan(stage.level(backend, queries, True)[0], len(index))
     scan.run(0, stage.rows.visits)
     raw, positions = scan.finish()
     return stage.representation, stage.representation.estimates(backend, queries, raw), positions
 
 
+def bounds_of(index: asx.Index, backend: Backend) -> list[Bounded]:
+    return ways(index).bounds(backend, index._installed)
+
+
 def through_bounds(index: asx.Index, queries: F32, k: int, backend: Backend, allowed: Bool | None = None) -> Found:
     """Exact search by the bounds of the index's stages."""
-    stage, full = index._prepare(backend, 0), index._prepare_full(backend)
-    bounds = index._prepare_bounds(backend)
+    stage, *_, full = prepared(index, backend)
+    bounds = bounds_of(index, backend)
     assert bounds
     counts = np.full(len(queries), len(index)) if allowed is None else np.broadcast_to(allowed.sum(axis=-1), len(queries))
     return run_exact(backend, stage, bounds, full, queries, k, allowed, counts)
@@ -115,7 +120,7 @@ def test_bounds_leave_out_most_rows(metric: str, stage: Any) -> None:
 @pytest.mark.parametrize("stage", [asx.Binary(), asx.Binary(rotation="itq"), asx.RaBit(), asx.Int8(), asx.PQ(4), asx.Prefix(24)], ids=str)
 def test_estimates_without_bounds_say_so(stage: Any) -> None:
     index = filled(collection(50), "cosine", cascade=asx.Cascade([stage]))
-    assert index._prepare_bounds(current()) == []
+    assert bounds_of(index, current()) == []
 
 
 def test_norms_beyond_what_bounds_are_good_for() -> None:
@@ -123,13 +128,13 @@ def test_norms_beyond_what_bounds_are_good_for() -> None:
     rows = collection(300).astype(np.float32)
     rows[5] *= np.float32(1e17)
     for stage in (asx.Prefix(5), asx.Int8(5, bounded=True)):
-        assert filled(rows, "ip", cascade=asx.Cascade([stage, asx.Full()]))._prepare_bounds(current()) == []
+        assert bounds_of(filled(rows, "ip", cascade=asx.Cascade([stage, asx.Full()])), current()) == []
 
 
 @pytest.mark.parametrize("stage", [asx.Int8(bounded=True, keep=9), asx.Prefix(7, keep=9)], ids=str)
 def test_cosines_of_rows_whose_norms_are_hardly_known(stage: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A subnormal norm has few bits, so that the canonical cosine may be off by percents: bounds know nothing of it."""
-    monkeypatch.setattr("adaptive_search.index.LEAST_ROWS", 1)
+    monkeypatch.setattr("adaptive_search.ways.LEAST_ROWS", 1)
     random = np.random.default_rng(0)
     rows = (random.standard_normal((6_000, 17)) * 10 ** random.uniform(-44, -30, (6_000, 1))).astype(np.float32)
     queries = random.standard_normal((20, 17), dtype=np.float32)
@@ -194,7 +199,7 @@ def test_rescoring_gives_the_scores_of_a_scan(metric: str, kind: str, backend: B
     ]
     index = filled(rows, metric, kind, asx.Cascade(stages), ids)
     everything = np.random.default_rng(0).permuted(np.tile(np.append(np.arange(300), [-1, 5, 5]), (5, 1)), axis=1)
-    for stage in [index._prepare(backend, number) for number in range(len(stages))]:
+    for stage in prepared(index, backend)[: len(stages)]:
         scan = backend.level_scan(stage.level(backend, queries, True)[0], 40)
         scan.run(0, stage.rows.visits)
         raw, positions = scan.finish()

@@ -168,12 +168,12 @@ def _chained(centroids: F32) -> F32:
     """In an order in which each is near the one before, so that the lists of a query lie close together."""
     if len(centroids) > MOST_CHAINED:
         return centroids
-    left = np.ones(len(centroids), np.bool_)
     points = np.ldexp(centroids, -np.frexp(np.abs(centroids).max())[1])  # so that no product is too large
-    squares = np.square(points, dtype=np.float64).sum(axis=1)
-    order = [int(squares.argmin())]
-    for _ in range(1, len(points)):
-        left[order[-1]] = False
-        distances = squares - 2.0 * (points @ points[order[-1]])
-        order.append(int(np.where(left, distances, np.inf).argmin()))
-    return np.ascontiguousarray(centroids[order])
+    squares, numbers = np.square(points, dtype=np.float64).sum(axis=1), np.arange(len(points))
+    nearest = int(squares.argmin())
+    for left in range(len(points) - 1, 0, -1):
+        # Those in the chain gather behind those that are left.
+        for array in (points, squares, numbers):
+            array[[nearest, left]] = array[[left, nearest]]
+        nearest = int((squares[:left] - 2.0 * (points[:left] @ points[left])).argmin())
+    return np.ascontiguousarray(centroids[numbers[::-1]])
