@@ -221,6 +221,8 @@ def test_codes_are_rotated_where_first_dims_tell_no_more_than_others() -> None:
     stages = [stage for cascade in families.family(256, "cosine", False, 5_000) for stage in cascade.stages]
     assert asx.Int8(64, rotation="pca") in stages
     assert asx.Int8(64) in [stage for cascade in families.family(256, "cosine", True, 5_000) for stage in cascade.stages]
+    bounds = asx.Cascade([asx.Int8(192, bounded=True, rotation="pca"), asx.Full()])
+    assert [bounds in families.exact_family(256, uneven) for uneven in (False, True)] == [True, False]
 
 
 def test_what_is_not_certified() -> None:
