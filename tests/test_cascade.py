@@ -104,7 +104,6 @@ def test_bad_lists_of_stages(stages: Any, error: type[Exception], words: str) ->
             "rotation: expected 'pca', 'learned', 'random', 'opq' or None, got 'itq'",
         ),
         (asx.PQ, {"subspaces": 4, "dims": 0}, ValueError, "dims"),
-        (asx.Int8, {"rotation": "pca", "bounded": True}, ValueError, "rotat"),
         (asx.Prefix, {"dims": 0}, ValueError, "dims"),
         (asx.Prefix, {"dims": None}, TypeError, "dims"),
         (asx.Prefix, {"dims": 4, "renormalize": 1}, TypeError, "renormalize: expected True or False"),

@@ -230,6 +230,8 @@ def test_codes_are_rotated_where_first_dims_tell_no_more_than_others() -> None:
     assert asx.Int8(64) in [stage for cascade in families.family(256, "cosine", True, 5_000) for stage in cascade.stages]
     codes = {metric: families.family(256, metric, False, 50_000)[0].stages[0] for metric in ("ip", "cosine", "l2")}
     assert [stage.anisotropy for stage in codes.values() if isinstance(stage, asx.PQ)] == [families.WEIGHT, families.WEIGHT, 1.0]
+    bounds = asx.Cascade([asx.Int8(192, bounded=True, rotation="pca"), asx.Full()])
+    assert [bounds in families.exact_family(256, uneven) for uneven in (False, True)] == [True, False]
 
 
 def test_what_is_not_certified() -> None:

@@ -84,9 +84,12 @@ def is_uneven(sample: F32) -> bool:
     return bool(held >= 0.85 * np.square(some @ principal_directions(some, dims).T, dtype=np.float64).sum())
 
 
-def exact_family(dim: int) -> list[Cascade]:
-    """Cascades with bounds that cannot fail."""
+def exact_family(dim: int, uneven: bool) -> list[Cascade]:
+    """Cascades with bounds that cannot fail; ``uneven`` as for `family`."""
     if dim < 16:
         return []
     widths = [dims for dims in (256, dim) if dims <= dim]
-    return [Cascade([Int8(dims, bounded=True), Full()]) for dims in dict.fromkeys(widths)]
+    found: list[Stage] = [Int8(dims, bounded=True) for dims in dict.fromkeys(widths)]
+    if not uneven:
+        found += [Int8(dims, bounded=True, rotation="pca") for dims in (192, 256) if dims < dim]
+    return [Cascade([stage, Full()]) for stage in found]

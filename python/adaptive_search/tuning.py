@@ -380,7 +380,8 @@ def best_plan(
     elif whole:
         cascades = []
     else:
-        cascades = exact_family(dim) if recall == 1.0 else family(dim, metric, is_uneven(sample()), ground.store.live)
+        uneven = is_uneven(sample())
+        cascades = exact_family(dim, uneven) if recall == 1.0 else family(dim, metric, uneven, ground.store.live)
     flat = seconds(ground, [ground.full], tuners.vectors, k)
 
     tried: list[Measured] = []

@@ -55,6 +55,9 @@ BOUNDED = [
     [asx.Prefix(1), asx.Prefix(16), asx.Full()],
     [asx.Int8(bounded=True), asx.Full()],
     [asx.Int8(7, bounded=True), asx.Int8(16, bounded=True), asx.Full()],
+    [asx.Int8(11, bounded=True, rotation="pca"), asx.Full()],
+    [asx.Int8(bounded=True, rotation="random"), asx.Full()],
+    [asx.Int8(5, bounded=True, rotation="pca", keep=9), asx.Int8(20, bounded=True, rotation="random"), asx.Full()],
     [asx.Int8(16, keep=9), asx.Prefix(20, keep=9), asx.Full()],
 ]
 
@@ -77,10 +80,10 @@ def test_exact_search_by_bounds(metric: str, kind: str, stages: list[Any], backe
     exponent=st.sampled_from([-13, -10, -3, 0, 3, 10, 13]),
     spread=st.sampled_from([0, 1]),
     kind=st.sampled_from(["near", "sorted", "random", "equal"]),
-    bytes_=st.booleans(),
+    made=st.sampled_from(["prefix", "bytes", "pca", "random", "askew"]),
 )
 def test_bounds_of_huge_tiny_near_and_sorted_vectors(
-    seed: int, dim: int, metric: str, exponent: int, spread: int, kind: str, bytes_: bool
+    seed: int, dim: int, metric: str, exponent: int, spread: int, kind: str, made: str
 ) -> None:
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((300, dim))
@@ -97,18 +100,37 @@ def test_bounds_of_huge_tiny_near_and_sorted_vectors(
         rows[:] = rows[0]
     rows, queries = rows.astype(np.float32), queries.astype(np.float32)
     dims = int(rng.integers(1, dim))
-    stage = asx.Int8(dims, bounded=True) if bytes_ else asx.Prefix(dims)
-    check_exact(filled(rows, metric, cascade=asx.Cascade([stage, asx.Full()])), rows, queries, 5, current())
+    stages: dict[str, asx.Int8 | asx.Prefix] = {
+        "prefix": asx.Prefix(dims),
+        "bytes": asx.Int8(dims, bounded=True),
+        "random": asx.Int8(dims, bounded=True, rotation="random"),
+    }
+    stage = stages.get(made, asx.Int8(dims, bounded=True, rotation="pca"))
+    index = filled(rows, metric, cascade=asx.Cascade([stage, asx.Full()]))
+    if made == "askew":
+        # What files may hold: directions that are hardly orthonormal.
+        part = index._parts[0]
+        state = part.state()
+        state["directions"] += (1e-4 / dims * rng.standard_normal(state["directions"].shape)).astype(np.float32)
+        part = part.restore(state)
+        (chunk,) = index._store.chunks
+        for column, values in zip(part.columns, part.encode(rows).values(), strict=True):
+            column.write(chunk.arrays[column.name], 0, values)
+        index._parts = (part, *index._parts[1:])
+        index._prepared, index._bounds = {}, {}
+    check_exact(index, rows, queries, 5, current())
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("stage", [asx.Prefix(64), asx.Int8(64, bounded=True)], ids=str)
+@pytest.mark.parametrize("stage", [asx.Prefix(64), asx.Int8(64, bounded=True), asx.Int8(64, bounded=True, rotation="pca")], ids=str)
 def test_bounds_leave_out_most_rows(metric: str, stage: Any) -> None:
-    """Where the first dims hold nearly everything, few whole vectors are looked at; where they hold nothing, the answer is right still."""
+    """Where the first dims hold nearly everything, few whole vectors are looked at; where they hold nothing, the answer is right still.
+    Principal directions hold nearly everything wherever it is."""
     rng = np.random.default_rng(0)
     decay = np.where(np.arange(320) < 64, 1.0, 0.01)
     rows, queries = (rng.standard_normal((count, 320)).astype(np.float32) for count in (20_000, 9))
-    for scale, most in ((decay, 2_000), (decay[::-1], 10**9)):
+    rotated = getattr(stage, "rotation", None) is not None
+    for scale, most in ((decay, 2_000), (decay[::-1], 2_000 if rotated else 10**9)):
         scaled = np.ascontiguousarray(rows * scale.astype(np.float32))
         asked = np.ascontiguousarray(queries * scale.astype(np.float32))
         index = filled(scaled, metric, cascade=asx.Cascade([stage, asx.Full()]))

@@ -13,7 +13,7 @@ from ..backends import current
 from ..backends.protocol import IntegerMetric
 from ..flat import IntegerFamily
 from ..functional import squeezed
-from ..types import F32, I8, MAX_DIM, Array, Metric, Neighbors
+from ..types import F32, F64, I8, MAX_DIM, Array, Metric, Neighbors
 from ..validation import as_k, as_mask, as_threads
 from .base import Quantizer, taken
 
@@ -127,6 +127,12 @@ class Int8Quantizer(Quantizer):
         self.scales = limits / np.float32(127)
         self.clipped = 0
         self.dim = len(limits)
+
+    def widened(self, limits: F64) -> Self:
+        """The same with other limits (D,)."""
+        made = type(self)(self.metric, affine=self.affine)
+        made._install(self.offsets, limits.astype(np.float32))
+        return made
 
     def encode(self, X: Any, *, threads: int | None = None, progress: bool = False) -> I8:
         """Codes (N, D) int8, from -127 to 127. Values beyond the limits are clipped, and counted in `clipped`."""

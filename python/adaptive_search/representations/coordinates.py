@@ -47,11 +47,16 @@ class Coordinates(NamedTuple):
 
     def of(self, backend: Backend, vectors: F32) -> F32:
         """Of vectors (n, dim): (n, dims)."""
+        # The first dims are made units, if at all, when they are cut off.
+        return self.first(backend, vectors if self.rotation is None else self._units(backend, vectors))
+
+    def first(self, backend: Backend, units: F32) -> F32:
+        """Of vectors (n, dim) as they are, of unit length for cosine: (n, dims), not made units again."""
         if self.rotation is None:
-            return vectors[:, : self.dims]
+            return units[:, : self.dims]
         if self.directions is None:
             raise RuntimeError("the rotation is not fitted")
-        return rotated(backend, self._units(backend, vectors), self.directions)
+        return rotated(backend, units, self.directions)
 
     def of_queries(self, backend: Backend, queries: F32) -> F32:
         """As a quantizer takes them: contiguous, and of unit length for cosine."""

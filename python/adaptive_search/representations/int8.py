@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from functools import cached_property
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -41,7 +43,7 @@ class Int8(Stage):
     bounded : bool
         Hold 4 more bytes a row that say how far its code is from the vector, so that exact searches (``recall=1.0``) can leave out rows
         that cannot matter. For ``"cosine"`` scores are then products of truncated unit vectors, not re-normalised; for ``"l2"`` distances
-        by the norms of whole rows. Not with a rotation.
+        by the norms of whole rows.
 
     Examples
     --------
@@ -62,8 +64,6 @@ class Int8(Stage):
         if not isinstance(self.bounded, bool | np.bool_):
             raise TypeError(f"bounded: expected True or False, got {self.bounded!r}")
         check_rotation(self.rotation, *ROTATIONS)
-        if self.bounded and self.rotation:
-            raise ValueError("Int8(bounded=True): there are no bounds for rotated codes; leave out the rotation")
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> Int8Rows:
         dims = slabs.dim if self.dims is None else self.dims
@@ -120,9 +120,10 @@ class Int8Rows(Representation):
         return backend.integer_level(rows, *self._prepare(backend, queries), self._scored, bound, scan), bound
 
     def source(self, backend: Backend, rows: Rows, line: Line, lists: ListSource | None = None) -> Source | None:
-        if self._metric == "l2":
-            return None
         coordinates = self._coordinates
+        # Directions lead to units there, if anywhere: what is cut off goes the general way.
+        if self._metric == "l2" or (self._cut_off and coordinates.directions is not None):
+            return None
         return backend.integer_source(
             rows, self._metric, coordinates.dim, coordinates.directions, self._cut_off, *line, self._quantizer.scales
         )
@@ -159,12 +160,21 @@ BALANCE = 0.125
 how small these errors are, which makes the bound nearly the sum of both parts."""
 
 
+EXACT = 2.0**-52
+"""What products in float64 are off by, twice over, relative to the product of the norms and for every dim."""
+
+
 class BoundedInt8Rows(Int8Rows):
     """Signed bytes of the first dims of every row, of unit length for cosine, and one number of how far they are from the whole row.
 
     With x = c + e + r, the code, its error and the dims that are left out: q . x - q . c = q . e + q . r, and by Cauchy and Schwarz
     q . e + q . r <= sqrt((b |q_first|)^2 + |q_rest|^2) * sqrt((|e| / b)^2 + |r|^2) for any b. The second root is the row's weight.
     Distances are |q|^2 + |x|^2 - 2 q . x, with the norms of whole vectors.
+
+    With directions V, as rows, coordinates are y = V x and z = V q, both rounded; r = x - V'y is what they leave of the row, s that of the
+    query. Were V orthonormal and nothing rounded, V r and V s would be 0. As it is,
+    q . x = z . y + z . (V V' - 1) y + z . V r + y . V s + s . r.
+    So e is y - c + V r, and y . V s and z . (V V' - 1) y join the query's own error.
     """
 
     _cut_off = True
@@ -176,15 +186,19 @@ class BoundedInt8Rows(Int8Rows):
         """How often products count in scores."""
 
     def fit(self, sample: F32, progress: Progress | None = None) -> Self:
-        return self._with(Int8Quantizer("ip").fit(unit_queries(current(), sample, self._metric)[:, : self._dims]), self._coordinates)
+        coordinates = self._coordinates.fit(sample)
+        quantizer = Int8Quantizer("ip").fit(coordinates.first(current(), unit_queries(current(), sample, self._metric)))
+        # Codes of dims that vary little could be finer, but queries could not: these are rounded in steps that are alike for all dims once
+        # they are multiplied with the scales.
+        limits = quantizer.limits.astype(np.float64)
+        return self._with(quantizer.widened(np.sqrt(limits * limits.max(initial=0.0))), coordinates)
 
     def encode(self, vectors: F32) -> dict[str, Array]:
         whole = unit_queries(current(), np.ascontiguousarray(vectors), self._metric)
-        first = whole[:, : self._dims]
+        first = self._coordinates.first(current(), whole)
         codes = self._quantizer.encode(first)
-        errors = np.square(first.astype(np.float64) - self._quantizer.decode(codes)).sum(axis=1)
-        rests = np.square(whole[:, self._dims :], dtype=np.float64).sum(axis=1)
-        weights = (np.sqrt(errors / BALANCE**2 + rests) * (1 + 1e-9)).astype(np.float32)
+        left = self._left(whole, first, self._quantizer.decode(codes).astype(np.float64))
+        weights = (np.sqrt(np.square(left.error / BALANCE) + np.square(left.rest)) * (1 + 1e-9)).astype(np.float32)
         values: dict[str, Array] = {self.columns[0].name: codes, self.columns[-1].name: np.nextafter(weights, np.float32(np.inf))}
         if self._metric == "l2":
             with np.errstate(over="ignore"):  # such rows have no bounds
@@ -205,8 +219,8 @@ class BoundedInt8Rows(Int8Rows):
         return Int8Bounds(self.rows(backend, store), self, 1.0 if self._metric == "cosine" else largest, farthest)
 
     def _prepare(self, backend: Backend, queries: F32) -> IntegerQueries:
-        first = np.ascontiguousarray(unit_queries(backend, queries, self._metric)[:, : self._dims])
-        return self._compared(self._quantizer.prepare(first), query_norms(backend, queries))
+        first = self._coordinates.first(backend, unit_queries(backend, queries, self._metric))
+        return self._compared(self._quantizer.prepare(np.ascontiguousarray(first)), query_norms(backend, queries))
 
     def _compared(self, products: IntegerQueries, norms: F64) -> IntegerQueries:
         """What codes are scored by, from what gives their products with queries of some norms."""
@@ -216,19 +230,66 @@ class BoundedInt8Rows(Int8Rows):
             return products._replace(factors=-2.0 * products.factors, offsets=np.square(norms).astype(np.float32))
 
     def bound_level(self, backend: Backend, rows: Rows, queries: F32, largest: float, farthest: float, scan: bool) -> Level:
-        whole = unit_queries(backend, queries, self._metric).astype(np.float64)
-        first = whole[:, : self._dims]
-        prepared = self._quantizer.prepare(np.ascontiguousarray(first, np.float32))
+        whole = unit_queries(backend, queries, self._metric)
+        first = self._coordinates.first(backend, whole)
+        prepared = self._quantizer.prepare(np.ascontiguousarray(first))
         scales = self._quantizer.scales.astype(np.float64)
         taken = prepared.codes * prepared.factors[:, None].astype(np.float64)
-        missing = np.square(first - np.divide(taken, scales, out=first.copy(), where=scales > 0)).sum(axis=1)
-        margin = np.sqrt(BALANCE**2 * np.square(first).sum(axis=1) + np.square(whole[:, self._dims :]).sum(axis=1)) * (1 + 1e-9)
-        # What the rounded query misses of the code, which is no longer than the row and its error.
+        meant = first.astype(np.float64)
+        left = self._left(whole, first, np.divide(taken, scales, out=meant.copy(), where=scales > 0))
+        margin = np.sqrt(BALANCE**2 * np.square(meant).sum(axis=1) + np.square(left.rest)) * (1 + 1e-9)
+        # What the rounded query misses of the code, which is no longer than the row's coordinates and its error.
         norms = query_norms(backend, queries)
-        offset = self._sides * np.sqrt(missing) * (1 + 1e-6) * (largest + BALANCE * farthest)
+        offset = self._sides * left.error * (1 + 1e-6) * (self._reach * largest + BALANCE * farthest)
+        offset += self._sides * self._skew * left.length * self._reach * largest
         offset += rounding(self._metric, self._coordinates.dim, norms, largest)
         bound = Bound(offset, np.ones(len(queries)), self._sides * margin)
         return backend.integer_level(rows, *self._compared(prepared, norms), self._scored, bound, scan)
+
+    def _left(self, whole: F32, first: F32, coded: F64) -> _Left:
+        """What ``coded`` coordinates leave of vectors (n, D), whose coordinates (n, dims) are ``first``."""
+        meant, length = first.astype(np.float64), np.sqrt(np.square(first, dtype=np.float64).sum(axis=1))
+        if self._directions is None:
+            error = np.square(meant - coded).sum(axis=1)
+            return _Left(np.sqrt(error), np.sqrt(np.square(whole[:, self._dims :], dtype=np.float64).sum(axis=1)), length)
+        # y - c + V r = V x - c - (V V' - 1) y, and |r|^2 = |x|^2 - 2 y . V x + |V'y|^2.
+        turned = whole.astype(np.float64) @ self._directions.T
+        squares = np.square(whole, dtype=np.float64).sum(axis=1)
+        # |y - c| and V r by themselves are no larger either.
+        error = np.sqrt(np.square(turned - coded).sum(axis=1)) + np.sqrt(np.square(turned - meant).sum(axis=1)) + 2.0 * self._skew * length
+        rest = squares - 2.0 * (meant * turned).sum(axis=1) + (1.0 + self._skew) * np.square(length)
+        slack = 4.0 * (whole.shape[1] + 8) * EXACT * (squares + np.square(length))
+        return _Left(error + np.sqrt(slack), np.sqrt(np.maximum(rest, 0.0) + slack), length)
+
+    @cached_property
+    def _directions(self) -> F64 | None:
+        directions = self._coordinates.directions
+        return None if directions is None else directions.astype(np.float64)
+
+    @cached_property
+    def _skew(self) -> float:
+        """How far the directions are from orthonormal: at least the norm of V V' - 1."""
+        directions = self._directions
+        if directions is None:
+            return 0.0
+        apart = np.linalg.norm(directions @ directions.T - np.eye(len(directions)))
+        return float(apart + directions.size * EXACT)
+
+    @property
+    def _reach(self) -> float:
+        """How much longer than a vector its coordinates may be, at most, and still a little more: they are rounded."""
+        if self._directions is None:
+            return 1.0
+        dims, dim = self._directions.shape
+        return float(1.0 + 8.0 * self._skew + 2.0 * math.sqrt(dims) * (dim + 8) * 2.0**-24)
+
+
+class _Left(NamedTuple):
+    """Of vectors, (n,) each, rounded up: the norms of the error of their codes, of what coordinates leave, and of these."""
+
+    error: F64
+    rest: F64
+    length: F64
 
 
 @dataclass(frozen=True)
