@@ -166,7 +166,7 @@ struct Simd {
     static ASX_INLINE F as_floats(Bytes a) { return _mm256_castsi256_ps(a); }
 
     // vpmaddubsw adds two products in 16 bits: 2 * 127 * 128 < 2^15, so 7-bit queries cannot saturate it. Full 8-bit queries
-    // stay signed and go through 16-bit products.
+    // stay signed and go through 16-bit products, but for tiles that are guarded (kernels/tile.h).
     static constexpr int offset7 = 64, offset8 = 0;
     static constexpr bool faster_7_bits = true;
     static ASX_INLINE I dot_words7(I sum, Bytes unsigned_query, Bytes row) {
