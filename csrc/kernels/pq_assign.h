@@ -193,6 +193,9 @@ void pq_assign(const PqCodebook* book, const float* rows, int64_t stride, int64_
         const int64_t here = count - start < together ? count - start : together;
         for (int64_t r = 0; r < together; ++r) {
             const float* row = from + (r < here ? r : 0) * stride;
+            // The row's next subspace, on its way while this one is compared: of a block of wide rows little stays near.
+            for (int64_t s = 0; s < book->dims; s += 16)
+                __builtin_prefetch(row + book->dims + (s + 15 < book->dims ? s + 15 : book->dims - 1));
             for (int64_t s = 0; s < book->dims; ++s) workspace[s * together + r] = book->center[s] - row[s];
         }
         S::F squares[V], half_squares[V], first[V], second[V];

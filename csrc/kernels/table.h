@@ -40,6 +40,7 @@ struct Block {
     float* bias;
     float* slack;
     int32_t* row_sums; // integer family: sum of the row's elements
+    int32_t* peaks; // and the largest sum of two neighbours' magnitudes, in it or the rows of its tile, where tiles are guarded by that
     bool scaled; // integer family: whether sums are first multiplied with `scale`
     float* workspace; // kBlockRows * 4 floats
     const float* scales; // PQ whose sums are scaled: per row

@@ -49,6 +49,7 @@ ASX_INLINE void register_sums(const Block* block, int64_t element_bytes, int64_t
 struct FloatWords {
     static constexpr int64_t per_word = 1, element_bytes = 4;
     static constexpr bool fills = true; // plain products are asked for
+    static constexpr bool guarded = false; // whether some rows need another step
     using Sum = Simd::F;
     template <int fold> static ASX_INLINE Sum start(const Block*, int64_t) { return Simd::zero(); }
     static ASX_INLINE Sum step(Sum sum, Simd::Bytes row, Simd::Bytes panel) {
@@ -88,10 +89,10 @@ template <class S> struct BFloat16Words : FloatWords {
 };
 
 // int8 queries of 7 or 8 bits, stored with the target's offset; the sum starts at minus offset times the row's sum, so it ends exact.
-template <int bits> struct IntegerWords {
+template <int bits, int by = bits == 7 ? Simd::offset7 : Simd::offset8> struct IntegerWords {
     static constexpr int64_t per_word = 4, element_bytes = 1, query_bytes = 1;
-    static constexpr int offset = bits == 7 ? Simd::offset7 : Simd::offset8;
-    static constexpr bool fills = false;
+    static constexpr int offset = by;
+    static constexpr bool fills = false, guarded = false;
     using Sum = Simd::I;
     template <int fold> static ASX_INLINE Sum start(const Block* block, int64_t row) {
         return offset ? Simd::int_every<fold>(Simd::int_set(-offset * block->row_sums[row])) : Simd::int_zero();
@@ -119,6 +120,40 @@ template <int bits> struct IntegerWords {
     static ASX_INLINE uint32_t pack_element(const uint8_t* p) { return static_cast<uint8_t>(*p + offset); }
 };
 
+// Queries of 8 bits where only those of 7 have a quick instruction (S::faster_7_bits), which adds two neighbours' products in 16 bits. Larger ones
+// may use it as well with rows whose neighbours are together so small that this cannot overflow: with most rows, where few elements are near the
+// largest that int8 has. Tiles with other rows take the slower way, from the same panel.
+template <class S> struct CarefulWords : IntegerWords<8, 128> {
+    static ASX_INLINE Sum step(Sum sum, Simd::Bytes row, Simd::Bytes panel) { return S::dot_unsigned(sum, panel, row); }
+};
+template <class S> struct GuardedWords : IntegerWords<8, 128> {
+    using Careful = CarefulWords<S>;
+    static constexpr bool guarded = true;
+    static ASX_INLINE Sum step(Sum sum, Simd::Bytes row, Simd::Bytes panel) { return S::dot_words7(sum, panel, row); }
+    static ASX_INLINE bool fits(int32_t most, int32_t peak) { return most * peak < 1 << 15; }
+    static ASX_INLINE void make_ready(const Block* block, int64_t first, int64_t last) {
+        IntegerWords<8, 128>::make_ready(block, first, last);
+        auto peaks = S::set_bytes(0); // of the tile
+        int32_t shifted = 0;
+        for (int64_t r = first; r < last; ++r)
+            for (int32_t j = 0; j < block->n_pieces; ++j) {
+                const int64_t width = block->pieces[j].width;
+                const uint8_t* row = block->pieces[j].base + r * block->pieces[j].stride;
+                int64_t i = 0;
+                for (; i + S::bytes <= width; i += S::bytes) peaks = S::pair_peaks(peaks, S::load_bytes(row + i));
+                if (i < width) peaks = S::pair_peaks(peaks, S::load_bytes_part(row + i, width - i));
+                // In the last step of a row of odd width, which overlaps the one before, others are neighbours.
+                for (i = width % 2 == 0 ? width : width > 8 ? width - 8 : 0; i + 1 < width; ++i) {
+                    const int32_t a = static_cast<int8_t>(row[i]), b = static_cast<int8_t>(row[i + 1]);
+                    const int32_t pair = (a < 0 ? -a : a) + (b < 0 ? -b : b);
+                    shifted = pair > shifted ? pair : shifted;
+                }
+            }
+        const int32_t peak = S::largest_half(peaks);
+        for (int64_t r = first; r < last; ++r) block->peaks[r] = peak > shifted ? peak : shifted;
+    }
+};
+
 // Where the keys of a tile are: registers of `lanes` keys, in lane order queries `width` at a time, then rows.
 template <int F> struct TileLayout {
     static constexpr int queries = tile_lanes / F; // of a tile
@@ -135,7 +170,8 @@ struct PanelHeader {
     float factor[tile_lanes];
     float offset[tile_lanes];
     int32_t count;
-    int32_t padding[15];
+    int32_t most; // the largest packed element, where rows are guarded
+    int32_t padding[14];
 };
 static_assert(sizeof(PanelHeader) % 32 == 0, "panels stay aligned");
 
@@ -159,6 +195,7 @@ template <class W, int F> void panel_pack(const Queries* queries, void* packed) 
         header->offset[lane] = real && queries->offset ? queries->offset[q] : 0.0f;
     }
     header->count = queries->count;
+    header->most = 0;
     const auto* from = static_cast<const uint8_t*>(queries->data);
     constexpr int64_t step = W::per_word * F; // elements
     for (int32_t j = 0; j < queries->n_pieces; ++j) {
@@ -171,8 +208,12 @@ template <class W, int F> void panel_pack(const Queries* queries, void* packed) 
                 to[lane] = 0;
                 for (int64_t i = 0; i < W::per_word; ++i) {
                     const int64_t element = first + lane % F * W::per_word + i;
-                    if (q < queries->count && s * step <= element && element < width)
-                        to[lane] |= W::pack_element(from + q * queries->stride + element * W::query_bytes) << (32 / W::per_word * i);
+                    if (q < queries->count && s * step <= element && element < width) {
+                        const uint32_t packed_element = W::pack_element(from + q * queries->stride + element * W::query_bytes);
+                        to[lane] |= packed_element << (32 / W::per_word * i);
+                        if (W::guarded && static_cast<int32_t>(packed_element) > header->most)
+                            header->most = static_cast<int32_t>(packed_element);
+                    }
                 }
             }
         }
@@ -284,7 +325,15 @@ ASX_INLINE void scan_tile(const Block* block, const PanelHeader* header, int64_t
     using L = TileLayout<F>;
     constexpr int N = L::registers(R);
     typename W::Sum sums[N];
-    folded_sums<W, F, R>(block, reinterpret_cast<const uint32_t*>(header + 1), row, sums);
+    const auto* panel = reinterpret_cast<const uint32_t*>(header + 1);
+    if constexpr (W::guarded) {
+        if (__builtin_expect(W::fits(header->most, block->peaks[row]) && W::fits(header->most, block->peaks[row + R - 1]), 1))
+            folded_sums<W, F, R>(block, panel, row, sums);
+        else
+            folded_sums<typename W::Careful, F, R>(block, panel, row, sums);
+    } else {
+        folded_sums<W, F, R>(block, panel, row, sums);
+    }
     float most_slack = block->slack[row];
     for (int r = 1; r < R; ++r) most_slack = most_slack > block->slack[row + r] ? most_slack : block->slack[row + r];
     S::F keys[N], best[L::halves];

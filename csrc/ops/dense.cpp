@@ -334,7 +334,16 @@ IntegerProblem::IntegerProblem(const KernelTable& table, std::shared_ptr<const R
 
 void IntegerProblem::canonical(int64_t query, const int64_t* rows, int64_t count, float* keys) const {
     const int8_t* code = codes_.data() + query * rows_->dims();
+    constexpr int64_t ahead = 2, line = 64;
+    const auto fetch = [&](int64_t i) {
+        if (i >= count) return;
+        const Chunk& chunk = rows_->chunk_of(rows[i]);
+        for (const Piece& piece : chunk.pieces)
+            for (int64_t at = 0; at < piece.width; at += line) __builtin_prefetch(piece.base + (rows[i] - chunk.first) * piece.stride + at);
+    };
+    for (int64_t i = 0; i < ahead; ++i) fetch(i);
     for (int64_t i = 0; i < count; ++i) {
+        fetch(i + ahead);
         const Chunk& chunk = rows_->chunk_of(rows[i]);
         const int64_t local = rows[i] - chunk.first;
         int64_t at = 0;

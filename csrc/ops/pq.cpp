@@ -54,25 +54,29 @@ template <int bits> void sum_rows(const float* table, const uint8_t* const (&cod
 PqCodebook prepare_codebook(const float* codebook, int64_t codewords, int64_t dims, int64_t padded, float* memory) {
     float *center = memory + dims * padded, *tile = center + dims;
     transpose(codebook, codewords, dims, padded, memory);
-    for (int64_t s = 0; s < dims; ++s) {
-        double sum = 0.0;
-        for (int64_t j = 0; j < codewords; ++j) sum += static_cast<double>(memory[s * padded + j]);
-        center[s] = static_cast<float>(sum / static_cast<double>(codewords));
-    }
+    std::vector<double> sums(static_cast<size_t>(dims), 0.0);
+    for (int64_t j = 0; j < codewords; ++j)
+        for (int64_t s = 0; s < dims; ++s) sums[static_cast<size_t>(s)] += static_cast<double>(codebook[j * dims + s]);
+    for (int64_t s = 0; s < dims; ++s) center[s] = static_cast<float>(sums[static_cast<size_t>(s)] / static_cast<double>(codewords));
     PqCodebook book = {dims, codewords, padded, memory, center, tile, 0.0f};
     double largest = 0.0;
-    for (int64_t j = 0; j < (codewords + kPqTile - 1) / kPqTile * kPqTile; ++j) {
-        float* to = tile + j / kPqTile * (dims + 2) * kPqTile + j % kPqTile;
-        double squares = 0.0;
+    for (int64_t first = 0; first < codewords; first += kPqTile, tile += (dims + 2) * kPqTile) {
+        const int64_t count = std::min<int64_t>(kPqTile, codewords - first);
+        double squares[kPqTile] = {};
         for (int64_t s = 0; s < dims; ++s) {
-            const float x = j < codewords ? codebook[j * dims + s] - center[s] : 0.0f;
-            squares += static_cast<double>(x) * static_cast<double>(x);
-            to[(s + 2) * kPqTile] = x;
+            float* to = tile + (s + 2) * kPqTile;
+            for (int64_t i = 0; i < kPqTile; ++i) {
+                const float x = i < count ? memory[s * padded + first + i] - center[s] : 0.0f;
+                squares[i] += static_cast<double>(x) * static_cast<double>(x);
+                to[i] = x;
+            }
         }
-        largest = std::max(largest, squares);
-        const auto number = static_cast<uint32_t>(j);
-        to[0] = j < codewords ? static_cast<float>(std::min(0.5 * squares, 1e38)) : 1e38f;
-        std::memcpy(to + kPqTile, &number, 4);
+        for (int64_t i = 0; i < kPqTile; ++i) {
+            largest = std::max(largest, squares[i]);
+            const auto number = static_cast<uint32_t>(first + i);
+            tile[i] = i < count ? static_cast<float>(std::min(0.5 * squares[i], 1e38)) : 1e38f;
+            std::memcpy(tile + kPqTile + i, &number, 4);
+        }
     }
     book.radius = static_cast<float>(std::min(std::sqrt(largest) * (1.0 + 1e-6), 1e38));
     return book;

@@ -38,12 +38,12 @@ constexpr int64_t kSurvivors = 5 * kBlockRows;          // a few-query scan of a
 }  // namespace
 
 Workspace::Workspace(int64_t bytes)
-    : memory(allocate_aligned(9 * kTerms * 4 + kSurvivors * static_cast<int64_t>(sizeof(Survivor)) + bytes)), unpacked_bytes(bytes) {
+    : memory(allocate_aligned(10 * kTerms * 4 + kSurvivors * static_cast<int64_t>(sizeof(Survivor)) + bytes)), unpacked_bytes(bytes) {
     auto* p = reinterpret_cast<float*>(memory.get());
     squares = p, scale = p + kTerms, bias = p + 2 * kTerms, slack = p + 3 * kTerms;
-    row_sums = reinterpret_cast<int32_t*>(p + 4 * kTerms);
-    sums = p + 5 * kTerms;                              // kBlockRows for each of up to four queries
-    survivors = {reinterpret_cast<Survivor*>(p + 9 * kTerms), 0, kSurvivors};
+    row_sums = reinterpret_cast<int32_t*>(p + 4 * kTerms), peaks = reinterpret_cast<int32_t*>(p + 5 * kTerms);
+    sums = p + 6 * kTerms;                              // kBlockRows for each of up to four queries
+    survivors = {reinterpret_cast<Survivor*>(p + 10 * kTerms), 0, kSurvivors};
     unpacked = reinterpret_cast<float*>(survivors.items + kSurvivors);
 }
 

@@ -31,7 +31,7 @@ struct Workspace {
     Aligned memory;
     int64_t unpacked_bytes;
     float *squares, *scale, *bias, *slack, *sums, *unpacked;
-    int32_t* row_sums;
+    int32_t *row_sums, *peaks;
     Survivors survivors;
 };
 

@@ -21,7 +21,7 @@ Block advanced(const Block& block, int64_t rows, bool in_pq_blocks) {
     if (out.allowed) out.allowed += rows;
     if (out.scales) out.scales += rows;
     if (out.terms) out.terms += rows;
-    out.squares += rows, out.scale += rows, out.bias += rows, out.slack += rows, out.row_sums += rows;
+    out.squares += rows, out.scale += rows, out.bias += rows, out.slack += rows, out.row_sums += rows, out.peaks += rows;
     return out;
 }
 
@@ -61,7 +61,7 @@ void Scan::scan_block(const Problem& problem, const Chunk& chunk, int64_t start,
     block.rows = count;
     block.allowed = allowed_.bytes && !allowed_.stride ? allowed_.bytes + first_row : nullptr;
     block.squares = workspace.squares, block.scale = workspace.scale, block.bias = workspace.bias;
-    block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.workspace = workspace.sums;
+    block.slack = workspace.slack, block.row_sums = workspace.row_sums, block.peaks = workspace.peaks, block.workspace = workspace.sums;
     block.last_word = problem.rows().last_word;
     block.ahead = prefetch_distance();
     problem.prepare(block, chunk, start, workspace);

@@ -166,7 +166,7 @@ struct Simd {
     static ASX_INLINE F as_floats(Bytes a) { return _mm256_castsi256_ps(a); }
 
     // vpmaddubsw adds two products in 16 bits: 2 * 127 * 128 < 2^15, so 7-bit queries cannot saturate it. Full 8-bit queries
-    // stay signed and go through 16-bit products.
+    // stay signed and go through 16-bit products, but for tiles that are guarded (kernels/tile.h).
     static constexpr int offset7 = 64, offset8 = 0;
     static constexpr bool faster_7_bits = true;
     static ASX_INLINE I dot_words7(I sum, Bytes unsigned_query, Bytes row) {
@@ -176,6 +176,20 @@ struct Simd {
         const Bytes even = _mm256_madd_epi16(even_bytes(query), even_bytes(row));
         const Bytes odd = _mm256_madd_epi16(_mm256_srai_epi16(query, 8), _mm256_srai_epi16(row, 8));
         return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+    }
+    // Unsigned queries of 8 bits.
+    static ASX_INLINE I dot_unsigned(I sum, Bytes query, Bytes row) {
+        const Bytes even = _mm256_madd_epi16(_mm256_and_si256(query, _mm256_set1_epi16(255)), even_bytes(row));
+        const Bytes odd = _mm256_madd_epi16(_mm256_srli_epi16(query, 8), _mm256_srai_epi16(row, 8));
+        return _mm256_add_epi32(sum, _mm256_add_epi32(even, odd));
+    }
+    // The larger, per 16-bit element, of `peaks` and the magnitudes of two neighbours of the row together; the largest of all elements.
+    static ASX_INLINE Bytes pair_peaks(Bytes peaks, Bytes row) {
+        return _mm256_max_epi16(peaks, _mm256_maddubs_epi16(_mm256_abs_epi8(row), _mm256_set1_epi8(1)));
+    }
+    static ASX_INLINE int32_t largest_half(Bytes peaks) {
+        const __m128i eight = _mm_max_epi16(_mm256_castsi256_si128(peaks), _mm256_extracti128_si256(peaks, 1));
+        return 0xffff - _mm_extract_epi16(_mm_minpos_epu16(_mm_xor_si128(eight, _mm_set1_epi16(-1))), 0);
     }
     static ASX_INLINE I sum_words(I sum, Bytes row) { return dot_words7(sum, _mm256_set1_epi8(1), row); }
 

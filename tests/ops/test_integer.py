@@ -121,6 +121,27 @@ def test_extremes_do_not_overflow(backend: Backend, dims: int, query: int) -> No
             problem.check(metric, 12, count)
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3, 4, 5, 7, 9, 31, 33, 64, 67, 127, 769])
+def test_neighbours_at_the_limit_of_16_bits(backend: Backend, dims: int) -> None:
+    """Rows that just fit a multiplication whose pairs of products share 16 bits, and rows that just do not, at any place."""
+    rng = np.random.default_rng(dims)
+    rows = rng.choice(np.int8([-64, 64]), (120, dims))
+    for number, place in enumerate((0, 1, dims // 2, dims - 4, dims - 3, dims - 2)):
+        if 0 <= place < dims - 1:
+            rows[7 * number, :] = 0
+            rows[7 * number, place : place + 2] = 127
+            rows[7 * number + 50, place : place + 2] = (-128, -128)
+    rows[100:106] = 63
+    rows[103, dims // 2] = 66
+    codes = np.full((34, dims), 127, np.int8)
+    codes[1], codes[2:9], codes[20] = -128, rng.integers(-128, 128, (7, dims)), make(1, dims)[0]
+    for cuts in ((), (dims // 2,)) if dims > 2 else ((),):
+        problem = Problem(backend, rows, codes, (75,), cuts)
+        for metric in METRICS:
+            for count in (1, 16, 34):
+                problem.check(metric, 9, count)
+
+
 @pytest.mark.parametrize("n", [0, 1, 2, 63, 64, 65, 4095, 4096, 4097, 9000])
 def test_row_counts(backend: Backend, n: int) -> None:
     for sizes in ((10**9,), (64, 4097, 1000)):
