@@ -12,7 +12,6 @@ import oracles
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from ops import awkward
-from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search import arrays, flat
@@ -242,7 +241,9 @@ def test_a_single_query_gives_flat_arrays(backend: Backend) -> None:
 # --- masks ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("metric", "per_query", "share"), pairwise(METRICS, [False, True], [0.0, 0.005, 0.3, 1.0]))
+@pytest.mark.parametrize("share", [0.0, 0.005, 0.3, 1.0])
+@pytest.mark.parametrize("per_query", [False, True])
+@pytest.mark.parametrize("metric", METRICS)
 def test_only_allowed_rows_are_found(backend: Backend, metric: Any, per_query: bool, share: float) -> None:
     rng = np.random.default_rng(4)
     rows, batch = drawn(rng, 5000, 9), drawn(rng, 6, 9)

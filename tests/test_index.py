@@ -21,7 +21,6 @@ from index_cases import (
     shuffled_ids,
 )
 from ml_dtypes import bfloat16
-from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search import fitting, index as index_module
@@ -250,7 +249,9 @@ def test_progress_bars(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # --- removing --------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("metric", "cascade", "share"), pairwise(METRICS, [None, *cascades(keep=500)], [0.1, 0.45, 0.8]), ids=str)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("cascade", [None, *cascades(keep=500)], ids=str)
+@pytest.mark.parametrize("share", [0.1, 0.45, 0.8])
 def test_removed_rows_are_found_no_more(metric: str, cascade: asx.Cascade | None, share: float) -> None:
     rows, ids, queries = collection(500), shuffled_ids(500), questions(4)
     index = filled(rows, metric, cascade=cascade, ids=ids)

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, strategies as st
 from index_cases import METRICS, assert_equal
 from ml_dtypes import bfloat16
-from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search import execution, fitting, index as index_module
@@ -71,7 +70,9 @@ def assert_same_answers(index: asx.Index, plain: asx.Index, transform: Transform
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("metric", "kind", "cascade"), pairwise(METRICS, FLOATS, [None, CASCADE]), ids=str)
+@pytest.mark.parametrize("cascade", [None, CASCADE], ids=["exact", "cascade"])
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("metric", METRICS)
 def test_the_same_as_transforming_by_hand(transform: Transform, metric: str, kind: str, cascade: asx.Cascade | None) -> None:
     index, plain = pair(transform, metric, kind, cascade)
     assert (index.dim, plain.dim, index.dtype, len(index)) == (DIM, transform.dims_out, kind, 400)

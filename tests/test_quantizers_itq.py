@@ -8,7 +8,6 @@ import numpy as np
 import oracles
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search import rotations
@@ -163,7 +162,9 @@ def test_decoded_rows_have_the_code_that_they_come_from(backend: Backend, kind: 
         np.testing.assert_allclose(oracles.norms(decoded - quantizer.directions.mean), quantizer.directions.radius, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("metric", "kind", "size"), pairwise(METRICS, [None, *KINDS], [0.0, 1e-44, 1e-30, 1e18, 1e37]))
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("kind", [None, *KINDS])
+@pytest.mark.parametrize("size", [0.0, 1e-44, 1e-30, 1e18, 1e37])
 def test_awkward_rows_have_codes_all_the_same(backend: Backend, metric: Metric, kind: Any, size: float) -> None:
     rows = (mixed(40, 6) * size).astype(np.float32)
     rows[:, 2] = 0.0

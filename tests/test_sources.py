@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 from index_cases import prepared
-from pairwise import pairwise
 
 import adaptive_search as asx
 from adaptive_search.backends.protocol import Backend
@@ -138,11 +137,12 @@ def test_what_is_wrong_is_not_searched(wrong: float, backend: Backend) -> None:
         index.search(queries[0], True)
 
 
-@pytest.mark.parametrize(("metric", "stages", "scale"), pairwise(["ip", "cosine"], STAGES, [1e-30, 1e30, 3e37]), ids=str)
-def test_queries_of_any_length(metric: Any, stages: list[Any], scale: float, backend: Backend) -> None:
+@pytest.mark.parametrize("stages", STAGES, ids=str)
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_queries_of_any_length(metric: Any, stages: list[Any], backend: Backend) -> None:
     """What is too large for float32 is the same error."""
     index = tuned(metric, stages, collection(1_500, 0), 0.5)
-    for query in (np.float32(scale) * collection(4, 2)).clip(-3e38, 3e38):
+    for query in np.concatenate([(np.float32(scale) * collection(4, 2)).clip(-3e38, 3e38) for scale in (1e-30, 1e30, 3e37)]):
         try:
             expected = general(index, query, 10)
         except ValueError as error:

@@ -189,6 +189,7 @@ def test_rows_are_not_lost_to_the_rounding_of_bounds(
         np.testing.assert_array_equal(index.search(asked).ids, by_definition(index, asked))
 
 
+@pytest.mark.long
 def test_scores_beyond_float32(tmp_path: Path) -> None:
     """Distances that are infinite say nothing of a stage's errors."""
     rows, queries = clustered()
@@ -234,6 +235,7 @@ def test_codes_are_rotated_where_first_dims_tell_no_more_than_others() -> None:
     assert [bounds in families.exact_family(256, uneven) for uneven in (False, True)] == [True, False]
 
 
+@pytest.mark.long
 def test_what_is_not_certified() -> None:
     rows, queries = clustered()
     index = tuned(CASCADES[0])
