@@ -25,6 +25,7 @@ from adaptive_search.calibration import Calibration
 from adaptive_search.margins import ErrorModel
 from adaptive_search.representations import lists
 from adaptive_search.representations.int8 import Int8Rows
+from adaptive_search.representations.lists import ListRows
 from adaptive_search.representations.pq import PQRows
 from adaptive_search.running import Opening
 from adaptive_search.types import F32, I64
@@ -653,6 +654,34 @@ def test_lists_are_tried_where_they_spare_rows(backend: Backend, monkeypatch: py
     assert [stages[0] for stages in heads] == [asx.Lists(16), asx.Lists(64)]
     assert len({stages[1:] for stages in heads}) == 1
     assert heads[0][1:] in [cascade.stages for cascade in tried]
+
+
+def test_where_lists_help_longer_codes_are_tried_behind_them(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few of them are read then, so that they may take less time than those that are best without lists."""
+    monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
+    tried: list[asx.Cascade] = []
+    prepare = tuning.Bench.prepare
+
+    def noted(self: Any, cascade: asx.Cascade, progress: Any = None) -> Any:
+        tried.append(cascade)
+        return prepare(self, cascade, progress)
+
+    def seconds(_: Any, stages: Any, *__: Any) -> tuning.Cost:
+        taken = 1.0 if isinstance(stages[0].representation, ListRows) and helpful else len(stages) % 3 + 2.0
+        return tuning.Cost(taken, taken)
+
+    monkeypatch.setattr(tuning.Bench, "prepare", noted)
+    monkeypatch.setattr(tuning, "seconds", seconds)
+    random = np.random.default_rng(0)
+    rows = (random.standard_normal((1_650, 192)) / (1 + np.arange(192) / 8)).astype(np.float32)
+    for helpful in (True, False):
+        tried.clear()
+        index = asx.Index(192)
+        index.add(rows[:1_500])
+        index.tune(rows[1_500:], recall=0.9)
+        codes = [cascade.stages[1] for cascade in tried if isinstance(cascade.stages[0], asx.Lists)]
+        short, long = (asx.PQ(pairs, 4, dims=2 * pairs, anisotropy=families.WEIGHT) for pairs in (32, 64))
+        assert codes == ([] if not backend.passes_by else [short, short, long] if helpful else [short, short])
 
 
 def test_cascades_that_come_close_are_measured_once_more(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -72,6 +73,19 @@ def listed(cascade: Cascade, rows: int) -> list[Cascade]:
         return []
     lists = {min(MOST_LISTS, 1 << round(math.log2(rows / each))): None for each in ROWS_OF_A_LIST}
     return [Cascade([Lists(count), *cascade.stages]) for count in lists]
+
+
+def longer(cascade: Cascade, cascades: Sequence[Cascade]) -> Cascade | None:
+    """Of cascades the one with the next longer codes than those that a cascade begins with, alike but for that; None if there is none."""
+    first = cascade.stages[0]
+    if not isinstance(first, PQ):
+        return None
+    found = [(other.stages[0].subspaces, other) for other in cascades if isinstance(other.stages[0], PQ) and _alike(first, other.stages[0])]
+    return min((one for one in found if one[0] > first.subspaces), key=lambda one: one[0], default=(0, None))[1]
+
+
+def _alike(one: PQ, other: PQ) -> bool:
+    return (one.bits, one.rotation, one.anisotropy) == (other.bits, other.rotation, other.anisotropy)
 
 
 def is_uneven(sample: F32) -> bool:

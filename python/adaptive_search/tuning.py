@@ -19,7 +19,7 @@ from . import fitting
 from .calibration import Calibration, never_rising
 from .cascade import Cascade
 from .execution import Progress, part_of
-from .families import ROWS_OF_A_LIST, exact_family, family, is_uneven, listed
+from .families import ROWS_OF_A_LIST, exact_family, family, is_uneven, listed, longer
 from .margins import ErrorModel
 from .representations import PQ, Lists, Representation, Stage
 from .rows import Chunk, RowStore
@@ -385,7 +385,7 @@ def best_plan(
     flat = seconds(ground, [ground.full], tuners.vectors, k)
 
     tried: list[Measured] = []
-    steps = len(cascades) + len(ROWS_OF_A_LIST) + 1
+    steps = len(cascades) + len(ROWS_OF_A_LIST) + 2
 
     def attempt(cascade: Cascade, number: int) -> None:
         step = part_of(progress, number, steps)
@@ -403,12 +403,16 @@ def best_plan(
 
     for number, cascade in enumerate(cascades):
         attempt(cascade, number)
-    # Lists take long to learn: they are tried with the best codes alone.
+    # Lists take long to learn: they are tried with the best codes alone, and where they help with the next longer ones, as few are read.
     coded = [one for one in tried if isinstance(one.candidate.cascade.stages[0], PQ)]
     if own is None and coded and ground.backend.passes_by:
         codes = contest(ground, coded, tuners.vectors, k, recall).candidate.cascade
         for number, cascade in enumerate(listed(codes, ground.store.live), len(cascades)):
             attempt(cascade, number)
+        lists = min(tried, key=lambda one: one.cost.together).candidate.cascade.stages[0]
+        after = longer(codes, cascades)
+        if isinstance(lists, Lists) and after is not None:
+            attempt(Cascade([lists, *after.stages]), steps - 2)
     best = contest(ground, tried, tuners.vectors, k, recall) if tried else None
     if own is not None and best is None:
         # Only exact search reaches the recall with it. The margins are of use for others.
