@@ -121,6 +121,13 @@ def test_what_is_out_of_the_ordinary_is_no_other_search(queries: Any, k: Any, ba
     assert_same(index.search(queries, k), general(index, queries, 10))
 
 
+@pytest.mark.filterwarnings("ignore:k. the plan is for up to 10")
+@pytest.mark.parametrize("k", [1_499, 1_500, 2**63 - 1, 2**63, 2**70])
+def test_neighbors_without_end(k: int, backend: Backend) -> None:
+    index = tuned("cosine", STAGES[2], collection(1_500, 0), 0.5)
+    assert_same(index.search(collection(2, 1), k), general(index, collection(2, 1), k))
+
+
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_what_is_wrong_is_not_searched(wrong: float, backend: Backend) -> None:
     index = tuned("cosine", STAGES[2], collection(1_500, 0), 0.5)

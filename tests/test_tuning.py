@@ -627,7 +627,28 @@ def test_progress_moves_while_lists_are_learned(monkeypatch: pytest.MonkeyPatch)
     done, totals = zip(*reports, strict=True)
     assert len(set(totals)) == 1
     assert list(done) == sorted(done)
-    assert done[-1] <= totals[0]
+    assert done[-1] == totals[0]
+
+
+@pytest.mark.parametrize(
+    ("cascade", "recall"), [(None, 1.0), ([asx.Int8(keep=50), asx.Full()], 0.9), ([asx.Int8(bounded=True), asx.Full()], 1.0)], ids=str
+)
+def test_progress_ends_with_all_done(cascade: list[Any] | None, recall: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[tuple[int, int]] = []
+
+    @contextmanager
+    def bar(*_: Any) -> Iterator[Any]:
+        yield lambda done, total: reports.append((done, total))
+
+    monkeypatch.setattr(index_module, "progress_bar", bar)
+    index = asx.Index(24, cascade=None if cascade is None else asx.Cascade(cascade), fit_rows=500)
+    index.add(np.random.default_rng(0).standard_normal((500, 24)))
+    reports.clear()
+    index.tune(np.random.default_rng(1).standard_normal((300, 24)), recall=recall, progress=True)
+    done, totals = zip(*reports, strict=True)
+    assert len(set(totals)) == 1
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[0]
 
 
 def test_lists_are_tried_where_they_spare_rows(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

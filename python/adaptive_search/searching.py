@@ -79,7 +79,8 @@ class Way:
         """
         if self.searcher is None:
             return None
-        return self.searcher.search(queries, k, least, store.live, store.alive, SMALL // max(1, self.stages[0].rows.visits))
+        least, most = min(least, store.live), SMALL // max(1, self.stages[0].rows.visits)
+        return self.searcher.search(queries, k, least, store.live, store.alive, most)
 
     def over_all(
         self, queries: F32, k: int, allowed: Bool | None, counts: I64, threads: int | None, progress: Progress | None = None

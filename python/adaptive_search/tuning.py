@@ -418,9 +418,13 @@ def best_plan(
         # Only exact search reaches the recall with it. The margins are of use for others.
         candidate = fit_models(ground, bench.prepare(own), tuners, k)
         best = Measured(candidate, curve(ground, candidate, tuners, k, 0.0), flat)
-    if best is None or (own is None and best.cost.together >= flat.together):
-        return None, None
-    return best.candidate, calibrate(ground, best, judges, k, recall, given, part_of(progress, steps - 1, steps))
+    last = part_of(progress, steps - 1, steps)
+    found: tuple[Candidate | None, Calibration | None] = None, None
+    if best is not None and (own is not None or best.cost.together < flat.together):
+        found = best.candidate, calibrate(ground, best, judges, k, recall, given, last)
+    if last is not None:
+        last(1, 1)
+    return found
 
 
 def contest(ground: Ground, tried: Sequence[Measured], queries: F32, k: int, recall: float) -> Measured:

@@ -102,7 +102,7 @@ class Ways:
 
     def forget(self) -> None:
         """Other stages are installed."""
-        self._prepared, self._bounds = {}, {}
+        self._prepared, self._bounds, self._ways = {}, {}, {}
 
     def way(self, backend: Backend, recall: float | None, installed: Installed) -> Way:
         """How a search for a recall goes over the rows as they are now. What the last one was told is kept until anything changes."""

@@ -114,9 +114,9 @@ def test_bounds_of_huge_tiny_near_and_sorted_vectors(
         state["directions"] += (1e-4 / dims * rng.standard_normal(state["directions"].shape)).astype(np.float32)
         part = part.restore(state)
         (chunk,) = index._store.chunks
-        columns = {column.name: column for column in part.columns}
-        for name, values in part.encode(rows).items():
-            columns[name].write(chunk.arrays[name], 0, values)
+        encoded = part.encode(rows)
+        for column in part.columns:
+            column.write(chunk.arrays[column.name], 0, encoded[column.name])
         index._parts = (part, *index._parts[1:])
     check_exact(index, rows, queries, 5, current())
 

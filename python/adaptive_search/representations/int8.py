@@ -258,7 +258,7 @@ class BoundedInt8Rows(Int8Rows):
         # |y - c| and V r by themselves are no larger either.
         error = np.sqrt(np.square(turned - coded).sum(axis=1)) + np.sqrt(np.square(turned - meant).sum(axis=1)) + 2.0 * self._skew * length
         rest = squares - 2.0 * (meant * turned).sum(axis=1) + (1.0 + self._skew) * np.square(length)
-        slack = 4.0 * (whole.shape[1] + 8) * EXACT * (squares + np.square(length))
+        slack = 4.0 * (whole.shape[1] + 8) * math.sqrt(len(self._directions)) * EXACT * (squares + np.square(length))
         return _Left(error + np.sqrt(slack), np.sqrt(np.maximum(rest, 0.0) + slack), length)
 
     @cached_property
