@@ -40,8 +40,8 @@ FINAL = 512
 TURNS = 3
 """in which contenders are measured so often, in turns,"""
 
-CLOSE = 1.5
-"""if they took no longer than this, relative to the fastest."""
+CLOSE = 3.0
+"""if they took no longer than this, relative to the fastest: on a busy machine the same cascade may take twice as long a minute later."""
 
 MIDDLING = 1.0
 """Margin, in deviations, that most recalls need at least."""
