@@ -9,6 +9,8 @@ from typing import Any
 
 def pairwise(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
     """One value of each axis at a time, so that any two values of different axes meet: what fails, fails for one value or two together."""
+    if len(axes) < 2:
+        raise ValueError("axes: expected at least two: without a pair no test would run")
     product = itertools.product(*(range(len(axis)) for axis in axes))
     pairs = {places: frozenset(itertools.combinations(enumerate(places), 2)) for places in product}
     missing = set().union(*pairs.values())

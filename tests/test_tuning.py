@@ -651,17 +651,23 @@ def test_progress_ends_with_all_done(cascade: list[Any] | None, recall: float, m
     assert done[-1] == totals[0]
 
 
-def test_lists_are_tried_where_they_spare_rows(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the best codes alone, and not by backends that scan all rows in any case."""
-    monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
-    tried: list[asx.Cascade] = []
+@pytest.fixture
+def tried(monkeypatch: pytest.MonkeyPatch) -> list[asx.Cascade]:
+    """What `tune` tries, lists from 1,000 rows on."""
+    found: list[asx.Cascade] = []
     prepare = tuning.Bench.prepare
 
     def noted(self: Any, cascade: asx.Cascade, progress: Any = None) -> Any:
-        tried.append(cascade)
+        found.append(cascade)
         return prepare(self, cascade, progress)
 
     monkeypatch.setattr(tuning.Bench, "prepare", noted)
+    monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
+    return found
+
+
+def test_lists_are_tried_where_they_spare_rows(backend: Backend, tried: list[asx.Cascade]) -> None:
+    """With the best codes alone, and not by backends that scan all rows in any case."""
     random = np.random.default_rng(0)
     clumps = random.standard_normal((60, 96))
     rows = clumps[random.integers(0, 60, 2_150)] + 0.5 * random.standard_normal((2_150, 96))
@@ -677,21 +683,13 @@ def test_lists_are_tried_where_they_spare_rows(backend: Backend, monkeypatch: py
     assert heads[0][1:] in [cascade.stages for cascade in tried]
 
 
-def test_where_lists_help_longer_codes_are_tried_behind_them(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_lists_help_longer_codes_are_tried(backend: Backend, tried: list[asx.Cascade], monkeypatch: pytest.MonkeyPatch) -> None:
     """Few of them are read then, so that they may take less time than those that are best without lists."""
-    monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
-    tried: list[asx.Cascade] = []
-    prepare = tuning.Bench.prepare
-
-    def noted(self: Any, cascade: asx.Cascade, progress: Any = None) -> Any:
-        tried.append(cascade)
-        return prepare(self, cascade, progress)
 
     def seconds(_: Any, stages: Any, *__: Any) -> tuning.Cost:
         taken = 1.0 if isinstance(stages[0].representation, ListRows) and helpful else len(stages) % 3 + 2.0
         return tuning.Cost(taken, taken)
 
-    monkeypatch.setattr(tuning.Bench, "prepare", noted)
     monkeypatch.setattr(tuning, "seconds", seconds)
     random = np.random.default_rng(0)
     rows = (random.standard_normal((1_650, 192)) / (1 + np.arange(192) / 8)).astype(np.float32)

@@ -10,10 +10,14 @@ struct PyListing {
     py::object owners; // of the memory that it was made from, so that nothing else can come to lie there
 };
 
+inline void require_share(int64_t share, int64_t guess) {
+    require(share > 0 && guess >= 0, "share: expected at least 1, and a guess from 0 up");
+}
+
 inline void require_counts(int64_t k, int64_t listed, int64_t share, int64_t guess) {
     require(k > 0, "k: expected at least one row");
     require(listed > 0, "listed: expected at least one row");
-    require(share > 0 && guess >= 0, "share: expected at least 1, and a guess from 0 up");
+    require_share(share, guess);
 }
 
 void register_cascades(py::module_& m, py::class_<Target>& target);

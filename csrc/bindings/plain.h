@@ -1,10 +1,10 @@
 // A user's arguments, looked at here where they are what most of them are: for small work, doing that in Python takes as long as the search.
 #pragma once
 
-#include <cstring>
 #include <vector>
 
 #include "bindings/arrays.h"
+#include "ops/source.h"
 
 namespace asx {
 
@@ -15,16 +15,6 @@ inline bool is_plain_float32(py::handle value) {
     const auto a = py::reinterpret_borrow<py::array>(value);
     const py::dtype type = a.dtype();
     return type.num() == py::detail::npy_api::NPY_FLOAT_ && type.byteorder() == '=';
-}
-
-inline bool all_finite(const float* values, int64_t count) {
-    uint32_t bad = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        uint32_t bits;
-        std::memcpy(&bits, values + i, 4);
-        bad |= static_cast<uint32_t>((bits & 0x7f800000u) == 0x7f800000u);
-    }
-    return bad == 0;
 }
 
 // A number from 1 up; 0 if it is none, or another type's.

@@ -88,7 +88,7 @@ PySearcher searcher(const Target&, const py::sequence& sources, int64_t share, i
     for (const py::handle& item : sources) made.sources.push_back(item.cast<const PySource&>().source);
     require(made.sources.size() > 1, "sources: expected at least two");
     require(spare >= 0, "spare: expected none or more");
-    require(share > 0 && guess >= 0, "share: expected at least 1, and a guess from 0 up");
+    require_share(share, guess);
     for (const auto& source : made.sources)
         require(source->dim() == made.dim() && source->rows()->size() == made.rows().size(), "sources: expected the same rows in all");
     if (!listing.is_none()) made.listing = listing.cast<const PyListing&>().listing;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 #include "ops/dense.h"
@@ -13,11 +14,17 @@ namespace {
 
 constexpr double kFloatMax = std::numeric_limits<float>::max();
 
-bool all_finite(const std::vector<float>& values) {
-    return std::all_of(values.begin(), values.end(), [](float x) { return std::isfinite(x); });
-}
-
 }  // namespace
+
+bool all_finite(const float* values, int64_t count) {
+    uint32_t bad = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        uint32_t bits;
+        std::memcpy(&bits, values + i, 4);
+        bad |= static_cast<uint32_t>((bits & 0x7f800000u) == 0x7f800000u);
+    }
+    return bad == 0;
+}
 
 std::vector<float> Source::unit(const float* queries, int64_t count, int64_t dims) const {
     std::vector<float> out(static_cast<size_t>(count * dims));
@@ -53,7 +60,7 @@ std::vector<float> CodedSource::mapped(const std::vector<float>& vectors, int64_
                                        int64_t dims) const {
     std::vector<float> out(static_cast<size_t>(count * rows));
     map_queries(table_, vectors.data(), count, matrix, rows, dims, out.data());
-    if (all_finite(out)) return out;
+    if (all_finite(out.data(), static_cast<int64_t>(out.size()))) return out;
     for (float& x : out) x = std::isnan(x) ? 0.0f : std::clamp(x, -std::numeric_limits<float>::max(), std::numeric_limits<float>::max());
     return out;
 }

@@ -11,6 +11,8 @@
 
 namespace asx {
 
+bool all_finite(const float* values, int64_t count);
+
 // Scores are about intercept + slope * key, on the scales on which queries of any length are alike: see margins.py. Margins are in the intercept.
 struct Line {
     double intercept, slope;
