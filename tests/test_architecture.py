@@ -25,7 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("functional", "flat", "overlaps", "validation", "execution", "margins"),
     ("quantizers", "rotations"),
     ("identifiers", "rows", "vectors", "representations", "transforms"),
-    ("calibration", "cascade", "families", "filters", "fitting", "intake", "plan", "running", "searching", "tuning_queries"),
+    ("calibration", "candidates", "cascade", "families", "filters", "fitting", "intake", "plan", "running", "searching", "tuning_queries"),
     ("explaining", "tuning", "ways"),
     ("index", "persistence"),
     ("",),

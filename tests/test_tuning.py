@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from itertools import cycle
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from index_cases import assert_equal, prepared, way_of, ways
+from index_cases import assert_equal, way_of, ways
 from test_calibration import simulated
 
 import adaptive_search as asx
-from adaptive_search import families, index as index_module, tuning, tuning_queries
+from adaptive_search import families, tuning, tuning_queries
 from adaptive_search.backends import current
-from adaptive_search.backends.protocol import Backend
 from adaptive_search.calibration import Calibration
 from adaptive_search.margins import ErrorModel
-from adaptive_search.representations import lists
 from adaptive_search.representations.int8 import Int8Rows
-from adaptive_search.representations.lists import ListRows
 from adaptive_search.representations.pq import PQRows
 from adaptive_search.running import Opening
 from adaptive_search.types import F32, I64
@@ -451,7 +445,7 @@ def test_plans_of_more_and_fewer_stages_are_saved_over_each_other(tmp_path: Path
     rows, queries = clustered()
     index = asx.Index(DIM)
     index.add(rows)
-    monkeypatch.setattr(tuning, "seconds", lambda _, stages, *others: tuning.Cost(1.0 / len(stages), 1.0))
+    monkeypatch.setattr(tuning, "seconds", lambda _, way, *others: tuning.Cost(1.0 / len(way.stages), 1.0))
     for stages in ([asx.Full()], CASCADES[2], CASCADES[0], CASCADES[3], [asx.Full()], CASCADES[3]):
         # The choice depends on times, and is made here.
         monkeypatch.setattr(tuning, "family", lambda *_, stages=stages: [asx.Cascade(stages)] if len(stages) > 1 else [])
@@ -561,172 +555,3 @@ def test_explain_exact_searches(stages: list[Any] | None) -> None:
         for place in (0, 1, 999, 1_000, 1_499, 1_500, ROWS - 1):
             told = index.explain(query, order[place], k)
             assert (told.found, told.rank) == (place < k, place + 1 if place < 1_000 else None)
-
-
-@pytest.mark.parametrize("by_lists", [False, True], ids=["codes", "lists"])
-def test_what_takes_too_long_is_left_aside_early(by_lists: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Codes whose scan alone takes as long as the best cascade so far are not tuned; lists are, but for a look with a small margin."""
-    rows, queries = clustered()
-    index = asx.Index(DIM)
-    index.add(rows[:2_000])
-    ground = tuning_queries.Ground(current(), index._store, index._slabs, "cosine", prepared(index, current())[-1])
-    codes: list[Any] = [asx.PQ(8, 4), asx.Full()]
-    candidate = tuning.Bench(ground, lambda: rows[:2_000]).prepare(asx.Cascade([asx.Lists(8), *codes] if by_lists else codes))
-    if by_lists:  # as backends without listings would have it
-        stages = list(candidate.stages)
-        stages[1] = replace(stages[1], listing=SimpleNamespace())
-        candidate = replace(candidate, stages=tuple(stages))
-    asked = ground.queries(queries[:20], 10, None)
-    looks: list[int] = []
-    fits: list[int] = []
-
-    def seconds(ground: Any, stages: Any, *_: Any) -> tuning.Cost:
-        looks.append(len(stages))
-        return tuning.Cost(1.0, 1.0)
-
-    def fit_models(ground: Any, candidate: Any, *_: Any) -> Any:
-        fits.append(1)
-        return candidate
-
-    def curve(*_: Any) -> tuning.Curve:
-        return tuning.Curve((0.0, 1.0), (0.5, 0.0))
-
-    for name, fake in (("seconds", seconds), ("fit_models", fit_models), ("curve", curve)):
-        monkeypatch.setattr(tuning, name, fake)
-    assert tuning.measure(ground, candidate, asked, 10, 0.9, limit=1.0) is None
-    assert (looks, len(fits)) == (([3], 1) if by_lists else ([1], 0))
-    assert tuning.measure(ground, candidate, asked, 10, 0.9, limit=1.1) is not None
-
-
-def test_progress_moves_while_lists_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    if not current().passes_by:
-        pytest.skip("lists spare it nothing")
-    monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
-    reports: list[tuple[int, int]] = []
-    meanwhile: list[int] = []
-    learn = lists.clustered
-
-    def noted(*arguments: Any) -> Any:
-        before = len(reports)
-        found = learn(*arguments)
-        meanwhile.append(len(set(reports[before:])))
-        return found
-
-    @contextmanager
-    def bar(shown: bool, title: str, unit: str = "rows") -> Iterator[Any]:
-        yield (lambda done, total: reports.append((done, total))) if shown and title == "tuning" else None
-
-    monkeypatch.setattr(lists, "clustered", noted)
-    monkeypatch.setattr(index_module, "progress_bar", bar)
-    random = np.random.default_rng(0)
-    index = asx.Index(96)
-    index.add(random.standard_normal((60, 96))[random.integers(0, 60, 2_000)] + 0.5 * random.standard_normal((2_000, 96)))
-    index.tune(recall=0.8, progress=True)
-    assert len(meanwhile) == 2
-    assert min(meanwhile) > 5
-    done, totals = zip(*reports, strict=True)
-    assert len(set(totals)) == 1
-    assert list(done) == sorted(done)
-    assert done[-1] == totals[0]
-
-
-@pytest.mark.parametrize(
-    ("cascade", "recall"), [(None, 1.0), ([asx.Int8(keep=50), asx.Full()], 0.9), ([asx.Int8(bounded=True), asx.Full()], 1.0)], ids=str
-)
-def test_progress_ends_with_all_done(cascade: list[Any] | None, recall: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[tuple[int, int]] = []
-
-    @contextmanager
-    def bar(*_: Any) -> Iterator[Any]:
-        yield lambda done, total: reports.append((done, total))
-
-    monkeypatch.setattr(index_module, "progress_bar", bar)
-    index = asx.Index(24, cascade=None if cascade is None else asx.Cascade(cascade), fit_rows=500)
-    index.add(np.random.default_rng(0).standard_normal((500, 24)))
-    reports.clear()
-    index.tune(np.random.default_rng(1).standard_normal((300, 24)), recall=recall, progress=True)
-    done, totals = zip(*reports, strict=True)
-    assert len(set(totals)) == 1
-    assert list(done) == sorted(done)
-    assert done[-1] == totals[0]
-
-
-@pytest.fixture
-def tried(monkeypatch: pytest.MonkeyPatch) -> list[asx.Cascade]:
-    """What `tune` tries, lists from 1,000 rows on."""
-    found: list[asx.Cascade] = []
-    prepare = tuning.Bench.prepare
-
-    def noted(self: Any, cascade: asx.Cascade, progress: Any = None) -> Any:
-        found.append(cascade)
-        return prepare(self, cascade, progress)
-
-    monkeypatch.setattr(tuning.Bench, "prepare", noted)
-    monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
-    return found
-
-
-def test_lists_are_tried_where_they_spare_rows(backend: Backend, tried: list[asx.Cascade]) -> None:
-    """With the best codes alone, and not by backends that scan all rows in any case."""
-    random = np.random.default_rng(0)
-    clumps = random.standard_normal((60, 96))
-    rows = clumps[random.integers(0, 60, 2_150)] + 0.5 * random.standard_normal((2_150, 96))
-    index = asx.Index(96)
-    index.add(rows[:2_000].astype(np.float32))
-    index.tune(rows[2_000:].astype(np.float32), recall=0.9)
-    heads = [cascade.stages for cascade in tried if isinstance(cascade.stages[0], asx.Lists)]
-    if not backend.passes_by:
-        assert heads == []
-        return
-    assert [stages[0] for stages in heads] == [asx.Lists(16), asx.Lists(64)]
-    assert len({stages[1:] for stages in heads}) == 1
-    assert heads[0][1:] in [cascade.stages for cascade in tried]
-
-
-def test_where_lists_help_longer_codes_are_tried(backend: Backend, tried: list[asx.Cascade], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few of them are read then, so that they may take less time than those that are best without lists."""
-
-    def seconds(_: Any, stages: Any, *__: Any) -> tuning.Cost:
-        taken = 1.0 if isinstance(stages[0].representation, ListRows) and helpful else len(stages) % 3 + 2.0
-        return tuning.Cost(taken, taken)
-
-    monkeypatch.setattr(tuning, "seconds", seconds)
-    random = np.random.default_rng(0)
-    rows = (random.standard_normal((1_650, 192)) / (1 + np.arange(192) / 8)).astype(np.float32)
-    for helpful in (True, False):
-        tried.clear()
-        index = asx.Index(192)
-        index.add(rows[:1_500])
-        index.tune(rows[1_500:], recall=0.9)
-        codes = [cascade.stages[1] for cascade in tried if isinstance(cascade.stages[0], asx.Lists)]
-        short, long = (asx.PQ(pairs, 4, dims=2 * pairs, anisotropy=families.WEIGHT) for pairs in (32, 64))
-        assert codes == ([] if not backend.passes_by else [short, short, long] if helpful else [short, short])
-
-
-def test_cascades_that_come_close_are_measured_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first look is not trusted, but for what was far behind, which is not looked at again."""
-
-    class Fake:
-        def __init__(self, name: str) -> None:
-            self.name, self.opening = name, Opening()
-
-        def at(self, _: float) -> str:
-            return self.name
-
-    tried = [
-        tuning.Measured(Fake(name), tuning.Curve((0.0,), (0.0,)), tuning.Cost(cost, cost))  # type: ignore[arg-type]
-        for name, cost in (("lucky", 1.0), ("steady", 1.2), ("slow", 9.0))
-    ]
-    again = {"lucky": [5.0, 1.5, 4.0], "steady": [1.3, 3.0, 1.1]}
-
-    def seconds(_: Any, stages: Any, *__: Any) -> tuning.Cost:
-        cost = again[stages].pop(0)
-        return tuning.Cost(cost, cost)
-
-    monkeypatch.setattr(tuning, "seconds", seconds)
-    ground: Any = None
-    best = tuning.contest(ground, tried, np.zeros((4, 2), np.float32), 10, 0.9)
-    assert best.candidate is tried[1].candidate
-    assert best.cost == tuning.Cost(1.1, 1.1)
-    assert again == {"lucky": [], "steady": []}
-    assert tuning.contest(ground, tried[::2], np.zeros((4, 2), np.float32), 10, 0.9) is tried[0]

@@ -17,6 +17,7 @@ import numpy as np
 from . import explaining, filters, fitting, persistence, searching, tuning, tuning_queries, ways
 from .backends import current
 from .calibration import Calibration
+from .candidates import Candidate
 from .cascade import Cascade, SearchStats, StageStats
 from .execution import Progress, progress_bar
 from .explaining import Explanation
@@ -484,7 +485,7 @@ class Index:
         stages = sum(column.row_bytes for part in self._parts for column in part.columns if column.name in self._store.columns)
         return self._store.row_bytes() - stages
 
-    def _adopt(self, candidate: tuning.Candidate | None, calibration: Calibration | None, asked: tuple[float, int]) -> None:
+    def _adopt(self, candidate: Candidate | None, calibration: Calibration | None, asked: tuple[float, int]) -> None:
         """Install what was learned, at once."""
         store = self._store
         old = [column.name for part in self._parts for column in part.columns]

@@ -182,7 +182,7 @@ class _Run:
 
     def part(self, chosen: I64) -> _Run:
         """The same for some of the queries."""
-        return replace(self, queries=self.queries[chosen], allowed=_part_of(self.allowed, chosen), counts=self.counts[chosen])
+        return replace(self, queries=self.queries[chosen], allowed=allowed_of(self.allowed, chosen), counts=self.counts[chosen])
 
     def top(
         self, level: Level, width: int, visits: int, progress: Progress | None = None, floors: F32 | None = None, share: int = 1
@@ -360,7 +360,7 @@ def run(
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> Found:
         part = queries[first:last]
-        search = _Run(backend, part, _part_of(allowed, slice(first, last)), counts[first:last], threads, opening)
+        search = _Run(backend, part, allowed_of(allowed, slice(first, last)), counts[first:last], threads, opening)
         looked_at, survivors = np.zeros((len(stages), len(part)), np.int64), np.empty((len(stages), len(part)), np.int64)
         for segment in segments:
             scored = looked_at[segment.first : segment.last + 1]
@@ -420,7 +420,7 @@ def run_exact(
 
     def group(first: int, last: int, threads: int | None, shown: Progress | None) -> Found:
         part = queries[first:last]
-        search = _Run(backend, part, _part_of(allowed, slice(first, last)), counts[first:last], threads, opening)
+        search = _Run(backend, part, allowed_of(allowed, slice(first, last)), counts[first:last], threads, opening)
 
         def prepare(some: F32) -> _Levels:
             levels = [bound.level(backend, some, True) for bound in bounds]
@@ -494,7 +494,7 @@ def _handed_on(scored: I64, counts: I64) -> I64:
     return np.minimum(np.minimum(scored[1:], scored[:-1]), counts)
 
 
-def _part_of(allowed: Bool | None, chosen: slice | I64) -> Bool | None:
+def allowed_of(allowed: Bool | None, chosen: slice | I64) -> Bool | None:
     """The allowed rows of some queries."""
     return allowed if allowed is None or allowed.ndim == 1 else allowed[chosen]
 

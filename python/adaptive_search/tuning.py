@@ -10,23 +10,20 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import cast
 
 import numpy as np
 
-from . import fitting
-from .calibration import Calibration, never_rising
+from .calibration import Calibration, never_rising, queries_needed
+from .candidates import Bench, Candidate
 from .cascade import Cascade
 from .execution import Progress, part_of
 from .families import ROWS_OF_A_LIST, exact_family, family, is_uneven, listed, longer
 from .margins import ErrorModel
-from .representations import PQ, Lists, Representation, Stage
-from .rows import Chunk, RowStore
-from .running import OPENINGS, Opening, PreparedStage, first_scan, run, run_exact
-from .searching import Way, listed_bytes, searcher_of
+from .representations import PQ, Full, Lists, Representation, Stage
+from .running import OPENINGS, Opening, PreparedStage, first_scan, run
+from .searching import PROBED, Way, is_probe, listed_bytes, searcher_of
 from .tuning_queries import Ground, Queries, losses
-from .types import F32, F64, I64, Array
+from .types import F32, F64, I64
 
 LONELY = 12
 """Queries that are timed one at a time."""
@@ -37,7 +34,7 @@ FEW = 128
 FINAL = 512
 """Queries of the last contest,"""
 
-TURNS = 3
+TURNS = 5
 """in which contenders are measured so often, in turns,"""
 
 CLOSE = 3.0
@@ -60,108 +57,6 @@ NEAR = (1.2, 1.1, 1.0, 0.95, 0.9, 0.85, 0.8, 0.75)
 
 SAFETY = 0.7
 """Cascades are compared at margins that lose this part of what may be lost: calibration asks for a little more than tuning queries do."""
-
-
-class _Overlay:
-    """A store with columns that are not installed yet."""
-
-    def __init__(self, store: RowStore, arrays: Sequence[dict[str, Array]], columns: dict[str, object]) -> None:
-        self._store = store
-        self._arrays = arrays
-        self._columns = columns
-
-    def used(self, name: str) -> list[Array]:
-        if name not in self._columns:
-            return self._store.used(name)
-        column = self._columns[name]
-        return [column.used(arrays[name], chunk.rows) for arrays, chunk in zip(self._arrays, self._store.chunks, strict=True)]  # type: ignore[attr-defined]
-
-    @property
-    def ids(self) -> I64:
-        return self._store.ids
-
-    @property
-    def chunks(self) -> list[Chunk]:
-        return self._store.chunks
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A cascade whose stages are learned, with its rows."""
-
-    cascade: Cascade
-    parts: tuple[Representation, ...]
-    arrays: tuple[dict[str, Array], ...]
-    stages: tuple[PreparedStage, ...]
-    stores: tuple[RowStore, ...]
-    """Where each stage's columns are."""
-    opening: Opening = OPENINGS[0]
-
-    def at(self, margins: float) -> list[PreparedStage]:
-        """The stages with so many deviations of margin."""
-        return [replace(stage, margins=margins) if stage.adaptive else stage for stage in self.stages]
-
-    @property
-    def adaptive(self) -> bool:
-        return any(stage.adaptive for stage in self.stages)
-
-
-class Bench:
-    """Learns stages and keeps what several cascades share."""
-
-    def __init__(self, ground: Ground, sample: Callable[[], F32]) -> None:
-        self.ground = ground
-        self._sample = sample
-        self._learned: dict[tuple[str, int], tuple[Representation, list[dict[str, Array]]]] = {}
-
-    def know(self, stages: Sequence[Stage], parts: Sequence[Representation]) -> None:
-        """Take over stages that were learned from these very rows, with their columns in the store: learning gives the same again."""
-        keys = self._keys(stages)
-        for number, part in enumerate(parts):
-            own = part.named(f"tuning.{number}")
-            names = [(old.name, new.name) for old, new in zip(part.columns, own.columns, strict=True)]
-            arrays = [{new: chunk.arrays[old] for old, new in names} for chunk in self.ground.store.chunks]
-            self._learned[keys[number], keys[:number].count(keys[number])] = own, arrays
-
-    def prepare(self, cascade: Cascade, progress: Progress | None = None) -> Candidate:
-        """Learn the stages, encode all rows, and fit nothing yet."""
-        ground = self.ground
-        parts: list[Representation] = []
-        stages: list[PreparedStage] = []
-        stores: list[RowStore] = []
-        merged: list[dict[str, Array]] = [{} for _ in ground.store.chunks]
-        keys = self._keys(cascade.stages)
-        for number, stage in reversed(list(enumerate(cascade.stages))):
-            # A stage that is there twice has columns of its own each time.
-            key = keys[number], keys[:number].count(keys[number])
-            if key not in self._learned:
-                part = stage.bind(ground.slabs, ground.metric, f"tuning.{len(self._learned)}")
-                if parts:
-                    part = part.before(parts[0])
-                step = part_of(progress, len(parts), len(cascade.stages))
-                if not part.fitted:
-                    part = part.fit(self._sample(), part_of(step, 0, 2))
-                extents = [(chunk, chunk.rows) for chunk in ground.store.chunks]
-                self._learned[key] = (part, fitting.encode_all(ground.slabs, [part], extents, part_of(step, 1, 2)))
-            part, arrays = self._learned[key]
-            columns = {column.name: column for column in part.columns if arrays and column.name in arrays[0]}
-            store = cast(RowStore, _Overlay(ground.store, arrays, dict(columns)))
-            rows = part.rows(ground.backend, store)
-            adaptive = stage.shortlist is None and number < len(cascade.stages) - 1
-            model = ErrorModel(0.0, 1.0, 1.0) if adaptive else None
-            stages.insert(0, PreparedStage(part, rows, stage.shortlist, model))
-            parts.insert(0, part)
-            stores.insert(0, store)
-            for chunk, new in zip(merged, arrays, strict=True):
-                chunk |= new
-        if not parts[0].scans:
-            stages[1] = replace(stages[1], listing=ground.backend.listing(stages[0].rows, stages[1].rows))
-        return Candidate(cascade, tuple(parts), tuple(merged), tuple(stages), tuple(stores))
-
-    def _keys(self, stages: Sequence[Stage]) -> list[str]:
-        """What each stage learns depends on; lists go by the codes after them."""
-        specs = [sorted((name, value) for name, value in stage.spec().items() if name != "keep") for stage in stages]
-        return [repr(specs[number : number + 2] if isinstance(stage, Lists) else specs[number]) for number, stage in enumerate(stages)]
 
 
 def fit_models(ground: Ground, candidate: Candidate, queries: Queries, k: int) -> Candidate:
@@ -242,25 +137,28 @@ def curve(ground: Ground, candidate: Candidate, queries: Queries, k: int, least:
 
 @dataclass(frozen=True)
 class Measured:
-    """A cascade with the margin at which it was compared, what a query took then, and what its stages handed on."""
+    """A cascade, how it was compared with others, and what a query took then."""
 
     candidate: Candidate
-    curve: Curve | None
+    way: Way
     cost: Cost
+    curve: Curve | None = None
+    """Of its plan, if it has one."""
 
 
 def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, recall: float, limit: float = math.inf) -> Measured | None:
-    """Time per query at a margin that reaches the recall on the tuning queries; None if only exact search does, or if its first stage
+    """At a margin that reaches the recall on the tuning queries; None if only exact search does, or if its first stage
     alone, or a search by lists at a smaller margin, takes as long as the ``limit``."""
     if not candidate.adaptive:
-        return Measured(candidate, None, seconds(ground, candidate.stages, queries.vectors, k))
+        way = way_through(ground, candidate.stages)
+        return Measured(candidate, way, seconds(ground, way, queries.vectors, k))
     head = first_scan(candidate.stages)
-    alone, by_lists = replace(head, shortlist=None, model=None), head.listing is not None
-    if not by_lists and seconds(ground, [alone], queries.vectors, k).together >= limit:
+    alone, by_lists = way_through(ground, [replace(head, shortlist=None, model=None)]), head.listing is not None
+    if not by_lists and seconds(ground, alone, queries.vectors, k).together >= limit:
         return None
     fitted = fit_models(ground, candidate, queries, k)
     some = np.ascontiguousarray(queries.vectors[:: -(-len(queries.vectors) // FEW)])
-    if by_lists and seconds(ground, fitted.at(MIDDLING), some, k).together >= limit:
+    if by_lists and seconds(ground, way_through(ground, fitted.at(MIDDLING)), some, k).together >= limit:
         return None
     found = curve(ground, fitted, queries, k, SAFETY * (1.0 - recall) / 4.0)
     margin = found.at(SAFETY * (1.0 - recall))
@@ -269,22 +167,57 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
     stages = fitted.at(margin)
     # Lists know where to begin.
     openings = OPENINGS[:1] if by_lists else OPENINGS
-    costs = {opening: seconds(ground, stages, queries.vectors, k, opening) for opening in openings}
-    opening = min(costs, key=lambda opening: costs[opening].together)
-    return Measured(replace(fitted, opening=opening), found, costs[opening])
+    tried = []
+    for opening in openings:
+        way = way_through(ground, stages, opening)
+        tried.append(Measured(replace(fitted, opening=opening), way, seconds(ground, way, queries.vectors, k), found))
+    return fastest(tried)
 
 
-def seconds(ground: Ground, stages: Sequence[PreparedStage], queries: F32, k: int, opening: Opening = OPENINGS[0]) -> Cost:
-    """Time per query of a batch, and of queries one at a time."""
+def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int, probing: bool) -> Measured:
+    """Exact search by the candidate's bounds, if it has some; ``probing``: its plan may find thresholds for it."""
+    bounds = [stage.representation.bounded(ground.backend, store) for stage, store in zip(candidate.stages, candidate.stores, strict=True)]
+    useful = [bound for bound in bounds if bound is not None]
+    if not useful:
+        return measure_flat(ground, candidate, queries, k)
+    # Longer lists end no search: bounds are looked at for all rows in any case.
+    openings = [opening for opening in OPENINGS if opening.spare == Opening().spare]
+    tried = []
+    for opening in openings:
+        way = Way.exact(ground.backend, first_scan(candidate.stages), ground.full, useful, opening)
+        tried.append(Measured(replace(candidate, opening=opening), way, seconds(ground, way, queries.vectors, k)))
+    plan = measure(ground, candidate, queries, k, PROBED) if probing and is_probe(candidate.stages, useful) else None
+    if plan is not None:
+        way = Way.exact(ground.backend, first_scan(candidate.stages), ground.full, useful, plan=plan.way)
+        tried.append(replace(plan, way=way, cost=seconds(ground, way, queries.vectors, k)))
+    return fastest(tried)
+
+
+def measure_flat(ground: Ground, candidate: Candidate, queries: Queries, k: int) -> Measured:
+    """A scan of all vectors."""
+    way = way_through(ground, [ground.full])
+    return Measured(candidate, way, seconds(ground, way, queries.vectors, k))
+
+
+def way_through(ground: Ground, stages: Sequence[PreparedStage], opening: Opening = OPENINGS[0]) -> Way:
+    """A search through stages whose names nobody asks for."""
     names, sizes = ("",) * len(stages), (0,) * len(stages)
-    way = Way(ground.backend, 0.0, tuple(stages), (), names, sizes, opening, searcher_of(ground.backend, stages, opening))
+    return Way(ground.backend, 0.0, tuple(stages), (), names, sizes, opening, searcher_of(ground.backend, stages, opening))
+
+
+def fastest(tried: Sequence[Measured]) -> Measured:
+    return min(tried, key=lambda one: one.cost.together)
+
+
+def seconds(ground: Ground, way: Way, queries: F32, k: int, repeats: int = 3) -> Cost:
+    """Time per query of a batch, and of queries one at a time."""
 
     def search(some: F32) -> None:
         if way.at_once(some, k, ground.store) is None:
             counts = np.full(len(some), ground.store.live)
             way.over_all(some, min(k, ground.store.live), ground.store.alive, counts, None)
 
-    return cost(search, queries)
+    return cost(search, queries, repeats)
 
 
 @dataclass(frozen=True)
@@ -300,14 +233,24 @@ class Cost:
         return math.sqrt(self.batch * self.alone)
 
 
-def cost(search: Callable[[F32], None], queries: F32) -> Cost:
+def cost(search: Callable[[F32], None], queries: F32, repeats: int = 3) -> Cost:
     lonely = queries[:: -(-len(queries) // LONELY)]
 
     def one_by_one() -> None:
         for query in lonely:
             search(query[None])
 
-    return Cost(best_of(lambda: search(queries)) / len(queries), best_of(one_by_one) / len(lonely))
+    return Cost(best_of(lambda: search(queries), repeats) / len(queries), best_of(one_by_one, repeats) / len(lonely))
+
+
+def best_of(work: Callable[[], object], repeats: int) -> float:
+    """Seconds of the fastest."""
+    best = math.inf
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 def calibrate(
@@ -325,7 +268,8 @@ def calibrate(
         return replace(nothing, margins=(0.0,), losses=(float(lost.mean()),), queries=len(queries.vectors))
     last = tuned.margins[-1]
     # Close together where the margin for the recall must be.
-    wanted = [*LOSSES, *(share * (1.0 - recall) for share in NEAR)]
+    aim = recall if recall < 1.0 else PROBED
+    wanted = [*LOSSES, *(share * (1.0 - aim) for share in NEAR)]
     steps = {round(tuned.at(loss), 3) for loss in wanted if tuned.losses[-1] <= loss}
     margins = sorted({*(step for step in steps if math.isfinite(step)), last, last + 1.0, last + 2.0, last + 4.0})
     table = np.ones((len(queries.vectors), len(margins)))
@@ -374,102 +318,81 @@ def best_plan(
     bench = Bench(ground, sample)
     bench.know(*known)
     whole = ground.slabs.kind == "int8"  # codes would be no shorter than the vectors
-    dim, metric = ground.slabs.dim, ground.metric
+    exact, probing = recall == 1.0, len(judges.vectors) >= queries_needed(PROBED)
+    cascades: list[Cascade] = []
+    bounds: list[Cascade] = []
     if own is not None:
         cascades = [own]
-    elif whole:
-        cascades = []
-    else:
+    elif not whole:
         uneven = is_uneven(sample())
-        cascades = exact_family(dim, uneven) if recall == 1.0 else family(dim, metric, uneven, ground.store.live)
-    flat = seconds(ground, [ground.full], tuners.vectors, k)
+        cascades = family(ground.slabs.dim, ground.metric, uneven, ground.store.live)
+        if exact:
+            bounds = exact_family(ground.slabs.dim, uneven)
+            cascades = [cascade for cascade in cascades if probing and isinstance(cascade.stages[0], PQ)]
+    flat = measure_flat(ground, bench.prepare(Cascade([Full()])), tuners, k)
 
     tried: list[Measured] = []
-    steps = len(cascades) + len(ROWS_OF_A_LIST) + 2
+    steps = len(cascades) + (len(bounds) if exact else len(ROWS_OF_A_LIST) + 1) + 1
 
     def attempt(cascade: Cascade, number: int) -> None:
-        step = part_of(progress, number, steps)
-        candidate = bench.prepare(cascade, step)
+        candidate = bench.prepare(cascade, part_of(progress, number, steps))
         held = sum(column.row_bytes for part in candidate.parts for column in part.columns) + listed_bytes(candidate.parts, ground.store)
         if own is None and memory is not None and held > memory:
             return
-        if recall == 1.0:
-            tried.append(measure_exact(ground, candidate, tuners, k))
+        if exact:
+            tried.append(measure_exact(ground, candidate, tuners, k, probing))
             return
         limit = min((one.cost.together for one in tried), default=math.inf)
         found = measure(ground, candidate, tuners, k, recall, limit)
         if found is not None:
             tried.append(found)
 
-    for number, cascade in enumerate(cascades):
+    for number, cascade in enumerate(bounds):
+        attempt(cascade, number)
+    if bounds and tried:
+        # The best bounds, with codes before them that find thresholds.
+        after = fastest(tried).candidate.cascade.stages
+        cascades = [Cascade([cascade.stages[0], *after]) for cascade in cascades]
+    for number, cascade in enumerate(cascades, len(bounds)):
         attempt(cascade, number)
     # Lists take long to learn: they are tried with the best codes alone, and where they help with the next longer ones, as few are read.
     coded = [one for one in tried if isinstance(one.candidate.cascade.stages[0], PQ)]
-    if own is None and coded and ground.backend.passes_by:
-        codes = contest(ground, coded, tuners.vectors, k, recall).candidate.cascade
+    if own is None and not exact and coded and ground.backend.passes_by:
+        codes = contest(ground, coded, tuners.vectors, k).candidate.cascade
         for number, cascade in enumerate(listed(codes, ground.store.live), len(cascades)):
             attempt(cascade, number)
-        lists = min(tried, key=lambda one: one.cost.together).candidate.cascade.stages[0]
-        after = longer(codes, cascades)
-        if isinstance(lists, Lists) and after is not None:
-            attempt(Cascade([lists, *after.stages]), steps - 2)
-    best = contest(ground, tried, tuners.vectors, k, recall) if tried else None
-    if own is not None and best is None:
+        lists, next_codes = fastest(tried).candidate.cascade.stages[0], longer(codes, cascades)
+        if isinstance(lists, Lists) and next_codes is not None:
+            attempt(Cascade([lists, *next_codes.stages]), steps - 2)
+    if own is None:
+        best = contest(ground, [*tried, flat], tuners.vectors, k)
+    elif tried:
+        best = tried[0]
+    else:
         # Only exact search reaches the recall with it. The margins are of use for others.
         candidate = fit_models(ground, bench.prepare(own), tuners, k)
-        best = Measured(candidate, curve(ground, candidate, tuners, k, 0.0), flat)
+        best = replace(flat, candidate=candidate, curve=curve(ground, candidate, tuners, k, 0.0))
     last = part_of(progress, steps - 1, steps)
     found: tuple[Candidate | None, Calibration | None] = None, None
-    if best is not None and (own is not None or best.cost.together < flat.together):
+    if best is not flat:
         found = best.candidate, calibrate(ground, best, judges, k, recall, given, last)
     if last is not None:
         last(1, 1)
     return found
 
 
-def contest(ground: Ground, tried: Sequence[Measured], queries: F32, k: int, recall: float) -> Measured:
+def contest(ground: Ground, tried: Sequence[Measured], queries: F32, k: int) -> Measured:
     """The fastest. Those that are close take turns once more: times of different minutes may differ by more than cascades do."""
-    fastest = min(tried, key=lambda one: one.cost.together)
-    close = [one for one in tried if one.curve is not None and one.cost.together <= CLOSE * fastest.cost.together]
+    limit = CLOSE * fastest(tried).cost.together
+    close = [one for one in tried if one.cost.together <= limit]
     if len(close) < 2:
-        return fastest
+        return fastest(tried)
     some = np.ascontiguousarray(queries[:: -(-len(queries) // FINAL)])
     costs: list[list[Cost]] = [[] for _ in close]
     for _ in range(TURNS):
         for one, own in zip(close, costs, strict=True):
-            stages = one.candidate.at(one.curve.at(SAFETY * (1.0 - recall)) if one.curve is not None else 0.0)
-            own.append(seconds(ground, stages, some, k, one.candidate.opening))
+            own.append(seconds(ground, one.way, some, k, 1))
     # The least of each: what others took from it comes on top.
     final = [Cost(min(cost.batch for cost in own), min(cost.alone for cost in own)) for own in costs]
     place = min(range(len(close)), key=lambda number: final[number].together)
     return replace(close[place], cost=final[place])
-
-
-def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int) -> Measured:
-    """Time per query of exact search by the candidate's bounds, if it has some."""
-    bounds = [stage.representation.bounded(ground.backend, store) for stage, store in zip(candidate.stages, candidate.stores, strict=True)]
-    useful = [bound for bound in bounds if bound is not None]
-    if not useful:
-        return Measured(candidate, None, seconds(ground, [ground.full], queries.vectors, k))
-
-    head = first_scan(candidate.stages)
-
-    def search(some: F32, opening: Opening) -> None:
-        counts, wanted = np.full(len(some), ground.store.live), min(k, ground.store.live)
-        run_exact(ground.backend, head, useful, ground.full, some, wanted, ground.store.alive, counts, opening=opening)
-
-    # Longer lists end no search: bounds are looked at for all rows in any case.
-    tried = [opening for opening in OPENINGS if opening.spare == Opening().spare]
-    costs = {opening: cost(partial(search, opening=opening), queries.vectors) for opening in tried}
-    opening = min(costs, key=lambda opening: costs[opening].together)
-    return Measured(replace(candidate, opening=opening), None, costs[opening])
-
-
-def best_of(work: Callable[[], object]) -> float:
-    """Seconds of the best of three."""
-    best = math.inf
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - start)
-    return best

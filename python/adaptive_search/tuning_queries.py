@@ -13,6 +13,7 @@ from .calibration import queries_needed
 from .layout import Slabs
 from .rows import RowStore
 from .running import PreparedStage, run
+from .searching import PROBED
 from .types import F32, F64, I64, Metric
 from .vectors import read_vectors
 
@@ -114,14 +115,16 @@ def queries_for(ground: Ground, given: F32 | None, k: int, recall: float) -> tup
                 f"for stored rows to stand for them there must be {2 * needed}, there are {ground.store.live}"
             )
         own = own_queries(ground, k, recall)
-        half = len(own.truth) // 2 if recall < 1.0 else 0
+        half = len(own.truth) // 2
         return own.part(slice(half, None)), own.part(slice(0, half))
     if recall == 1.0:
         if not len(given):
             raise ValueError("queries: expected at least one, got none")
-        some = ground.queries(given[:TUNING_QUERIES], k, None)
-        return some, some.part(slice(0, 0))
-    tuning, judging = split(len(given), recall)
+        # Exact search needs no calibration; the plan that finds its thresholds does.
+        if len(given) < queries_needed(PROBED) or not split(len(given), PROBED)[0]:
+            some = ground.queries(given[:TUNING_QUERIES], k, None)
+            return some, some.part(slice(0, 0))
+    tuning, judging = split(len(given), recall if recall < 1.0 else PROBED)
     order = np.random.default_rng(0).permutation(len(given))
     judges = ground.queries(given[order[tuning : tuning + judging]], k, None)
     return (ground.queries(given[order[:tuning]], k, None) if tuning else own_queries(ground, k, recall)), judges

@@ -8,20 +8,17 @@ from operator import is_not
 from typing import NamedTuple
 
 from .backends.protocol import Backend
-from .calibration import Calibration
+from .calibration import Calibration, queries_needed
 from .representations import Bounded, Full, Representation, Stage
 from .rows import RowStore
-from .running import Opening, PreparedStage, first_scan
-from .searching import Way, searcher_of
+from .running import Opening, PreparedStage
+from .searching import PROBED, Way, is_probe, searcher_of
 
 LEAST_ROWS = 4_096
 """Fewer are searched exactly in less time than a cascade takes to be set up."""
 
 SAMPLE = Opening(share=16)
 """How exact search finds thresholds where a plan would take too long for that."""
-
-PROBED = 0.8
-"""Recall of a plan that finds thresholds for exact search, at most: nearly as high ones as for 0.99, in a fraction of the time."""
 
 MOST_WAYS = 64
 """Recalls that searches have asked for lately, at most, for which what they need is kept."""
@@ -77,7 +74,10 @@ class Installed(NamedTuple):
                 raise ValueError(NO_PLAN.format(wanted))
             return math.inf
         if self.tuned is not None and self.tuned.queries:
-            return self.tuned.margin(self.tuned.recall if wanted is None else wanted)
+            asked = self.tuned.recall if wanted is None else wanted
+            if self.exact and self.tuned.queries < queries_needed(asked):
+                return math.inf
+            return self.tuned.margin(asked)
         if wanted is not None:
             if self.exact and self.asked is not None:
                 return math.inf
@@ -121,20 +121,18 @@ class Ways:
         full, tuned = self.full(backend), installed.tuned
         if not math.isinf(margins):
             return self._planned(backend, margins, installed)
-        # What a plan found best for its margins says nothing of bounds that cannot fail.
-        opening = tuned.opening if tuned is not None and tuned.recall == 1.0 else Opening()
         bounds = self.bounds(backend, installed) if installed.fitted and self._store.live >= LEAST_ROWS else []
         if not bounds:
             return Way(backend, margins, (full,), (), ("Full()",), (full.representation.bytes_per_row,))
-        sizes = (*(bound.bytes_per_row for bound in bounds), full.representation.bytes_per_row)
         pairs = zip(installed.stages, self._all_bounds(backend, installed), strict=True)
-        names = (*(f"{stage!r}, bound" for stage, bound in pairs if bound is not None), "Full()")
+        names = [f"{stage!r}, bound" for stage, bound in pairs if bound is not None]
         seeds = self.stage(backend, next(number for number, part in enumerate(installed.parts) if part.scans), installed)
+        # What a plan found best for its margins says nothing of bounds that cannot fail.
+        opening = tuned.opening if tuned is not None and not tuned.queries else Opening()
         plan = self._probing(backend, installed)
-        if plan is not None and 2 * first_scan(plan.stages).representation.bytes_per_row > bounds[0].bytes_per_row:
-            # It would take as long as the bounds, as it begins with dear codes: few rows do not stand out.
+        if plan is not None and not is_probe(plan.stages, bounds):
             plan, opening = None, SAMPLE
-        return Way(backend, margins, (seeds, full), tuple(bounds), names, sizes, opening, plan=plan)
+        return Way.exact(backend, seeds, full, bounds, opening, names, plan)
 
     def full(self, backend: Backend) -> PreparedStage:
         """The vectors."""
@@ -155,7 +153,7 @@ class Ways:
     def _probing(self, backend: Backend, installed: Installed) -> Way | None:
         """The plan, if there is one that finds most of the best rows, and their true scores, for less than exact search."""
         tuned = installed.tuned
-        if tuned is None or tuned.recall == 1.0 or not tuned.queries or not isinstance(installed.stages[-1], Full):
+        if tuned is None or not tuned.queries or not isinstance(installed.stages[-1], Full):
             return None
         margins = tuned.margin(min(tuned.recall, PROBED))
         return self._planned(backend, margins, installed) if math.isfinite(margins) else None
@@ -168,7 +166,7 @@ class Ways:
                 stage if model is None else replace(stage, model=model, margins=margins)
                 for stage, model in zip(stages, tuned.models, strict=True)
             ]
-        opening = Opening() if tuned is None or tuned.recall == 1.0 else tuned.opening
+        opening = tuned.opening if tuned is not None and tuned.queries else Opening()
         sizes = tuple(stage.representation.bytes_per_row for stage in stages)
         names, searcher = tuple(map(repr, installed.stages)), searcher_of(backend, stages, opening)
         return Way(backend, margins, tuple(stages), (), names, sizes, opening, searcher)

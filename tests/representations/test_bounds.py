@@ -153,6 +153,32 @@ def test_norms_beyond_what_bounds_are_good_for() -> None:
         assert bounds_of(filled(rows, "ip", cascade=asx.Cascade([stage, asx.Full()])), current()) == []
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_queries_too_long_for_codes_are_compared_with_all_vectors(metric: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside others in a batch, which go by bounds."""
+    monkeypatch.setattr("adaptive_search.ways.LEAST_ROWS", 1)
+    cascade = asx.Cascade([asx.PQ(6, 4), asx.Int8(bounded=True), asx.Full()])
+    rows = np.random.default_rng(0).standard_normal((3_000, 24), dtype=np.float32)
+    queries = np.random.default_rng(1).standard_normal((40, 24), dtype=np.float32)
+    queries[[3, 17, 39]] *= np.float32(1e18)
+    rows[1_200:1_203] *= np.float32(1e14)  # about as long as rows may be
+    index, flat = asx.Index(24, metric, cascade=cascade, fit_rows=3_000), asx.Index(24, metric)
+    index.add(rows)
+    index.tune(queries[:3], recall=1.0)
+    flat.add(rows)
+    some = np.arange(3_000) % 3 > 0
+    for batch in (queries, queries[3], queries[4]):
+        for allowed in (None, some, [17, 18, 1_200]):
+            found, stats = index.search(batch, recall=1.0, filter=allowed, stats=True)
+            expected = flat.search(batch, filter=allowed)
+            np.testing.assert_array_equal(found.ids, expected.ids)
+            assert oracles.same_bits(found.scores, expected.scores)
+            assert len(stats.stages) == 2
+    _, stats = index.search(queries[[3, 4]], recall=1.0, stats=True)
+    assert stats.stages[0].scored.tolist()[0] == 0
+    assert stats.stages[1].scored.tolist()[0] == 3_000
+
+
 @pytest.mark.parametrize("stage", [asx.Int8(bounded=True, keep=9), asx.Prefix(7, keep=9)], ids=str)
 def test_cosines_of_rows_whose_norms_are_hardly_known(stage: Any, backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     """A subnormal norm has few bits, so that the canonical cosine may be off by percents: bounds know nothing of it."""
