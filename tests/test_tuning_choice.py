@@ -194,7 +194,8 @@ def test_exact_search_has_codes_before_its_bounds_where_they_pay(tmp_path: Path,
     scale = 1 / np.sqrt(1 + np.arange(128) / 8)
     clumps = random.standard_normal((60, 128))
     rows, queries = (
-        ((clumps[random.integers(0, 60, count)] + random.standard_normal((count, 128))) * scale).astype(np.float32) for count in (5_000, 500)
+        ((clumps[random.integers(0, 60, count)] + random.standard_normal((count, 128))) * scale).astype(np.float32)
+        for count in (5_000, 500)
     )
     index = asx.Index(128, "ip")
     index.add(rows)
