@@ -38,7 +38,8 @@ TURNS = 5
 """in which contenders are measured so often, in turns,"""
 
 CLOSE = 3.0
-"""if they took no longer than this, relative to the fastest: on a busy machine the same cascade may take twice as long a minute later."""
+"""if they took no longer than this, relative to the fastest: on a busy machine the same cascade may take twice as long a minute later. In
+turns, less is enough to be left behind."""
 
 MIDDLING = 1.0
 """Margin, in deviations, that most recalls need at least."""
@@ -174,12 +175,12 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
     return fastest(tried)
 
 
-def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int, probing: bool) -> Measured:
+def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int, probing: bool) -> list[Measured]:
     """Exact search by the candidate's bounds, if it has some; ``probing``: its plan may find thresholds for it."""
     bounds = [stage.representation.bounded(ground.backend, store) for stage, store in zip(candidate.stages, candidate.stores, strict=True)]
     useful = [bound for bound in bounds if bound is not None]
     if not useful:
-        return measure_flat(ground, candidate, queries, k)
+        return [measure_flat(ground, candidate, queries, k)]
     # Longer lists end no search: bounds are looked at for all rows in any case.
     openings = [opening for opening in OPENINGS if opening.spare == Opening().spare]
     tried = []
@@ -190,7 +191,7 @@ def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int
     if plan is not None:
         way = Way.exact(ground.backend, first_scan(candidate.stages), ground.full, useful, plan=plan.way)
         tried.append(replace(plan, way=way, cost=seconds(ground, way, queries.vectors, k)))
-    return fastest(tried)
+    return tried
 
 
 def measure_flat(ground: Ground, candidate: Candidate, queries: Queries, k: int) -> Measured:
@@ -340,7 +341,7 @@ def best_plan(
         if own is None and memory is not None and held > memory:
             return
         if exact:
-            tried.append(measure_exact(ground, candidate, tuners, k, probing))
+            tried.extend(measure_exact(ground, candidate, tuners, k, probing))
             return
         limit = min((one.cost.together for one in tried), default=math.inf)
         found = measure(ground, candidate, tuners, k, recall, limit)
@@ -367,14 +368,14 @@ def best_plan(
     if own is None:
         best = contest(ground, [*tried, flat], tuners.vectors, k)
     elif tried:
-        best = tried[0]
+        best = contest(ground, tried, tuners.vectors, k)
     else:
         # Only exact search reaches the recall with it. The margins are of use for others.
         candidate = fit_models(ground, bench.prepare(own), tuners, k)
         best = replace(flat, candidate=candidate, curve=curve(ground, candidate, tuners, k, 0.0))
     last = part_of(progress, steps - 1, steps)
     found: tuple[Candidate | None, Calibration | None] = None, None
-    if best is not flat:
+    if best.way is not flat.way or own is not None:
         found = best.candidate, calibrate(ground, best, judges, k, recall, given, last)
     if last is not None:
         last(1, 1)
@@ -383,16 +384,22 @@ def best_plan(
 
 def contest(ground: Ground, tried: Sequence[Measured], queries: F32, k: int) -> Measured:
     """The fastest. Those that are close take turns once more: times of different minutes may differ by more than cascades do."""
-    limit = CLOSE * fastest(tried).cost.together
-    close = [one for one in tried if one.cost.together <= limit]
-    if len(close) < 2:
-        return fastest(tried)
+    best = fastest(tried)
+    close = [one for one in tried if one.cost.together <= CLOSE * best.cost.together]
     some = np.ascontiguousarray(queries[:: -(-len(queries) // FINAL)])
     costs: list[list[Cost]] = [[] for _ in close]
-    for _ in range(TURNS):
+    for turn in range(1, TURNS + 1):
+        if len(close) == 1:
+            break
         for one, own in zip(close, costs, strict=True):
             own.append(seconds(ground, one.way, some, k, 1))
-    # The least of each: what others took from it comes on top.
-    final = [Cost(min(cost.batch for cost in own), min(cost.alone for cost in own)) for own in costs]
-    place = min(range(len(close)), key=lambda number: final[number].together)
-    return replace(close[place], cost=final[place])
+        # The least of each: what others took from it comes on top.
+        close = [
+            replace(one, cost=Cost(min(cost.batch for cost in own), min(cost.alone for cost in own)))
+            for one, own in zip(close, costs, strict=True)
+        ]
+        # The more often they were measured, the closer they must be.
+        limit = CLOSE ** (1 / turn) * fastest(close).cost.together
+        kept = [number for number, one in enumerate(close) if one.cost.together <= limit]
+        close, costs = [close[number] for number in kept], [costs[number] for number in kept]
+    return fastest(close)
