@@ -433,7 +433,8 @@ class Index:
         k : int
             Neighbors that searches will ask for, at most.
         recall : float
-            Above 0 and up to 1; 1.0 looks for the fastest exact search. Where a plan finds its thresholds, `search` takes lower recalls too.
+            Above 0 and up to 1; 1.0 looks for the fastest exact search. Where a plan finds thresholds for that, lower recalls may be
+            asked for as well.
         memory : int, optional
             Most bytes that the index may hold per row, for a cascade that is to be chosen.
         progress : bool
