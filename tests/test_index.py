@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -244,8 +246,26 @@ def test_progress_bars(capsys: pytest.CaptureFixture[str]) -> None:
     index.fit(progress=True)
     index.search(questions(3), progress=True)
     shown = capsys.readouterr()
-    assert {"adding", "encoding", "searching"} <= set(re.findall(r"(\w+): ", shown.err))
+    assert {"adding", "fitting", "searching"} <= set(re.findall(r"(\w+): ", shown.err))
     assert shown.out == ""
+
+
+def test_bars_do_not_begin_again_when_stages_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+    reports: list[tuple[int, int]] = []
+
+    @contextmanager
+    def bar(*_: Any) -> Iterator[Any]:
+        yield lambda done, total: reports.append((done, total))
+
+    monkeypatch.setattr(index_module, "progress_bar", bar)
+    index = asx.Index(DIM, cascade=LEARNED[0], fit_rows=50)
+    for work in (lambda: index.add(collection(90).astype(np.float32)), index.fit):
+        reports.clear()
+        work()
+        done, totals = zip(*reports, strict=True)
+        assert len(set(totals)) == 1
+        assert list(done) == sorted(done)
+        assert done[-1] == totals[0]
 
 
 # --- removing --------------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from .backends import current
 from .calibration import Calibration
 from .candidates import Candidate
 from .cascade import Cascade, SearchStats, StageStats
-from .execution import Progress, progress_bar
+from .execution import Progress, part_of, progress_bar
 from .explaining import Explanation
 from .intake import Intake
 from .layout import Slabs
@@ -359,11 +359,12 @@ class Index:
             return
         if not self._intake.ready:
             raise ValueError(f"transform: {self._intake.transform!r} is not fitted: call fit(sample) before add()")
-        with progress_bar(progress, "adding") as bar:
+        learns = not self.fitted and len(self) + count >= self._fit_rows
+        with progress_bar(progress, "adding", "steps" if learns else "rows") as bar:
             spans = self._store.stage(count)
-            self._write(matrix, spans, bar)
-            if not self.fitted and len(self) + count >= self._fit_rows:
-                self._learn(fitting.sample_rows(self._slabs, self._store, spans), spans, new_ids, bar)
+            self._write(matrix, spans, part_of(bar, 0, 2) if learns else bar)
+            if learns:
+                self._learn(fitting.sample_rows(self._slabs, self._store, spans), spans, new_ids, part_of(bar, 1, 2))
             else:
                 self._store.commit(spans, new_ids)
         self._changed += count
@@ -414,7 +415,7 @@ class Index:
             return
         if not len(learned):
             raise ValueError("sample: there are no rows to learn from")
-        with progress_bar(progress, "encoding") as bar:
+        with progress_bar(progress, "fitting", "steps") as bar:
             self._learn(learned, (), np.empty(0, np.int64), bar, intake)
 
     def tune(self, queries: Any = None, *, k: int = 10, recall: float = 0.95, memory: int | None = None, progress: bool = False) -> Plan:
@@ -763,8 +764,8 @@ class Index:
 
     def _learn(self, sample: F32, spans: Sequence[Span], new_ids: I64, progress: Progress | None, intake: Intake | None = None) -> None:
         """Learn all stages and encode all rows, those of ``spans`` included; then let the rows count, and what was learned."""
-        parts = fitted(self._parts, sample, progress)
-        arrays = fitting.encode_all(self._slabs, parts, self._store.extents(spans), progress)
+        parts = fitted(self._parts, sample, part_of(progress, 0, 2))
+        arrays = fitting.encode_all(self._slabs, parts, self._store.extents(spans), part_of(progress, 1, 2))
         self._store.commit(spans, new_ids)
         store = self._store
         columns, chunks = store.exchanged([column for part in parts for column in part.columns], arrays)
