@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 import adaptive_search
+from adaptive_search import index
 from adaptive_search.backends import backends, get, missing, use_backend
 from adaptive_search.backends.protocol import Backend
 
@@ -61,3 +64,16 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """A backend, also the one in use."""
     with use_backend(request.param):
         yield get(request.param)
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """What an index tells its bars, (done, total) each."""
+    found: list[tuple[int, int]] = []
+
+    @contextmanager
+    def bar(*_: Any) -> Iterator[Any]:
+        yield lambda done, total: found.append((done, total))
+
+    monkeypatch.setattr(index, "progress_bar", bar)
+    return found

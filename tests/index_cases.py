@@ -106,3 +106,11 @@ def prepared(index: asx.Index, backend: Backend) -> tuple[PreparedStage, ...]:
 def way_of(index: asx.Index, backend: Backend, recall: float | None = None) -> Way:
     """How a search goes."""
     return ways(index).way(backend, recall, index._installed)
+
+
+def assert_one_whole_bar(reports: Sequence[tuple[int, int]]) -> None:
+    """It never goes back, and ends with all done."""
+    done, totals = zip(*reports, strict=True)
+    assert len(set(totals)) == 1
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[0]

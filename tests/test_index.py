@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from index_cases import (
     DIM,
     METRICS,
     assert_equal,
+    assert_one_whole_bar,
     assert_same,
     cascades,
     collection,
@@ -250,22 +249,12 @@ def test_progress_bars(capsys: pytest.CaptureFixture[str]) -> None:
     assert shown.out == ""
 
 
-def test_bars_do_not_begin_again_when_stages_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[tuple[int, int]] = []
-
-    @contextmanager
-    def bar(*_: Any) -> Iterator[Any]:
-        yield lambda done, total: reports.append((done, total))
-
-    monkeypatch.setattr(index_module, "progress_bar", bar)
+def test_bars_do_not_begin_again_when_stages_are_learned(reports: list[tuple[int, int]]) -> None:
     index = asx.Index(DIM, cascade=LEARNED[0], fit_rows=50)
     for work in (lambda: index.add(collection(90).astype(np.float32)), index.fit):
         reports.clear()
         work()
-        done, totals = zip(*reports, strict=True)
-        assert len(set(totals)) == 1
-        assert list(done) == sorted(done)
-        assert done[-1] == totals[0]
+        assert_one_whole_bar(reports)
 
 
 # --- removing --------------------------------------------------------------------------------------------------------------

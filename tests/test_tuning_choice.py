@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from index_cases import prepared
+from index_cases import assert_one_whole_bar, prepared
 from test_tuning import clustered
 
 import adaptive_search as asx
-from adaptive_search import candidates, families, index as index_module, tuning, tuning_queries
+from adaptive_search import candidates, families, tuning, tuning_queries
 from adaptive_search.backends import current
 from adaptive_search.backends.protocol import Backend
 from adaptive_search.representations import lists
@@ -60,11 +58,10 @@ def test_what_takes_too_long_is_left_aside_early(by_lists: bool, monkeypatch: py
     assert tuning.measure(ground, candidate, asked, 10, 0.9, limit=1.1) is not None
 
 
-def test_progress_moves_while_lists_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_moves_while_lists_are_learned(monkeypatch: pytest.MonkeyPatch, reports: list[tuple[int, int]]) -> None:
     if not current().passes_by:
         pytest.skip("lists spare it nothing")
     monkeypatch.setattr(families, "LISTED_ROWS", 1_000)
-    reports: list[tuple[int, int]] = []
     meanwhile: list[int] = []
     learn = lists.clustered
 
@@ -74,43 +71,26 @@ def test_progress_moves_while_lists_are_learned(monkeypatch: pytest.MonkeyPatch)
         meanwhile.append(len(set(reports[before:])))
         return found
 
-    @contextmanager
-    def bar(shown: bool, title: str, unit: str = "rows") -> Iterator[Any]:
-        yield (lambda done, total: reports.append((done, total))) if shown and title == "tuning" else None
-
     monkeypatch.setattr(lists, "clustered", noted)
-    monkeypatch.setattr(index_module, "progress_bar", bar)
     random = np.random.default_rng(0)
     index = asx.Index(96)
     index.add(random.standard_normal((60, 96))[random.integers(0, 60, 2_000)] + 0.5 * random.standard_normal((2_000, 96)))
+    reports.clear()
     index.tune(recall=0.8, progress=True)
     assert len(meanwhile) == 2
     assert min(meanwhile) > 5
-    done, totals = zip(*reports, strict=True)
-    assert len(set(totals)) == 1
-    assert list(done) == sorted(done)
-    assert done[-1] == totals[0]
+    assert_one_whole_bar(reports)
 
 
 @pytest.mark.parametrize(
     ("cascade", "recall"), [(None, 1.0), ([asx.Int8(keep=50), asx.Full()], 0.9), ([asx.Int8(bounded=True), asx.Full()], 1.0)], ids=str
 )
-def test_progress_ends_with_all_done(cascade: list[Any] | None, recall: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    reports: list[tuple[int, int]] = []
-
-    @contextmanager
-    def bar(*_: Any) -> Iterator[Any]:
-        yield lambda done, total: reports.append((done, total))
-
-    monkeypatch.setattr(index_module, "progress_bar", bar)
+def test_progress_ends_with_all_done(cascade: list[Any] | None, recall: float, reports: list[tuple[int, int]]) -> None:
     index = asx.Index(24, cascade=None if cascade is None else asx.Cascade(cascade), fit_rows=500)
     index.add(np.random.default_rng(0).standard_normal((500, 24)))
     reports.clear()
     index.tune(np.random.default_rng(1).standard_normal((300, 24)), recall=recall, progress=True)
-    done, totals = zip(*reports, strict=True)
-    assert len(set(totals)) == 1
-    assert list(done) == sorted(done)
-    assert done[-1] == totals[0]
+    assert_one_whole_bar(reports)
 
 
 @pytest.fixture
