@@ -200,3 +200,12 @@ def test_exact_search_has_codes_before_its_bounds_where_they_pay(tmp_path: Path,
         np.testing.assert_array_equal(one.search(queries[300:], recall=0.9999).ids, exact.ids)
     # Too few queries to calibrate with: there is no plan then.
     assert isinstance(index.tune(queries[:3], recall=1.0).stages[0], asx.Int8)
+
+
+def test_exact_search_without_bounds_is_a_scan_of_the_vectors() -> None:
+    """Codes before it would be learned for nothing."""
+    rows = np.random.default_rng(0).standard_normal((5_000, 96), dtype=np.float32)
+    rows[7] *= np.float32(1e17)
+    index = asx.Index(96, "ip")
+    index.add(rows)
+    assert index.tune(rows[:50], recall=1.0).stages == (asx.Full(),)

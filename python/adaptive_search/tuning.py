@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -176,11 +176,11 @@ def measure(ground: Ground, candidate: Candidate, queries: Queries, k: int, reca
 
 
 def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int, probing: bool) -> list[Measured]:
-    """Exact search by the candidate's bounds, if it has some; ``probing``: its plan may find thresholds for it."""
+    """The ways of exact search by the candidate's bounds, none if it has none; ``probing``: its plan may find thresholds."""
     bounds = [stage.representation.bounded(ground.backend, store) for stage, store in zip(candidate.stages, candidate.stores, strict=True)]
     useful = [bound for bound in bounds if bound is not None]
     if not useful:
-        return [measure_flat(ground, candidate, queries, k)]
+        return []
     # Longer lists end no search: bounds are looked at for all rows in any case.
     openings = [opening for opening in OPENINGS if opening.spare == Opening().spare]
     tried = []
@@ -192,12 +192,6 @@ def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int
         way = Way.exact(ground.backend, first_scan(candidate.stages), ground.full, useful, plan=plan.way)
         tried.append(replace(plan, way=way, cost=seconds(ground, way, queries.vectors, k)))
     return tried
-
-
-def measure_flat(ground: Ground, candidate: Candidate, queries: Queries, k: int) -> Measured:
-    """A scan of all vectors."""
-    way = way_through(ground, [ground.full])
-    return Measured(candidate, way, seconds(ground, way, queries.vectors, k))
 
 
 def way_through(ground: Ground, stages: Sequence[PreparedStage], opening: Opening = OPENINGS[0]) -> Way:
@@ -318,68 +312,98 @@ def best_plan(
     """
     bench = Bench(ground, sample)
     bench.know(*known)
-    whole = ground.slabs.kind == "int8"  # codes would be no shorter than the vectors
-    exact, probing = recall == 1.0, len(judges.vectors) >= queries_needed(PROBED)
-    cascades: list[Cascade] = []
-    bounds: list[Cascade] = []
+    trials = Trials(bench, tuners, k, recall, memory if own is None else None, len(judges.vectors) >= queries_needed(PROBED), progress)
     if own is not None:
-        cascades = [own]
-    elif not whole:
-        uneven = is_uneven(sample())
-        cascades = family(ground.slabs.dim, ground.metric, uneven, ground.store.live)
-        if exact:
-            bounds = exact_family(ground.slabs.dim, uneven)
-            cascades = [cascade for cascade in cascades if probing and isinstance(cascade.stages[0], PQ)]
-    flat = measure_flat(ground, bench.prepare(Cascade([Full()])), tuners, k)
-
-    tried: list[Measured] = []
-    steps = len(cascades) + (len(bounds) if exact else len(ROWS_OF_A_LIST) + 1) + 1
-
-    def attempt(cascade: Cascade, number: int) -> None:
-        candidate = bench.prepare(cascade, part_of(progress, number, steps))
-        held = sum(column.row_bytes for part in candidate.parts for column in part.columns) + listed_bytes(candidate.parts, ground.store)
-        if own is None and memory is not None and held > memory:
-            return
-        if exact:
-            tried.extend(measure_exact(ground, candidate, tuners, k, probing))
-            return
-        limit = min((one.cost.together for one in tried), default=math.inf)
-        found = measure(ground, candidate, tuners, k, recall, limit)
-        if found is not None:
-            tried.append(found)
-
-    for number, cascade in enumerate(bounds):
-        attempt(cascade, number)
-    if bounds and tried:
-        # The best bounds, with codes before them that find thresholds.
-        after = fastest(tried).candidate.cascade.stages
-        cascades = [Cascade([cascade.stages[0], *after]) for cascade in cascades]
-    for number, cascade in enumerate(cascades, len(bounds)):
-        attempt(cascade, number)
-    # Lists take long to learn: they are tried with the best codes alone, and where they help with the next longer ones, as few are read.
-    coded = [one for one in tried if isinstance(one.candidate.cascade.stages[0], PQ)]
-    if own is None and not exact and coded and ground.backend.passes_by:
-        codes = contest(ground, coded, tuners.vectors, k).candidate.cascade
-        for number, cascade in enumerate(listed(codes, ground.store.live), len(cascades)):
-            attempt(cascade, number)
-        lists, next_codes = fastest(tried).candidate.cascade.stages[0], longer(codes, cascades)
-        if isinstance(lists, Lists) and next_codes is not None:
-            attempt(Cascade([lists, *next_codes.stages]), steps - 2)
+        trials.attempt(own)
+    elif ground.slabs.kind != "int8":  # codes would be no shorter than the vectors
+        (try_exact if recall == 1.0 else try_family)(trials, is_uneven(sample()))
+    way = way_through(ground, [ground.full])
+    flat = Measured(bench.prepare(own or Cascade([Full()])), way, seconds(ground, way, tuners.vectors, k))
     if own is None:
-        best = contest(ground, [*tried, flat], tuners.vectors, k)
-    elif tried:
-        best = contest(ground, tried, tuners.vectors, k)
+        best = contest(ground, [*trials.tried, flat], tuners.vectors, k)
+    elif trials.tried:
+        best = contest(ground, trials.tried, tuners.vectors, k)
+    elif recall == 1.0:
+        best = flat
     else:
         # Only exact search reaches the recall with it. The margins are of use for others.
-        candidate = fit_models(ground, bench.prepare(own), tuners, k)
+        candidate = fit_models(ground, flat.candidate, tuners, k)
         best = replace(flat, candidate=candidate, curve=curve(ground, candidate, tuners, k, 0.0))
-    last = part_of(progress, steps - 1, steps)
+    last = part_of(progress, trials.steps - 1, trials.steps)
     found: tuple[Candidate | None, Calibration | None] = None, None
-    if best.way is not flat.way or own is not None:
+    if own is not None or best.way is not flat.way:
         found = best.candidate, calibrate(ground, best, judges, k, recall, given, last)
     if last is not None:
         last(1, 1)
     return found
+
+
+@dataclass
+class Trials:
+    """Cascades that were measured, and what it takes to measure more."""
+
+    bench: Bench
+    queries: Queries
+    k: int
+    recall: float
+    memory: int | None
+    """Most bytes per row that the stages' columns may take."""
+    probing: bool
+    """Whether there are queries to calibrate a plan that finds thresholds for exact search."""
+    progress: Progress | None
+    steps: int = 2
+    """That progress is told of: attempts, at most, and one for what comes after."""
+    attempts: int = 0
+    tried: list[Measured] = field(default_factory=list)
+
+    def attempt(self, cascade: Cascade) -> None:
+        ground = self.bench.ground
+        candidate = self.bench.prepare(cascade, part_of(self.progress, self.attempts, self.steps))
+        self.attempts += 1
+        held = sum(column.row_bytes for part in candidate.parts for column in part.columns) + listed_bytes(candidate.parts, ground.store)
+        if self.memory is not None and held > self.memory:
+            return
+        if self.recall == 1.0:
+            self.tried += measure_exact(ground, candidate, self.queries, self.k, self.probing)
+            return
+        limit = min((one.cost.together for one in self.tried), default=math.inf)
+        found = measure(ground, candidate, self.queries, self.k, self.recall, limit)
+        if found is not None:
+            self.tried.append(found)
+
+
+def try_family(trials: Trials, uneven: bool) -> None:
+    """Measure cascades that are likely to be good, and the best codes behind inverted lists."""
+    ground = trials.bench.ground
+    cascades = family(ground.slabs.dim, ground.metric, uneven, ground.store.live)
+    trials.steps = len(cascades) + len(ROWS_OF_A_LIST) + 2
+    for cascade in cascades:
+        trials.attempt(cascade)
+    # Lists take long to learn: they are tried with the best codes alone, and where they help with the next longer ones, as few are read.
+    coded = [one for one in trials.tried if isinstance(one.candidate.cascade.stages[0], PQ)]
+    if not coded or not ground.backend.passes_by:
+        return
+    codes = contest(ground, coded, trials.queries.vectors, trials.k).candidate.cascade
+    for cascade in listed(codes, ground.store.live):
+        trials.attempt(cascade)
+    lists, after = fastest(trials.tried).candidate.cascade.stages[0], longer(codes, cascades)
+    if isinstance(lists, Lists) and after is not None:
+        trials.attempt(Cascade([lists, *after.stages]))
+
+
+def try_exact(trials: Trials, uneven: bool) -> None:
+    """Measure bounds that cannot fail, and the best of them behind codes that find thresholds."""
+    ground = trials.bench.ground
+    bounds = exact_family(ground.slabs.dim, uneven)
+    codes = [cascade.stages[0] for cascade in family(ground.slabs.dim, ground.metric, uneven, ground.store.live)]
+    codes = [stage for stage in codes if isinstance(stage, PQ)]
+    trials.steps = len(bounds) + len(codes) + 1
+    for cascade in bounds:
+        trials.attempt(cascade)
+    if trials.tried:
+        best = fastest(trials.tried).candidate.cascade.stages
+        for stage in codes:
+            trials.attempt(Cascade([stage, *best]))
 
 
 def contest(ground: Ground, tried: Sequence[Measured], queries: F32, k: int) -> Measured:
