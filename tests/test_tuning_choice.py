@@ -145,6 +145,21 @@ def test_where_lists_help_longer_codes_are_tried(backend: Backend, tried: list[a
         assert codes == ([] if not backend.passes_by else [short, short, long] if helpful else [short, short])
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16"])
+def test_the_best_cascade_is_tried_with_longer_int8_codes(kind: str, tried: list[asx.Cascade], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where these are a quarter of the vectors, not half."""
+    monkeypatch.setattr(tuning, "seconds", lambda _, way, *__: tuning.Cost(*[1.0 if len(way.stages) > 2 else 2.0] * 2))
+    random = np.random.default_rng(0)
+    rows = (random.standard_normal((1_100, 300)) / (1 + np.arange(300) / 8)).astype(kind)
+    index = asx.Index(300, "ip", kind)
+    index.add(rows[:900])
+    index.tune(rows[900:], recall=0.8)
+    long = [cascade.stages[:-2] for cascade in tried if len(cascade.stages) > 2 and cascade.stages[-2] == asx.Int8(bounded=True)]
+    short = [cascade.stages[:-2] for cascade in tried if len(cascade.stages) > 2 and cascade.stages[-2] == asx.Int8(256, bounded=True)]
+    assert len(long) == (kind == "float32")
+    assert set(long) < set(short)
+
+
 def test_cascades_that_come_close_are_measured_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first look is not trusted, but for what was far behind, which is not looked at again."""
 

@@ -84,6 +84,14 @@ def longer(cascade: Cascade, cascades: Sequence[Cascade]) -> Cascade | None:
     return min((one for one in found if one[0] > first.subspaces), key=lambda one: one[0], default=(0, None))[1]
 
 
+def wider(cascade: Cascade, dim: int) -> Cascade | None:
+    """A cascade with int8 codes of all dims before its vectors, of which fewer are read then; None if it has no shorter ones there."""
+    *before, codes, last = cascade.stages
+    if not before or not isinstance(codes, Int8) or codes.dims is None or codes.dims == dim:
+        return None
+    return Cascade([*before, Int8(bounded=True), last])
+
+
 def _alike(one: PQ, other: PQ) -> bool:
     return (one.bits, one.rotation, one.anisotropy) == (other.bits, other.rotation, other.anisotropy)
 

@@ -17,7 +17,7 @@ from .calibration import Calibration, never_rising, queries_needed
 from .candidates import Bench, Candidate
 from .cascade import Cascade
 from .execution import Progress, part_of
-from .families import ROWS_OF_A_LIST, exact_family, family, is_uneven, listed, longer
+from .families import ROWS_OF_A_LIST, exact_family, family, is_uneven, listed, longer, wider
 from .margins import ErrorModel
 from .representations import PQ, Full, Lists, Representation, Stage
 from .running import OPENINGS, Opening, PreparedStage, first_scan, run
@@ -373,12 +373,22 @@ class Trials:
 
 
 def try_family(trials: Trials, uneven: bool) -> None:
-    """Measure cascades that are likely to be good, and the best codes behind inverted lists."""
+    """Measure cascades that are likely to be good, the best codes behind inverted lists, and the best of all with longer int8 codes."""
     ground = trials.bench.ground
     cascades = family(ground.slabs.dim, ground.metric, uneven, ground.store.live)
-    trials.steps = len(cascades) + len(ROWS_OF_A_LIST) + 2
+    trials.steps = len(cascades) + len(ROWS_OF_A_LIST) + 3
     for cascade in cascades:
         trials.attempt(cascade)
+    try_lists(trials, cascades)
+    # Where these are a quarter of the vectors. Of shorter vectors they would be half.
+    longest = wider(fastest(trials.tried).candidate.cascade, ground.slabs.dim) if trials.tried and ground.slabs.kind == "float32" else None
+    if longest is not None:
+        trials.attempt(longest)
+
+
+def try_lists(trials: Trials, cascades: Sequence[Cascade]) -> None:
+    """Measure the best of cascades that begin with codes behind inverted lists, if there is one."""
+    ground = trials.bench.ground
     # Lists take long to learn: they are tried with the best codes alone, and where they help with the next longer ones, as few are read.
     coded = [one for one in trials.tried if isinstance(one.candidate.cascade.stages[0], PQ)]
     if not coded or not ground.backend.passes_by:
