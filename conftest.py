@@ -26,6 +26,6 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         if cases[case] % STRIDE:
             if "backend" in parameters:
                 item.add_marker(pytest.mark.repeated)
-        elif item.nodeid.startswith(SAMPLED):
+        elif item.nodeid.startswith(SAMPLED) and not item.get_closest_marker("unemulated"):
             item.add_marker(pytest.mark.emulated)
         cases[case] += 1

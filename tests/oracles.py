@@ -82,37 +82,37 @@ def hamming(queries: Array, codes: Array, bits: int) -> I64:
 
 
 # --- the canonical model --------------------------------------------------------------------------------------------------
+def _lanes(array: Array) -> Array:
+    """Vectors as (steps, LANES, vectors), padded with zeros: NumPy is fast where the last axis is long."""
+    padded = np.pad(array, ((0, 0), (0, -array.shape[1] % LANES)))
+    return np.ascontiguousarray(padded.T).reshape(padded.shape[1] // LANES, LANES, len(array))
+
+
 def _tree(lanes: Array) -> Array:
-    """Sum over the last axis, the upper half onto the lower one."""
-    count = lanes.shape[-1]
-    while count > 1:
-        count //= 2
-        lanes = lanes[..., :count] + lanes[..., count : 2 * count]
-    return lanes[..., 0]
-
-
-def _padded(array: Array, multiple: int) -> Array:
-    return np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, -array.shape[-1] % multiple)])
+    """Sum over the first axis, the upper half onto the lower one."""
+    while len(lanes) > 1:
+        lanes = lanes[: len(lanes) // 2] + lanes[len(lanes) // 2 :]
+    return lanes[0]
 
 
 def _lane_sum(queries: F32, rows: F32, squared: bool) -> F32:
-    q, x = _padded(queries, LANES), _padded(rows, LANES)
-    out = np.zeros((len(q), len(x)), np.float32)
+    q, x = _lanes(queries), _lanes(rows)
+    out = np.zeros((len(queries), len(rows)), np.float32)
+    group = max(2**16 // (LANES * max(len(rows), 1)), 1)  # queries whose lanes stay in a cache
     with np.errstate(all="ignore"):
-        for at in range(len(q)):
-            lanes = np.zeros((len(x), LANES), np.float32)
-            for i in range(0, x.shape[1], LANES):
-                part, rows_part = q[at, i : i + LANES], x[:, i : i + LANES]
-                lanes += (part - rows_part) * (part - rows_part) if squared else part * rows_part
-            out[at] = _tree(lanes)
+        for first in range(0, len(queries), group):
+            lanes = np.zeros((LANES, *out[first : first + group].shape), np.float32)
+            for query_part, rows_part in zip(q[:, :, first : first + group, None], x[:, :, None], strict=True):
+                terms = query_part - rows_part if squared else query_part * rows_part
+                lanes += terms * terms if squared else terms
+            out[first : first + group] = _tree(lanes)
     return out
 
 
 def canonical_norm64(rows: F32) -> F64:
-    x = _padded(rows, LANES).astype(np.float64)
-    lanes = np.zeros((len(x), LANES))
-    for i in range(0, x.shape[1], LANES):
-        lanes += x[:, i : i + LANES] * x[:, i : i + LANES]
+    lanes = np.zeros((LANES, len(rows)))
+    for part in _lanes(rows.astype(np.float64)):
+        lanes += part * part
     return np.sqrt(_tree(lanes))
 
 
@@ -142,12 +142,13 @@ def canonical_integer(
     metric: str, codes: Array, rows: Array, factors: F32, offsets: F32, norms2: F32 | None = None, scales: F32 | None = None
 ) -> F32:
     """(Q, N) scores of int8 rows with int8 queries."""
-    c, x = codes.astype(np.int64), rows.astype(np.int64)
+    c, x = codes.astype(np.float64), rows.astype(np.float64)
+    products = c @ x.T  # of whole numbers whose sums stay below 2**53: exact in any order
     if metric == "l2_exact":
-        return squared_distance(c, x).astype(np.float32)
+        return (np.square(c).sum(axis=1)[:, None] + np.square(x).sum(axis=1) - 2 * products).astype(np.float32)
     start = offsets[:, None] if norms2 is None else offsets[:, None] + norms2[None, :]
-    products = (c @ x.T).astype(np.float32)
-    return start + factors[:, None] * (products if scales is None else scales * products)
+    rounded = products.astype(np.float32)
+    return start + factors[:, None] * (rounded if scales is None else scales * rounded)
 
 
 def canonical_adc(tables: F32, codes: Array) -> F32:

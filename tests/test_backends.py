@@ -179,6 +179,19 @@ def test_native_code_is_found_if_it_is_installed() -> None:
     assert bool(NATIVE) == (importlib.util.find_spec("adaptive_search._native") is not None)
 
 
+def test_a_target_that_replaces_few_kernels_has_all_the_others() -> None:
+    native = pytest.importorskip("adaptive_search._native", reason="built without native code")
+    targets = {target.name: target for target in native.targets()}
+    if "avx512_bf16" not in targets:
+        pytest.skip("not built for this processor")
+    whole, replaced = targets["avx512"], targets["avx512_bf16"]
+    for kernel in ("dot_f32", "cosine_f32", "l2_bf16", "dot_i8", "hamming_u8"):
+        assert replaced.kernel_address(kernel) == whole.kernel_address(kernel) != 0
+    assert replaced.kernel_address("kernels") != whole.kernel_address("kernels")
+    assert "avx512bf16" not in whole.missing
+    assert not whole.missing or whole.missing in replaced.missing.replace("avx512bf16, ", "")
+
+
 def test_results_do_not_depend_on_the_backend() -> None:
     rng = np.random.default_rng(0)
     rows, queries = rng.standard_normal((300, 33), dtype=np.float32), rng.standard_normal((7, 33), dtype=np.float32)

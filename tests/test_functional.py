@@ -93,6 +93,7 @@ def test_ties_go_to_the_smaller_row_number_at_the_cut(backend: Backend) -> None:
     assert asx.top_k(np.ones(16, np.float32), rows, 3).ids.tolist() == [4999, 0, 1]
 
 
+@pytest.mark.unemulated
 @pytest.mark.parametrize("metric", METRICS)
 def test_answers_depend_neither_on_batch_nor_on_threads_nor_on_k(backend: Backend, metric: Any) -> None:
     rng = np.random.default_rng(3)

@@ -145,6 +145,7 @@ def test_keeping_all_rows_is_exact(metric: str, cascade: asx.Cascade) -> None:
         assert_same(index.search(queries, 40), *expected(metric, rows, ids, queries, 40))
 
 
+@pytest.mark.unemulated
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_cascade_is_what_its_stages_are_one_by_one(metric: str) -> None:
     rows, queries = collection(ROWS).astype(np.float32), questions(8)

@@ -110,6 +110,7 @@ def test_a_single_row_is_enough_to_fit(backend: Backend, make: Any) -> None:
     assert quantizer.top_k(rows, quantizer.encode(rows), 3).ids.tolist() == [[0]]
 
 
+@pytest.mark.unemulated
 def test_masks(backend: Backend, make: Any) -> None:
     rng = np.random.default_rng(3)
     rows = rows_of(3000)
@@ -131,6 +132,7 @@ def test_masks(backend: Backend, make: Any) -> None:
                 assert np.isnan(found.scores[query, len(wanted) :]).all()
 
 
+@pytest.mark.unemulated
 @pytest.mark.parametrize(("make", "metric"), list(zip(MADE, cycle(METRICS), strict=False)), indirect=["make"])
 def test_batches_and_threads_change_nothing(backend: Backend, make: Any, metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, queries = rows_of(6000), rows_of(140, 4)

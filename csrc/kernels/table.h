@@ -1,4 +1,4 @@
-// What a target publishes: one constant table of kernels. Kernels work on raw memory, cannot fail, allocate nothing.
+// What a target publishes: one constant table of kernels, whole or in part. Kernels work on raw memory, cannot fail, allocate nothing.
 //
 // Keys are "larger is better" throughout: the score for inner product and cosine, minus the distance for l2 and Hamming.
 // A scan kernel promises |key - canonical key| <= query_slack * row_slack, and appends every allowed row with
@@ -193,6 +193,13 @@ struct KernelTable {
     // canonical products of queries (n_queries, dims) with rows (count, dims), float32 both: out[query * out_stride + row]
     void (*products)(const float* queries, int64_t n_queries, const float* rows, int64_t count, int64_t dims, float* out,
                      int64_t out_stride);
+};
+
+// What a target publishes that is another one but for its scans of bfloat16. Its whole table is made of both where targets are listed.
+struct DenseBFloat16 {
+    const char* target;
+    uint64_t requires_cpu;
+    Family dense;
 };
 
 } // namespace asx

@@ -353,6 +353,7 @@ def test_mask_with_fewer_rows_than_k_for_some_queries(backend: Backend) -> None:
 
 
 # --- forks ---------------------------------------------------------------------------------------------------------------
+@pytest.mark.unemulated
 @pytest.mark.parametrize("k", [1, 10, 3000])
 @pytest.mark.parametrize("metric", METRICS)
 def test_forks_over_interleaved_visits(backend: Backend, metric: Metric, k: int) -> None:
@@ -389,6 +390,7 @@ def test_forks_look_for_what_is_better_than_all_of_them_have(backend: Backend) -
     assert oracles.same_bits(scores, whole[0])
 
 
+@pytest.mark.unemulated
 def test_threads(backend: Backend) -> None:
     """Forks of one scan run at the same time, and so do scans over the same rows."""
     rows, queries = make("float32", 40000, 16), make_queries(10, 16)
