@@ -23,7 +23,9 @@ SIGNATURES = {
     "l2_f32": (ctypes.c_float, np.float32, np.float32),
     "cosine_f32": (ctypes.c_float, np.float32, np.float32),
     "dot_f16": (ctypes.c_float, np.float32, np.float16),
+    "l2_f16": (ctypes.c_float, np.float32, np.float16),
     "dot_bf16": (ctypes.c_float, np.float32, np.uint16),
+    "l2_bf16": (ctypes.c_float, np.float32, np.uint16),
     "dot_i8": (ctypes.c_int32, np.int8, np.int8),
     "hamming_u8": (ctypes.c_uint32, np.uint8, np.uint8),
 }
@@ -126,14 +128,14 @@ def operands(name: str, size: int) -> tuple[np.ndarray, np.ndarray, float]:
         a, b = (rng.integers(-128, 128, size).astype(np.int8) for _ in range(2))
         return a, b, float(a.astype(np.int64) @ b.astype(np.int64))
     a = rng.standard_normal(size).astype(first)
-    if name == "dot_bf16":
+    if name.endswith("bf16"):
         b = (rng.standard_normal(size).astype(np.float32).view(np.uint32) >> 16).astype(second)
         values = (b.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     else:
         b = rng.standard_normal(size).astype(second)
         values = b.astype(np.float64)
     query = a.astype(np.float64)
-    if name == "l2_f32":
+    if name.startswith("l2"):
         return a, b, float(((query - values) ** 2).sum())
     product = float(query @ values)
     return a, b, product / float(np.linalg.norm(query) * np.linalg.norm(values)) if name == "cosine_f32" else product

@@ -473,6 +473,54 @@ def test_lists_are_as_good_as_their_centroids(lists: int, whole: bool, bits: int
     assert np.array_equal(got, scores[:, :k])
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("subspaces", [1, 8, 17, 33, 64, 97])
+def test_lists_of_any_length_with_codes_of_any_width(subspaces: int, whole: bool, bits: int, backend: Backend) -> None:
+    """Rows are those of their list's centroid but for some entries; keys are scores, and lists bound them too low for some rows."""
+    random = np.random.default_rng(subspaces)
+    lengths = np.array([0, 1, 2, 63, 64, 65, 127, 128, 129, 192, 193, 500])
+    numbers = random.permutation(np.repeat(np.arange(len(lengths)), lengths)).astype(np.uint16)
+    of_lists = random.integers(0, 1 << bits, (len(lengths), subspaces), np.uint8)
+    of_rows = np.where(random.random((len(numbers), subspaces)) < 0.2, random.integers(0, 1 << bits, (1, subspaces)), of_lists[numbers])
+
+    def stored(codes: Any) -> Any:
+        by_rows = np.pad(codes.astype(np.uint8), ((0, -len(codes) % 64), (0, subspaces % 2 if bits == 4 else 0)))
+        if bits == 4:
+            by_rows = by_rows[:, ::2] | by_rows[:, 1::2] << 4
+        packed = np.ascontiguousarray(by_rows.reshape(-1, 64, by_rows.shape[1]).transpose(0, 2, 1))
+        return backend.pq_rows([CodeChunk(packed, len(codes))], subspaces, bits)
+
+    rows, codes = backend.list_rows([numbers], stored(of_lists)), stored(of_rows)
+    listing = backend.listing(rows, codes)
+    if listing is None:
+        return
+    tables = random.integers(0, 64, (5, subspaces, 1 << bits)).astype(np.float32)
+    if not whole:
+        tables += random.standard_normal(tables.shape, np.float32)
+    everything = np.tile(np.arange(len(numbers)), (5, 1))
+
+    def scores_of(found: Any) -> Any:
+        return np.take_along_axis(found[0], np.argsort(found[1], axis=1), axis=1).astype(np.float64)
+
+    for largest in (True, False):
+        sign = 1.0 if largest else -1.0
+        scores = sign * scores_of(backend.pq_rescore(codes, tables, everything, len(numbers), largest))
+        bounds = sign * scores_of(backend.list_rescore(rows, tables, everything, len(numbers), largest)) + 3.0 * subspaces**0.5
+        values = np.minimum(scores, bounds)
+        levels = [
+            backend.pq_level(codes, tables, largest, Bound(0.0, 1.0)),
+            backend.list_level(rows, tables, largest, Bound(3.0 * subspaces**0.5, 1.0)),
+        ]
+        got, found, _, left = backend.listed_top_k(listing, levels, levels[0], 9, None, 0, 5)
+        assert not left.all()
+        for query in np.flatnonzero(~left):
+            best = np.lexsort((np.arange(len(numbers)), -scores[query], -values[query]))[:9]
+            best = best[np.lexsort((best, -scores[query, best]))]
+            assert found[query].tolist() == best.tolist()
+            assert (sign * got[query]).tolist() == scores[query, best].tolist()
+
+
 def test_points_far_apart(backend: Backend) -> None:
     random = np.random.default_rng(0)
     clumps = 100.0 * random.standard_normal((40, 6))

@@ -110,11 +110,13 @@ def test_sorted_rows(backend: Backend, k: int, order: int) -> None:
         check(found, queries[:count], codes, bits, k)
 
 
-@pytest.mark.parametrize("bits", [48, 768, 1000])
+# Rows of none, one, two and three whole registers of 64 bytes and some of the next, less or more than half; every number of queries up to
+# eight has code of its own.
+@pytest.mark.parametrize("bits", [48, 768, 1000, 1200, 2000])
 def test_batches(backend: Backend, bits: int) -> None:
     codes, queries = make(700, bits), make(100, bits, 1)
     prepared = backend.bit_rows(chunks(codes, (300,)), bits)
-    for count in awkward.BATCHES:
+    for count in sorted({*range(1, 9), *awkward.BATCHES}):
         found = awkward.run(backend.hamming_scan(prepared, queries[:count], 10), prepared)
         check(found, queries[:count], codes, bits, 10)
 
@@ -158,11 +160,12 @@ def test_places_of_queries(backend: Backend, place: str) -> None:
             check(found, queries, codes, bits, 5)
 
 
-def test_distances_of_a_range(backend: Backend) -> None:
-    codes, queries = make(300, 100), make(10, 100, 1)
-    prepared = backend.bit_rows(chunks(codes, (67,)), 100)
-    for count in (1, 10):
-        expected = oracles.hamming(queries[:count], codes, 100)
+@pytest.mark.parametrize("bits", [100, 900])
+def test_distances_of_a_range(backend: Backend, bits: int) -> None:
+    codes, queries = make(300, bits), make(10, bits, 1)
+    prepared = backend.bit_rows(chunks(codes, (67,)), bits)
+    for count in range(1, 11):
+        expected = oracles.hamming(queries[:count], codes, bits)
         for first, last in ((0, 300), (3, 3), (66, 68), (299, 300), (5, 210)):
             out = awkward.Guarded((count, 300), np.int32)
             out.array[...] = -7
