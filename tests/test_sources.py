@@ -26,6 +26,7 @@ STAGES: list[list[Any]] = [
     [asx.PQ(5, 4), asx.Int8()],
     [asx.PQ(6, 4, dims=13, rotation="pca"), asx.Int8(11, bounded=True)],
     [asx.PQ(4, 4, rotation="opq"), asx.Int8(bounded=True)],
+    [asx.PQ(4, 4), asx.Int8(13, bounded=True, bound_dims=6)],
     [asx.PQ(7)],
     [asx.Int8(9, rotation="random"), asx.PQ(3, dims=10)],
     [asx.Int8(7)],

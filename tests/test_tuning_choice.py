@@ -154,8 +154,10 @@ def test_the_best_cascade_is_tried_with_longer_int8_codes(kind: str, tried: list
     index = asx.Index(300, "ip", kind)
     index.add(rows[:900])
     index.tune(rows[900:], recall=0.8)
-    long = [cascade.stages[:-2] for cascade in tried if len(cascade.stages) > 2 and cascade.stages[-2] == asx.Int8(bounded=True)]
-    short = [cascade.stages[:-2] for cascade in tried if len(cascade.stages) > 2 and cascade.stages[-2] == asx.Int8(256, bounded=True)]
+    long, short = (
+        [cascade.stages[:-2] for cascade in tried if len(cascade.stages) > 2 and cascade.stages[-2] == codes]
+        for codes in (asx.Int8(bounded=True, bound_dims=256), asx.Int8(256, bounded=True))
+    )
     assert len(long) == (kind == "float32")
     assert set(long) < set(short)
 

@@ -85,11 +85,12 @@ def longer(cascade: Cascade, cascades: Sequence[Cascade]) -> Cascade | None:
 
 
 def wider(cascade: Cascade, dim: int) -> Cascade | None:
-    """A cascade with int8 codes of all dims before its vectors, of which fewer are read then; None if it has no shorter ones there."""
+    """A cascade with int8 codes of all dims before its vectors, of which fewer are read then, and bounds of as many dims as before; None
+    if it has no shorter ones there."""
     *before, codes, last = cascade.stages
     if not before or not isinstance(codes, Int8) or codes.dims is None or codes.dims == dim:
         return None
-    return Cascade([*before, Int8(bounded=True), last])
+    return Cascade([*before, Int8(bounded=True, bound_dims=codes.dims), last])
 
 
 def _alike(one: PQ, other: PQ) -> bool:

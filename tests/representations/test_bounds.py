@@ -54,6 +54,8 @@ BOUNDED = [
     [asx.Prefix(7)],
     [asx.Prefix(1), asx.Prefix(16), asx.Full()],
     [asx.Int8(bounded=True), asx.Full()],
+    [asx.Int8(bounded=True, bound_dims=5), asx.Full()],
+    [asx.Int8(21, bounded=True, bound_dims=17), asx.Full()],
     [asx.Int8(7, bounded=True), asx.Int8(16, bounded=True), asx.Full()],
     [asx.Int8(11, bounded=True, rotation="pca"), asx.Full()],
     [asx.Int8(bounded=True, rotation="random"), asx.Full()],
@@ -197,6 +199,19 @@ def test_cosines_of_rows_whose_norms_are_hardly_known(stage: Any, backend: Backe
 def test_bounded_is_true_or_false() -> None:
     with pytest.raises(TypeError, match="bounded"):
         asx.Int8(bounded=2)  # type: ignore[arg-type]
+
+
+def test_bounds_of_fewer_dims_than_are_coded() -> None:
+    for wrong in ({"bound_dims": 0}, {"bound_dims": 5, "bounded": False}, {"bound_dims": 5, "rotation": "pca"}):
+        with pytest.raises(ValueError, match="bound_dims"):
+            asx.Int8(**{"bounded": True} | wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="bound_dims: 9 is more than the 8 dims that are coded"):
+        asx.Index(24, cascade=asx.Cascade([asx.Int8(8, bounded=True, bound_dims=9), asx.Full()]))
+    # What is read is what counts; codes are compared in full by plans.
+    index = filled(collection(300).astype(np.float32), "ip", cascade=asx.Cascade([asx.Int8(bounded=True, bound_dims=5), asx.Full()]))
+    (bound,) = bounds_of(index, current())
+    assert bound.bytes_per_row == 8 + 4
+    assert prepared(index, current())[0].representation.bytes_per_row == 8 + 32 + 4
 
 
 @pytest.mark.parametrize("metric", METRICS)

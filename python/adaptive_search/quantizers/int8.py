@@ -128,6 +128,14 @@ class Int8Quantizer(Quantizer):
         self.clipped = 0
         self.dim = len(limits)
 
+    def first(self, dims: int) -> Self:
+        """The same for the first dims alone."""
+        if dims == self.dim:
+            return self
+        made = type(self)(self.metric, affine=self.affine)
+        made._install(self.offsets[:dims], self.limits[:dims])
+        return made
+
     def widened(self, limits: F64) -> Self:
         """The same with other limits (D,)."""
         made = type(self)(self.metric, affine=self.affine)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar, NamedTuple, Self
@@ -44,6 +44,9 @@ class Int8(Stage):
         Hold 4 more bytes a row that say how far its code is from the vector, so that exact searches (``recall=1.0``) can leave out rows
         that cannot matter. For ``"cosine"`` scores are then products of truncated unit vectors, not re-normalised; for ``"l2"`` distances
         by the norms of whole rows.
+    bound_dims : int or None
+        Of how many dims the bound is, which are held apart from the others; None: of all that are coded. The first dims tell nearly as
+        much as all of them where the others vary little, and are compared in less time. Not with a rotation.
 
     Examples
     --------
@@ -58,21 +61,26 @@ class Int8(Stage):
     keep: int | None = None
     bounded: bool = False
     rotation: Rotation | None = None
+    bound_dims: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.bounded, bool | np.bool_):
             raise TypeError(f"bounded: expected True or False, got {self.bounded!r}")
+        if self.bound_dims is not None and (not self.bounded or self.rotation is not None):
+            raise ValueError(f"bound_dims: {self.bound_dims} goes with bounded=True and without a rotation, got {self!r}")
         check_rotation(self.rotation, *ROTATIONS)
 
     def bind(self, slabs: Slabs, metric: Metric, name: str) -> Int8Rows:
         dims = slabs.dim if self.dims is None else self.dims
         if dims > slabs.dim:
             raise ValueError(f"Int8(dims={dims}) is longer than the vectors, which have {slabs.dim} dims")
+        if self.bound_dims is not None and self.bound_dims > dims:
+            raise ValueError(f"bound_dims: {self.bound_dims} is more than the {dims} dims that are coded")
         coordinates = Coordinates(metric, slabs.dim, dims, self.rotation)
-        return (
-            BoundedInt8Rows(Int8Quantizer("ip"), coordinates, name) if self.bounded else Int8Rows(Int8Quantizer(metric), coordinates, name)
-        )
+        if self.bounded:
+            return BoundedInt8Rows(Int8Quantizer("ip"), coordinates, name, self.bound_dims or dims)
+        return Int8Rows(Int8Quantizer(metric), coordinates, name)
 
 
 class Int8Rows(Representation):
@@ -136,7 +144,7 @@ class Int8Rows(Representation):
         return score_units(backend, queries, self._metric)
 
     def named(self, name: str) -> Self:
-        return type(self)(self._quantizer, self._coordinates, name)
+        return self._made(self._quantizer, self._coordinates, name)
 
     def state(self) -> dict[str, Array]:
         return self._quantizer.state() | self._coordinates.state()
@@ -152,7 +160,10 @@ class Int8Rows(Representation):
         return self._quantizer.prepare(self._coordinates.of_queries(backend, queries))
 
     def _with(self, quantizer: Int8Quantizer, coordinates: Coordinates) -> Self:
-        return type(self)(quantizer, coordinates, self._name)
+        return self._made(quantizer, coordinates, self._name)
+
+    def _made(self, quantizer: Int8Quantizer, coordinates: Coordinates, name: str) -> Self:
+        return type(self)(quantizer, coordinates, name)
 
 
 BALANCE = 0.125
@@ -165,7 +176,8 @@ EXACT = 2.0**-52
 
 
 class BoundedInt8Rows(Int8Rows):
-    """Signed bytes of the first dims of every row, of unit length for cosine, and one number of how far they are from the whole row.
+    """Signed bytes of the first dims of every row, of unit length for cosine, and one number of how far those that make bounds are from
+    the whole row.
 
     With x = c + e + r, the code, its error and the dims that are left out: q . x - q . c = q . e + q . r, and by Cauchy and Schwarz
     q . e + q . r <= sqrt((b |q_first|)^2 + |q_rest|^2) * sqrt((|e| / b)^2 + |r|^2) for any b. The second root is the row's weight.
@@ -179,9 +191,13 @@ class BoundedInt8Rows(Int8Rows):
 
     _cut_off = True
 
-    def __init__(self, quantizer: Int8Quantizer, coordinates: Coordinates, name: str) -> None:
+    def __init__(self, quantizer: Int8Quantizer, coordinates: Coordinates, name: str, bound_dims: int) -> None:
         super().__init__(quantizer, coordinates, name)
-        self.columns = (*self.columns, Column(f"{name}.weights", np.dtype(np.float32)))
+        self._bound_dims = bound_dims
+        codes = Column(f"{name}.codes", np.dtype(np.int8), bound_dims)
+        self._held = (codes, *self.columns[1:], Column(f"{name}.weights", np.dtype(np.float32)))
+        rest = self._dims - bound_dims
+        self.columns = (*self._held, Column(f"{name}.rest", np.dtype(np.int8), rest)) if rest else self._held
         self._sides = 2.0 if self._metric == "l2" else 1.0
         """How often products count in scores."""
 
@@ -197,26 +213,36 @@ class BoundedInt8Rows(Int8Rows):
         whole = unit_queries(current(), np.ascontiguousarray(vectors), self._metric)
         first = self._coordinates.first(current(), whole)
         codes = self._quantizer.encode(first)
-        left = self._left(whole, first, self._quantizer.decode(codes).astype(np.float64))
+        cut = self._bound_dims
+        left = self._left(whole, first[:, :cut], self._quantizer.decode(codes)[:, :cut].astype(np.float64))
         weights = (np.sqrt(np.square(left.error / BALANCE) + np.square(left.rest)) * (1 + 1e-9)).astype(np.float32)
-        values: dict[str, Array] = {self.columns[0].name: codes, self.columns[-1].name: np.nextafter(weights, np.float32(np.inf))}
+        values: dict[str, Array] = {self._held[0].name: codes[:, :cut], self._held[-1].name: np.nextafter(weights, np.float32(np.inf))}
+        if cut < self._dims:
+            values[self.columns[-1].name] = codes[:, cut:]
         if self._metric == "l2":
             with np.errstate(over="ignore"):  # such rows have no bounds
                 values[self.columns[1].name] = np.square(whole, dtype=np.float64).sum(axis=1).astype(np.float32)
         return values
 
     def rows(self, backend: Backend, store: RowStore) -> Rows:
-        codes, *norms, weights = (store.used(column.name) for column in self.columns)
+        return self._of(backend, store, [store.used(column.name) for column in self.columns[len(self._held) :]])
+
+    def _of(self, backend: Backend, store: RowStore, more: Sequence[Sequence[Array]] = ()) -> Rows:
+        """What bounds look at of all rows, and more pieces."""
+        codes, *norms, weights = (store.used(column.name) for column in self._held)
         squares = norms[0] if norms else [None] * len(codes)
-        chunks = [DenseChunk((own,), square, far) for own, square, far in zip(codes, squares, weights, strict=True)]
+        chunks = [
+            DenseChunk(pieces, square, far) for pieces, square, far in zip(zip(codes, *more, strict=True), squares, weights, strict=True)
+        ]
         return backend.dense_rows("int8", chunks, store.ids)
 
     def bounded(self, backend: Backend, store: RowStore) -> Int8Bounds | None:
         largest = largest_norm(store.used("norm"), self._metric)
         if largest is None or not self.fitted:
             return None
-        farthest = max((float(weights.max(initial=0.0)) for weights in store.used(self.columns[-1].name)), default=0.0)
-        return Int8Bounds(self.rows(backend, store), self, 1.0 if self._metric == "cosine" else largest, farthest)
+        farthest = max((float(weights.max(initial=0.0)) for weights in store.used(self._held[-1].name)), default=0.0)
+        size = sum(column.row_bytes for column in self._held)
+        return Int8Bounds(self._of(backend, store), self, 1.0 if self._metric == "cosine" else largest, farthest, size)
 
     def _prepare(self, backend: Backend, queries: F32) -> IntegerQueries:
         first = self._coordinates.first(backend, unit_queries(backend, queries, self._metric))
@@ -231,9 +257,10 @@ class BoundedInt8Rows(Int8Rows):
 
     def bound_level(self, backend: Backend, rows: Rows, queries: F32, largest: float, farthest: float, scan: bool) -> Level:
         whole = unit_queries(backend, queries, self._metric)
-        first = self._coordinates.first(backend, whole)
-        prepared = self._quantizer.prepare(np.ascontiguousarray(first))
-        scales = self._quantizer.scales.astype(np.float64)
+        first = np.ascontiguousarray(self._coordinates.first(backend, whole)[:, : self._bound_dims])
+        quantizer = self._quantizer.first(self._bound_dims)
+        prepared = quantizer.prepare(first)
+        scales = quantizer.scales.astype(np.float64)
         taken = prepared.codes * prepared.factors[:, None].astype(np.float64)
         meant = first.astype(np.float64)
         left = self._left(whole, first, np.divide(taken, scales, out=meant.copy(), where=scales > 0))
@@ -247,11 +274,11 @@ class BoundedInt8Rows(Int8Rows):
         return backend.integer_level(rows, *self._compared(prepared, norms), self._scored, bound, scan)
 
     def _left(self, whole: F32, first: F32, coded: F64) -> _Left:
-        """What ``coded`` coordinates leave of vectors (n, D), whose coordinates (n, dims) are ``first``."""
+        """What ``coded`` coordinates leave of vectors (n, D), whose first coordinates are ``first``."""
         meant, length = first.astype(np.float64), np.sqrt(np.square(first, dtype=np.float64).sum(axis=1))
         if self._directions is None:
             error = np.square(meant - coded).sum(axis=1)
-            return _Left(np.sqrt(error), np.sqrt(np.square(whole[:, self._dims :], dtype=np.float64).sum(axis=1)), length)
+            return _Left(np.sqrt(error), np.sqrt(np.square(whole[:, first.shape[1] :], dtype=np.float64).sum(axis=1)), length)
         # y - c + V r = V x - c - (V V' - 1) y, and |r|^2 = |x|^2 - 2 y . V x + |V'y|^2.
         turned = whole.astype(np.float64) @ self._directions.T
         squares = np.square(whole, dtype=np.float64).sum(axis=1)
@@ -260,6 +287,9 @@ class BoundedInt8Rows(Int8Rows):
         rest = squares - 2.0 * (meant * turned).sum(axis=1) + (1.0 + self._skew) * np.square(length)
         slack = 4.0 * (whole.shape[1] + 8) * math.sqrt(len(self._directions)) * EXACT * (squares + np.square(length))
         return _Left(error + np.sqrt(slack), np.sqrt(np.maximum(rest, 0.0) + slack), length)
+
+    def _made(self, quantizer: Int8Quantizer, coordinates: Coordinates, name: str) -> Self:
+        return type(self)(quantizer, coordinates, name, self._bound_dims)
 
     @cached_property
     def _directions(self) -> F64 | None:
@@ -300,10 +330,7 @@ class Int8Bounds:
     representation: BoundedInt8Rows
     largest: float
     farthest: float
-
-    @property
-    def bytes_per_row(self) -> int:
-        return self.representation.bytes_per_row
+    bytes_per_row: int
 
     def level(self, backend: Backend, queries: F32, scan: bool) -> Level:
         return self.representation.bound_level(backend, self.rows, queries, self.largest, self.farthest, scan)
