@@ -140,6 +140,7 @@ LEARNED = [
     asx.Binary(9, 20, "random"),
     asx.Int8(keep=20),
     asx.Int8(9, keep=20, rotation="pca"),
+    asx.Int8(9, keep=20, bounded=True, bound_dims=5),
     asx.Int8(9, keep=20, rotation="learned"),
     asx.Int8(9, keep=20, rotation="random"),
     asx.PQ(4, keep=20),
