@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from index_cases import assert_one_whole_bar, prepared
+from index_cases import assert_one_whole_bar, prepared, way_of
 from test_tuning import clustered
 
 import adaptive_search as asx
@@ -217,6 +217,27 @@ def test_exact_search_has_codes_before_its_bounds_where_they_pay(tmp_path: Path,
         np.testing.assert_array_equal(one.search(queries[300:], recall=0.9999).ids, exact.ids)
     # Too few queries to calibrate with: there is no plan then.
     assert isinstance(index.tune(queries[:3], recall=1.0).stages[0], asx.Int8)
+
+
+@pytest.mark.parametrize(
+    ("stages", "probed"),
+    [
+        ([asx.PQ(12, 4), asx.Int8(bounded=True), asx.Full()], True),
+        ([asx.PQ(12, 4, keep=200), asx.Int8(bounded=True), asx.Full()], True),
+        ([asx.PQ(12, 4, keep=200), asx.Int8(bounded=True, keep=50), asx.Full()], False),
+        ([asx.PQ(12, 4), asx.Int8(bounded=True)], False),
+    ],
+    ids=str,
+)
+def test_exact_search_is_measured_as_it_will_be_done(stages: list[Any], probed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plans that could find its thresholds, and no others, are what its time is told of."""
+    monkeypatch.setattr(tuning, "seconds", lambda _, way, *__: tuning.Cost(*[1.0 if way.plan else 2.0] * 2))
+    rows, queries = clustered()
+    index = asx.Index(rows.shape[1], "ip", cascade=asx.Cascade(stages), fit_rows=1_000)
+    index.add(rows)
+    plan = index.tune(queries[:300], recall=1.0)
+    assert (way_of(index, current()).plan is not None) == probed
+    assert plan.cost_us == (1e6 if probed else 2e6)
 
 
 def test_exact_search_without_bounds_is_a_scan_of_the_vectors() -> None:

@@ -187,6 +187,8 @@ def measure_exact(ground: Ground, candidate: Candidate, queries: Queries, k: int
     for opening in openings:
         way = Way.exact(ground.backend, first_scan(candidate.stages), ground.full, useful, opening)
         tried.append(Measured(replace(candidate, opening=opening), way, seconds(ground, way, queries.vectors, k)))
+    # With a fixed keep at every stage there is no margin to calibrate, and estimates are no thresholds: searches would not use the plan.
+    probing = probing and candidate.adaptive and isinstance(candidate.cascade.stages[-1], Full)
     plan = measure(ground, candidate, queries, k, PROBED) if probing and is_probe(candidate.stages, useful) else None
     if plan is not None:
         way = Way.exact(ground.backend, first_scan(candidate.stages), ground.full, useful, plan=plan.way)
