@@ -240,10 +240,11 @@ def test_exact_search_is_measured_as_it_will_be_done(stages: list[Any], probed: 
     assert plan.cost_us == (1e6 if probed else 2e6)
 
 
-def test_exact_search_without_bounds_is_a_scan_of_the_vectors() -> None:
+def test_exact_search_without_bounds_is_a_scan_of_the_vectors(tried: list[asx.Cascade]) -> None:
     """Codes before it would be learned for nothing."""
     rows = np.random.default_rng(0).standard_normal((5_000, 96), dtype=np.float32)
     rows[7] *= np.float32(1e17)
     index = asx.Index(96, "ip")
     index.add(rows)
     assert index.tune(rows[:50], recall=1.0).stages == (asx.Full(),)
+    assert not any(isinstance(cascade.stages[0], asx.PQ) for cascade in tried)

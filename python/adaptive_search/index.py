@@ -367,7 +367,7 @@ class Index:
                 self._learn(fitting.sample_rows(self._slabs, self._store, spans), spans, new_ids, part_of(bar, 1, 2))
             else:
                 self._store.commit(spans, new_ids)
-        self._changed += count
+            self._changed += count
 
     def remove(self, ids: Any) -> None:
         """Remove the rows of one id or several.
@@ -434,8 +434,8 @@ class Index:
         k : int
             Neighbors that searches will ask for, at most.
         recall : float
-            Above 0 and up to 1; 1.0 looks for the fastest exact search. Where a plan finds thresholds for that, lower recalls may be
-            asked for as well.
+            Above 0 and up to 1; 1.0 looks for the fastest exact search. Where a plan finds thresholds for that, searches for lower
+            recalls go by it.
         memory : int, optional
             Most bytes that the index may hold per row, for a cascade that is to be chosen.
         progress : bool

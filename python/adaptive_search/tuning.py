@@ -408,7 +408,7 @@ def try_exact(trials: Trials, uneven: bool) -> None:
     ground = trials.bench.ground
     bounds = exact_family(ground.slabs.dim, uneven)
     codes = [cascade.stages[0] for cascade in family(ground.slabs.dim, ground.metric, uneven, ground.store.live)]
-    codes = [stage for stage in codes if isinstance(stage, PQ)]
+    codes = [stage for stage in codes if isinstance(stage, PQ) and stage.rotation != "opq"]  # which takes long to learn
     trials.steps = len(bounds) + len(codes) + 1
     for cascade in bounds:
         trials.attempt(cascade)
