@@ -544,12 +544,18 @@ def test_points_far_apart(backend: Backend) -> None:
 
 
 def noted(backend: Backend, calls: list[tuple[int, int]], seconds: float = 0.0) -> Any:
-    """The backend, as far as lists are learned with it, noting the thread and the products of every call that assigns points."""
+    """The backend, as far as lists are learned with it, noting of every call that assigns points how many are under way with it, and its
+    products."""
+    lock, running = threading.Lock(), [0]
 
     def assign(vectors: Any, codebooks: Any, out: Any) -> None:
-        calls.append((threading.get_ident(), len(vectors) * codebooks[0].size))
+        with lock:
+            running[0] += 1
+            calls.append((running[0], len(vectors) * codebooks[0].size))
         time.sleep(seconds)
         backend.pq_assign(vectors, codebooks, out)
+        with lock:
+            running[0] -= 1
 
     return SimpleNamespace(pq_assign=assign, dense_norms=backend.dense_norms)
 
@@ -571,18 +577,19 @@ def test_lists_are_learned_on_all_threads(backend: Backend, monkeypatch: pytest.
     """And are the same on any number of them."""
     points, lists, calls = collection(600), 33, list[tuple[int, int]]()
     alone = clustered(points, lists, 3, 0)
+    watched = noted(backend, calls, 0.002)
     monkeypatch.setattr(kmeans, "GRAIN", 50)
     for module in (kmeans, clustering):
-        monkeypatch.setattr(module, "current", lambda: noted(backend, calls, 0.002))
+        monkeypatch.setattr(module, "current", lambda: watched)
     before = asx.get_threads()
     try:
         for threads in (1, 3):
             calls.clear()
             asx.set_threads(threads)
             np.testing.assert_array_equal(clustered(points, lists, 3, 0), alone)
-            together = {thread for thread, _ in calls}
-            assert len(together) <= threads
-            assert (len(together) > 1) == (threads > 1)
+            together = max(running for running, _ in calls)
+            assert together <= threads
+            assert (together > 1) == (threads > 1)
     finally:
         asx.set_threads(before)
 
