@@ -204,6 +204,7 @@ def test_a_floor_is_the_longer_of_computing_and_reading_and_what_a_call_costs() 
     assert Floor(bytes=8e5, reading="cache", call=3e-6).seconds(rates) == (pytest.approx(13e-6), "cache")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a compiler")
 def test_limits_are_measured() -> None:
     assert limits.measured("memory") > 1e8
@@ -251,6 +252,7 @@ def test_a_run_without_benchmarks_is_an_error(tmp_path: Path, capsys: pytest.Cap
     assert report.main([]) == 2
 
 
+@pytest.mark.long
 def test_the_promise_is_measured_on_queries_that_no_plan_has_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = matryoshka_like(5_000, 96, 600)
     monkeypatch.setattr(promise, "collections", lambda _: iter([("clustered", drawn)]))
@@ -453,6 +455,7 @@ def test_contenders_that_take_turns_are_compared_with_the_first() -> None:
     assert times["a"][1:] == (1, 1, 1)
 
 
+@pytest.mark.long
 def test_long_vectors_are_searched_by_a_plan_and_without() -> None:
     sizes = matryoshka.Sizes(3_000, 128, given=200, fresh=50, batch=20, alone=2, rounds=1)
     one = matryoshka.measure(sizes, 0.9)

@@ -74,6 +74,7 @@ def test_build_saves_an_index_that_answers_like_the_library(built: Path, vectors
     np.testing.assert_array_equal(index.search(vectors[:20], 5, recall=1.0).ids, exact.ids)
 
 
+@pytest.mark.long
 def test_build_with_queries_certifies_the_recall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     random = np.random.default_rng(0)
     # Two halves of which the first tells nearly all.

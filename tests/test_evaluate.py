@@ -164,6 +164,7 @@ def test_bad_arguments_are_named(argument: str, error: type[Exception], given: d
         compare(**({"vectors": VECTORS, "queries": QUERIES} | given))
 
 
+@pytest.mark.long
 def test_defaults_go_with_every_dim() -> None:
     for dim in (1, 7, 64, 65, 300):
         table = compare(normal(60, 0, dim), normal(2, 1, dim), among=())

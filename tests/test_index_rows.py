@@ -253,6 +253,7 @@ def test_an_interrupted_add_adds_nothing(monkeypatch: pytest.MonkeyPatch, method
     np.testing.assert_array_equal(index.search(np.eye(4)[1], 3).ids, [1, 5, 9])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stages", [[asx.Int8(8), asx.Full()], [asx.PQ(4, keep=50), asx.Full()]], ids=str)
 def test_what_is_learned_anew_is_installed_as_a_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch, stages: list[Any]) -> None:
     rows = collection(5_000).astype(np.float32)

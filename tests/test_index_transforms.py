@@ -233,6 +233,7 @@ def test_wide_transforms_are_fitted_to_fewer_rows(monkeypatch: pytest.MonkeyPatc
     np.testing.assert_array_equal(index.transform.state()["anchors"], asx.RelativeProjection(40).fit(ROWS[::4]).state()["anchors"])
 
 
+@pytest.mark.long
 def test_a_tuned_index_keeps_its_promise_among_transformed_vectors() -> None:
     rows, queries = vectors(5_000, 64), vectors(400, 64, seed=1)
     index = asx.Index.build(rows, metric="ip", recall=0.9, queries=queries[:300], transform=asx.PCA(48))

@@ -254,6 +254,7 @@ def test_what_is_not_certified() -> None:
     assert "estimates" in tuned([asx.Binary(), asx.Int8()]).plan.why
 
 
+@pytest.mark.long
 def test_stages_in_use_are_not_learned_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """For the same rows that would give the same; other rows are learned from."""
     rows, queries = clustered()
@@ -289,6 +290,7 @@ def test_k_beyond_the_plan_warns_once() -> None:
         index.search(queries, 5)
 
 
+@pytest.mark.long
 def test_other_recalls_take_other_margins() -> None:
     index = tuned(CASCADES[0], count=1_000)
     fresh = clustered()[1][1_000:]
@@ -348,6 +350,7 @@ def test_too_few_stored_rows_to_stand_for_queries() -> None:
         assert (plan.stages, plan.recall) == ((asx.Full(),), 1.0)
 
 
+@pytest.mark.long
 def test_a_recall_that_needs_more_queries_than_are_usual() -> None:
     index = asx.Index(DIM, cascade=asx.Cascade(CASCADES[0]), fit_rows=1)
     index.add(clustered()[0][:500])
@@ -366,6 +369,7 @@ def test_a_plan_of_exact_search_reaches_every_recall() -> None:
     assert_equal(tuned_exactly.search(queries, recall=0.7), tuned_exactly.search(queries))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "stages", [[asx.Int8(keep=100), asx.Int8(keep=20), asx.Full()], [asx.Binary(), asx.PQ(6, bits=4), asx.Binary()]], ids=str
 )
@@ -444,6 +448,7 @@ def test_stats_count_what_each_stage_did() -> None:
     assert [stage.stage for stage in exact.stages] == ["Full()"]
 
 
+@pytest.mark.long
 def test_plans_of_more_and_fewer_stages_are_saved_over_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows, queries = clustered()
     index = asx.Index(DIM)
@@ -459,6 +464,7 @@ def test_plans_of_more_and_fewer_stages_are_saved_over_each_other(tmp_path: Path
         assert_equal(again.search(queries), index.search(queries))
 
 
+@pytest.mark.long
 def test_no_stage_hands_on_more_rows_than_it_has() -> None:
     queries, allowed = clustered()[1][:40], np.arange(ROWS) % 2 == 0
     index = tuned(CASCADES[2])

@@ -132,6 +132,7 @@ BODIES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
 def test_hostile_json_is_refused(sealed: Seal, body: bytes) -> None:
     with pytest.raises(IndexFormatError):
