@@ -240,6 +240,22 @@ def test_exact_search_is_measured_as_it_will_be_done(stages: list[Any], probed: 
     assert plan.cost_us == (1e6 if probed else 2e6)
 
 
+def test_a_plan_that_calibration_rejects_finds_no_thresholds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exact search then goes the fastest way without it, and its time is told."""
+    monkeypatch.setattr(tuning, "seconds", lambda _, way, *__: tuning.Cost(*[1.0 if way.plan else 3.0 - way.opening.share / 32] * 2))
+    monkeypatch.setattr(tuning, "never_rising", np.ones_like)
+    rows, queries = clustered()
+    cascade = asx.Cascade([asx.PQ(12, 4), asx.Int8(bounded=True), asx.Full()])
+    index = asx.Index(rows.shape[1], "ip", cascade=cascade, fit_rows=1_000)
+    index.add(rows)
+    plan = index.tune(queries[:300], recall=1.0)
+    assert (plan.n_queries, plan.cost_us) == (0, 2e6)
+    way = way_of(index, current())
+    assert way.plan is None
+    assert way.opening.share == 32
+    np.testing.assert_array_equal(index.search(queries[300:320]).ids, asx.top_k(queries[300:320], rows, 10).ids)
+
+
 def test_exact_search_without_bounds_is_a_scan_of_the_vectors(tried: list[asx.Cascade]) -> None:
     """Codes before it would be learned for nothing."""
     rows = np.random.default_rng(0).standard_normal((5_000, 96), dtype=np.float32)

@@ -334,7 +334,12 @@ def best_plan(
     last = part_of(progress, trials.steps - 1, trials.steps)
     found: tuple[Candidate | None, Calibration | None] = None, None
     if own is not None or best.way is not flat.way:
-        found = best.candidate, calibrate(ground, best, judges, k, recall, given, last)
+        calibration = calibrate(ground, best, judges, k, recall, given, last)
+        if recall == 1.0 and best.curve is not None and math.isinf(calibration.margin(PROBED)):
+            # On other queries no margin gives what the plan was to find, so that searches would do without it.
+            best = fastest([one for one in trials.tried if one.curve is None])
+            calibration = calibrate(ground, best, judges, k, recall, given, last)
+        found = best.candidate, calibration
     if last is not None:
         last(1, 1)
     return found
