@@ -95,11 +95,12 @@ ASX_INLINE void block_sums(const Block* block, const float* query, int64_t query
     alignas(64) float lanes[(Q + 1) * group * group];
     for (int32_t j = 0; j < block->n_pieces; ++j) {
         const Piece& piece = block->pieces[j];
+        const int64_t ahead = fetch ? fetch_distance(block, piece, piece.width * K::bytes) : 0;
         for (int64_t r = 0; r < block->rows; r += group) {
             const int64_t count = block->rows - r < group ? block->rows - r : group;
 #pragma GCC unroll 1
             for (int64_t i = 0; i < count; ++i)
-                row_sums<K, Q, with_squares, fetch>(piece.base + (r + i) * piece.stride, piece.width, query, query_stride, block->ahead,
+                row_sums<K, Q, with_squares, fetch>(piece.base + (r + i) * piece.stride, piece.width, query, query_stride, ahead,
                                                     lanes + i * group);
             for (int q = 0; q < Q; ++q) {
                 float* to = block->workspace + q * kBlockRows + r;

@@ -7,6 +7,8 @@
 // one query leaves more than half of the time of a scan from memory to wait. Rows, or what is left of them, of half a register or less
 // are loaded by halves. The last register of a row overlaps the one before, with a mask for the bytes that were counted already, so that no
 // width needs a slow path and nothing is read beyond the row.
+// With AVX2, where bits are counted by shuffles, one query's rows are counted along, register by register, and sums of four rows brought together at
+// the end: transposing them costs more than that, and so do popcounts of words (from memory 0.5 to 0.6 of what reading alone takes, now 0.8 to 1.0).
 // Measured on Zen 4, rows of 32 to 128 bytes in memory: one query 28 to 32 GB/s where plain reading gives 26 to 32 and a loop of scalar
 // popcounts 23 to 27; AVX2 24 to 30. Two, four and eight queries, rows of 64 bytes: 28, 20 and 9 GB/s (AVX2: two 15, four 10).
 #pragma once
@@ -79,10 +81,52 @@ void codes_few_pack(const Queries* queries, void* packed) {
     }
 }
 
-// Distances of `words` rows from r on, of which `count` are in the block. `W`: the number of whole registers when it is small and known, so
-// that the loop is unrolled; -1 otherwise.
-template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const FewLayout& layout, const CodesHeader* header, int64_t r,
-                                                    int64_t count, Simd::Words (&out)[Q]) {
+// What is known of rows when a scan is compiled, so that loops over them are unrolled: the number of whole registers, or one of these.
+constexpr int any_rows = -1, half_rows = -2; // half_rows: half a register or less
+
+// Distances of `words` rows, each of them counted by itself, or two half ones at once. All that is loaded must be readable.
+template <class S, int W>
+ASX_INLINE typename S::Words codes_along_rows(const uint8_t* row, int64_t stride, const FewLayout& layout, const CodesHeader* header) {
+    const auto* mask = reinterpret_cast<const uint8_t*>(header + 1);
+    const uint8_t* query = mask + 64;
+    const int64_t whole = W < 0 ? layout.whole : W;
+    if constexpr (W == half_rows) {
+        typename S::Counts pairs[S::words / 2];
+        for (int j = 0; j < S::words / 2; ++j, row += 2 * stride) {
+            const auto x = S::and_words(S::load_lanes(row, stride), S::repeat_lane(mask));
+            pairs[j] = S::count_add(S::count_zero(), S::xor_words(x, S::repeat_lane(query)));
+        }
+        return S::count_half_rows(pairs);
+    }
+    typename S::Counts counts[S::words];
+#pragma GCC unroll 4
+    for (int j = 0; j < S::words; ++j, row += stride) {
+        counts[j] = S::count_zero();
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < whole; ++i)
+            counts[j] =
+                S::count_add(counts[j], S::xor_words(S::load_words(row + i * register_bytes), S::load_words(query + i * register_bytes)));
+        if (layout.rest == 0) continue;
+        const auto x = layout.size < register_bytes ? S::load_half_words(row + layout.tail) : S::load_words(row + layout.tail);
+        counts[j] =
+            S::count_add(counts[j], S::xor_words(S::and_words(x, S::load_words(mask)), S::load_words(query + whole * register_bytes)));
+    }
+    return S::count_rows(counts);
+}
+
+// How many rows of the block can be counted like that: those of which whole registers, or a half one, can be read; none if counts would overflow.
+ASX_INLINE int64_t rows_along(const Block* block, const FewLayout& layout) {
+    const Piece& piece = block->pieces[0];
+    if (layout.whole + (layout.rest > 0) > Simd::count_steps) return 0;
+    if (piece.width >= layout.size) return block->rows;
+    if (piece.stride <= 0) return 0;
+    const int64_t beyond = (layout.size - piece.width + piece.stride - 1) / piece.stride;
+    return block->rows > beyond ? block->rows - beyond : 0;
+}
+
+// Distances of `words` rows from r on, of which `count` are in the block.
+template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const FewLayout& layout, const CodesHeader* header, int64_t ahead,
+                                                    int64_t r, int64_t count, Simd::Words (&out)[Q]) {
     using S = Simd;
     const Piece& piece = block->pieces[0];
     const uint8_t* row = piece.base + r * piece.stride;
@@ -115,8 +159,8 @@ template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const Fe
     for (int64_t i = 0; i < whole; ++i) {
         S::Words x[S::words];
         S::load_columns(at(i * register_bytes, register_bytes), step, x);
-        if (block->ahead)
-            for (int64_t j = 0; j < S::words; ++j) S::prefetch(row + j * piece.stride + i * register_bytes, block->ahead);
+        if (ahead)
+            for (int64_t j = 0; j < S::words; ++j) S::prefetch(row + j * piece.stride + i * register_bytes, ahead);
 #pragma GCC unroll 8
         for (int w = 0; w < S::words; ++w) add(x[w], i * S::words + w);
         if (W < 0 && --room == 0) {
@@ -128,8 +172,8 @@ template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const Fe
         if (w >= layout.first && w < layout.last) add(S::and_words(x[w], S::set_word(read<uint64_t>(mask + 8 * w))), whole * S::words + w);
     };
     if (layout.rest > 0) {
-        if (block->ahead)
-            for (int64_t j = 0; j < S::words; ++j) S::prefetch(row + j * piece.stride + layout.tail, block->ahead);
+        if (ahead)
+            for (int64_t j = 0; j < S::words; ++j) S::prefetch(row + j * piece.stride + layout.tail, ahead);
         const uint8_t* tail = at(layout.tail, layout.size);
         if (layout.size < register_bytes) {
             S::Words x[S::words / 2];
@@ -157,11 +201,26 @@ template <int Q, int W> ASX_INLINE int64_t codes_few_scan_of(const Block* block,
         limits[q] = S::set_word(static_cast<uint64_t>(limit < 0 ? 0 : limit));
         possible[q] = limit < 0 ? 0u : ~0u;
     }
+    constexpr bool along_rows = Q == 1 && S::counts_along_rows;
+    const Piece& piece = block->pieces[0];
+    const int64_t ahead = fetch_distance(block, piece, piece.width), along = along_rows ? rows_along(block, layout) : 0;
+    const int64_t fetched =
+        ahead > 0 && piece.stride < piece.width + 64 ? S::words * piece.stride : 0; // of the next rows, where they lie together
     for (int64_t r = 0; r < block->rows; r += S::words) {
         if (!has_room(survivors, S::words * Q)) return r;
         const int64_t count = block->rows - r < S::words ? block->rows - r : S::words;
         S::Words distances[Q];
-        codes_group<Q, W>(block, layout, header, r, count, distances);
+        if constexpr (along_rows) {
+            const uint8_t* row = piece.base + r * piece.stride;
+            if (__builtin_expect(r + S::words <= along, 1)) {
+                for (int64_t at = 0; at < fetched; at += 32) S::prefetch(row + at, ahead);
+                distances[0] = codes_along_rows<S, W>(row, piece.stride, layout, header);
+            } else {
+                codes_group<Q, any_rows>(block, layout, header, ahead, r, count, distances);
+            }
+        } else {
+            codes_group<Q, W>(block, layout, header, ahead, r, count, distances);
+        }
         for (int q = 0; q < Q; ++q) {
             const uint32_t mask = S::words_not_above(distances[q], limits[q]) & possible[q] & ((1u << count) - 1);
             if (__builtin_expect(mask != 0, 0)) {
@@ -174,43 +233,21 @@ template <int Q, int W> ASX_INLINE int64_t codes_few_scan_of(const Block* block,
     return block->rows;
 }
 
-// One query and short rows of whole words, counted one by one. AVX2, 12 MB of rows in the third-level cache, against faiss in the same run: 256 bits
-// 0.88-0.94 as registers, 1.12-1.15 as words, 512 bits 0.99-1.06 and 0.95-1.13 (from busy memory 1.00-1.04 and 1.04-1.29, 1.01-1.19 and 1.10-1.34).
-template <int words> ASX_INLINE int64_t words_scan(const Block* block, const CodesHeader* header, float threshold, Survivors* survivors) {
-    const Piece& piece = block->pieces[0];
-    const uint8_t* packed = reinterpret_cast<const uint8_t*>(header + 1) + 64;
-    uint64_t query[words];
-    for (int w = 0; w < words; ++w) query[w] = read<uint64_t>(packed + 8 * w);
-    const int64_t limit = distance_limit(threshold);
-    constexpr int64_t group = 16;
-    for (int64_t first = 0; first < block->rows; first += group) {
-        if (!has_room(survivors, group)) return first;
-        const int64_t last = first + group < block->rows ? first + group : block->rows;
-        for (int64_t r = first; r < last; ++r) {
-            const uint8_t* row = piece.base + r * piece.stride;
-            int64_t distance = 0;
-#pragma GCC unroll 8
-            for (int w = 0; w < words; ++w) distance += __builtin_popcountll(read<uint64_t>(row + 8 * w) ^ query[w]);
-            if (__builtin_expect(distance <= limit, 0)) append(block, survivors, r, 0, -static_cast<float>(distance));
-        }
-    }
-    return block->rows;
-}
-
 template <int Q> int64_t codes_few_scan_for(const Block* block, const CodesHeader* header, const float* thresholds, Survivors* survivors) {
-    if constexpr (Q == 1 && Simd::counts_by_word) {
-        const FewLayout layout = few_layout(block->pieces[0].width, block->last_word);
-        if (layout.rest == 0 && layout.whole == 1) return words_scan<Simd::words>(block, header, thresholds[0], survivors);
-        if (layout.rest == 0 && layout.whole == 2) return words_scan<2 * Simd::words>(block, header, thresholds[0], survivors);
+    const FewLayout layout = few_layout(block->pieces[0].width, block->last_word);
+    if constexpr (Q == 1 && Simd::counts_along_rows) {
+        if (layout.whole == 0 && layout.size < register_bytes) return codes_few_scan_of<Q, half_rows>(block, header, thresholds, survivors);
+        if (layout.whole == 3) return codes_few_scan_of<Q, 3>(block, header, thresholds, survivors);
+        if (layout.whole == 4) return codes_few_scan_of<Q, 4>(block, header, thresholds, survivors);
     }
     if constexpr (Q <= 4) {
-        switch (few_layout(block->pieces[0].width, block->last_word).whole) {
+        switch (layout.whole) {
             case 0: return codes_few_scan_of<Q, 0>(block, header, thresholds, survivors);
             case 1: return codes_few_scan_of<Q, 1>(block, header, thresholds, survivors);
             case 2: return codes_few_scan_of<Q, 2>(block, header, thresholds, survivors);
         }
     }
-    return codes_few_scan_of<Q, -1>(block, header, thresholds, survivors);
+    return codes_few_scan_of<Q, any_rows>(block, header, thresholds, survivors);
 }
 
 template <int Q> int64_t codes_few_scan_upto(const Block* block, const CodesHeader* header, const float* thresholds, Survivors* survivors) {
@@ -226,10 +263,11 @@ int64_t codes_few_scan(const Block* block, const void* packed, const float* thre
 template <int Q> ASX_INLINE void codes_few_fill_of(const Block* block, const CodesHeader* header, int32_t* out, int64_t out_stride) {
     using S = Simd;
     const FewLayout layout = few_layout(block->pieces[0].width, block->last_word);
+    const int64_t ahead = fetch_distance(block, block->pieces[0], block->pieces[0].width);
     for (int64_t r = 0; r < block->rows; r += S::words) {
         const int64_t count = block->rows - r < S::words ? block->rows - r : S::words;
         S::Words distances[Q];
-        codes_group<Q, -1>(block, layout, header, r, count, distances);
+        codes_group<Q, any_rows>(block, layout, header, ahead, r, count, distances);
         for (int q = 0; q < Q; ++q) {
             uint64_t stored[S::words];
             S::store_words(stored, distances[q]);

@@ -55,6 +55,7 @@ template <int bits, int Q, bool fetch> ASX_INLINE void integer_block_sums(const 
     constexpr bool with_row_sums = IntegerWords<bits>::offset != 0;
     for (int32_t j = 0; j < block->n_pieces; ++j) {
         const Piece& piece = block->pieces[j];
+        const int64_t ahead = fetch ? fetch_distance(block, piece, piece.width) : 0;
         for (int64_t r = 0; r < block->rows; ++r) {
             const uint8_t* row = piece.base + r * piece.stride;
             S::I sums[Q], row_sum = S::int_zero();
@@ -63,7 +64,7 @@ template <int bits, int Q, bool fetch> ASX_INLINE void integer_block_sums(const 
 #pragma GCC unroll 1
             for (; i + S::bytes <= piece.width; i += S::bytes) {
                 const auto x = S::load_bytes(row + i);
-                if (fetch) S::prefetch(row + i, block->ahead);
+                if (fetch) S::prefetch(row + i, ahead);
 #pragma GCC unroll 4
                 for (int q = 0; q < Q; ++q) sums[q] = integer_step<bits>(sums[q], S::load_bytes(query + q * query_stride + i), x);
                 if (with_row_sums) row_sum = S::sum_words(row_sum, x);

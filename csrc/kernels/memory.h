@@ -28,6 +28,13 @@ template <int n> struct Number {
 // What a target turns codes into for batches, if anything; see hamming_turned.h.
 enum class Columns { none, halves, nibbles };
 
+// How far ahead to fetch rows of so many bytes that are read in order: block->ahead bytes, or whole rows where they do not lie together.
+ASX_INLINE int64_t fetch_distance(const Block* block, const Piece& piece, int64_t bytes) {
+    if (block->ahead == 0 || (piece.stride > 0 && piece.stride < bytes + 64)) return block->ahead;
+    const int64_t step = piece.stride < 0 ? -piece.stride : piece.stride;
+    return step == 0 ? 0 : (block->ahead + step - 1) / step * piece.stride;
+}
+
 // Element kinds of dense rows.
 struct Float32 {
     static constexpr Kind kind = kFloat32;

@@ -51,13 +51,15 @@ uint64_t cpu_features() {
 }
 
 // Zen 5 does not pick up streams read in 64-byte loads: fetching 8 KB ahead took 64-byte rows from 4.6 to 2.0 ns and 3 KiB rows from 29 to
-// 36 GB/s there. On Zen 4 the same prefetch is harmful: 3 KiB rows fell from 26 to 16 GB/s, 32-byte codes from 26 to 15.
+// 36 GB/s there. On Zen 4 the same prefetch is harmful: 3 KiB rows fell from 26 to 16 GB/s, 32-byte codes from 26 to 15. On Zen 3, with AVX2, what
+// else a scan does keeps loads from running far enough ahead: one to four queries 1.0 to 1.4 times as fast with 2 to 8 KB (docs/performance.md).
 int64_t prefetch_distance() {
     static const int64_t distance = [] {
         const Registers vendor = cpuid(0, 0), version = cpuid(1, 0);
         const bool amd = vendor.b == 0x68747541u;       // "Auth", of AuthenticAMD
         const unsigned family = (version.a >> 8 & 15u) + (version.a >> 20 & 255u);
-        return amd && family == 0x1a ? 8192 : 0;
+        const bool zen3 = family == 0x19 && !(cpu_features() & kAvx512f), zen5 = family == 0x1a;
+        return !amd ? 0 : zen5 ? 8192 : zen3 ? 4096 : 0;
     }();
     return distance;
 }

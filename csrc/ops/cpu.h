@@ -11,7 +11,7 @@ namespace asx {
 // Bits of CpuFeature that this machine has and whose registers the operating system saves.
 uint64_t cpu_features();
 
-// How far ahead, in bytes, scans that read memory in 64-byte loads should fetch by themselves; 0: the hardware does it better.
+// How far ahead, in bytes, scans of few queries should fetch by themselves; 0: the hardware does it better.
 int64_t prefetch_distance();
 
 // Names of the features in `bits`, separated by ", ".

@@ -13,8 +13,8 @@ struct Simd {
     static constexpr int tile_rows = 6;         // 6 x 2 accumulators, 2 of the query panel, 1 broadcast: 15 of 16 registers
     static constexpr bool has_bfloat16_dot = false;
 
-    static constexpr bool fetches = false;
-    static ASX_INLINE void prefetch(const uint8_t*, int64_t) {}         // the hardware prefetcher follows 32-byte loads by itself
+    static constexpr bool fetches = true;
+    static ASX_INLINE void prefetch(const uint8_t* p, int64_t ahead) { __builtin_prefetch(p + ahead); }
 
     // --- float32 -----------------------------------------------------------------------------------------------------
     using F = __m256;
@@ -197,7 +197,7 @@ struct Simd {
     // Bits are counted per nibble by a shuffle into bytes, which overflow after 31 words (8 bits a byte each).
     using Words = __m256i;
     static constexpr int words = 4;
-    static constexpr bool counts_by_word = true;   // whether a word is counted faster by itself than in a register, by shuffles
+    static constexpr bool counts_along_rows = true;
     static constexpr int count_steps = 31;
     using Counts = __m256i;
     static ASX_INLINE Words set_word(uint64_t x) { return _mm256_set1_epi64x(static_cast<int64_t>(x)); }
@@ -212,6 +212,22 @@ struct Simd {
             _mm256_add_epi8(sum, _mm256_add_epi8(_mm256_shuffle_epi8(bits, low_nibbles(a)), _mm256_shuffle_epi8(bits, high_nibbles(a)))));
     }
     static ASX_INLINE Words count_widen(Words sum, Counts a) { return _mm256_add_epi64(sum, _mm256_sad_epu8(a, _mm256_setzero_si256())); }
+    // The sums of four rows' counts, a row a lane.
+    static ASX_INLINE Words count_rows(const Counts (&rows)[4]) {
+        const __m256i zero = _mm256_setzero_si256();
+        const __m256i ab = _mm256_packus_epi32(_mm256_sad_epu8(rows[0], zero), _mm256_sad_epu8(rows[1], zero));
+        const __m256i cd = _mm256_packus_epi32(_mm256_sad_epu8(rows[2], zero), _mm256_sad_epu8(rows[3], zero));
+        const __m256i four = _mm256_madd_epi16(_mm256_packus_epi32(ab, cd), _mm256_set1_epi16(1));
+        return _mm256_cvtepu32_epi64(_mm_add_epi32(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1)));
+    }
+    static ASX_INLINE Words count_half_rows(const Counts (&rows)[2]) { // two of them in each
+        const __m256i zero = _mm256_setzero_si256();
+        const __m256i both = _mm256_packus_epi32(_mm256_sad_epu8(rows[0], zero), _mm256_sad_epu8(rows[1], zero));
+        return _mm256_permute4x64_epi64(_mm256_unpacklo_epi32(_mm256_hadd_epi32(both, both), zero), 0xd8);
+    }
+    static ASX_INLINE Words load_half_words(const void* p) { // zero beyond them
+        return _mm256_zextsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+    }
     static ASX_INLINE uint32_t words_not_above(Words a, Words limit) {
         return ~static_cast<uint32_t>(_mm256_movemask_pd(_mm256_castsi256_pd(_mm256_cmpgt_epi64(a, limit)))) & 15u;
     }

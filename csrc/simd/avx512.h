@@ -187,7 +187,7 @@ struct Simd {
     // --- 64-bit words of binary codes --------------------------------------------------------------------------------------
     using Words = __m512i;
     static constexpr int words = 8;
-    static constexpr bool counts_by_word = false;
+    static constexpr bool counts_along_rows = false;
     static constexpr int count_steps = 1 << 20;     // popcounts that a Counts can take before it must be widened
     using Counts = __m512i;
     static ASX_INLINE Words set_word(uint64_t x) { return _mm512_set1_epi64(static_cast<int64_t>(x)); }

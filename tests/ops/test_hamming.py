@@ -46,9 +46,9 @@ def test_bits(backend: Backend, count: int) -> None:
         assert out.intact
 
 
-@pytest.mark.parametrize("bits", [65528, 65536, 300001])
+@pytest.mark.parametrize("bits", [7936, 7937, 8192, 65528, 65536, 300001])
 def test_very_long_codes(backend: Backend, bits: int) -> None:
-    """Counters of 16 bits would overflow."""
+    """Counters of 8 bits, of 32 registers of 32 bytes, or of 16 bits would overflow."""
     codes = np.zeros((70, -(-bits // 8)), np.uint8)
     codes[::2] = 255
     codes[::3, ::2] = 255
