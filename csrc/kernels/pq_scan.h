@@ -1,14 +1,15 @@
 // Product quantization: scans with integer tables held in registers.
 //
-// A query's table (M subspaces x K entries) is rounded to bytes with one step for all subspaces. Entries of 8 subspaces become one byte by a tree of
-// averages, rounding up, and only that is added in 16 bits: widening is what used to cost most. With 4 bits the first level of the tree is a sum, of
-// entries up to 127: Zen can add on four ports where averages have two, which shuffles get in the way of. A byte times the entries it
-// averages exceeds their sum by at most half of that number per level; half of this is taken off the base and the other half joins the
-// rounding errors, largest per subspace and summed, in the slack: a proven bound, because every row uses exactly one entry of each subspace. Sums
-// fit 16 bits, for which entries are kept smaller where there are many trees. Tables of whole numbers that span no more than 63 in any subspace need
-// none of that: 4 entries add up in a byte, sums are exact, and keys are read off them. Sums: `low` adds whole 16-bit elements (even byte +
-// 256 * odd byte), `high` the odd bytes; the even sums are low - (high << 8), exact modulo 2^16. Rows that pass get their canonical keys before
-// a call ends, several at once, since one alone waits for every addition: what leaves this file is exact.
+// A query's table (M subspaces x K entries) is rounded to bytes, with one step for all subspaces or, of the first few trees, four times as large a
+// one (their sum is then doubled twice before the others are added). Entries of 8 subspaces become one byte by a tree of averages, rounding up, and
+// only that is added in 16 bits: widening is what used to cost most. With 4 bits the first level of the tree is a sum, of entries up to 127: Zen can
+// add on four ports where averages have two, which shuffles get in the way of. A byte times the entries it averages is never less than their sum, and
+// sums that are too large only let rows pass. So the slack is what entries lose by rounding, the most per subspace, summed: a proven bound, because
+// every row uses exactly one entry of each subspace. And the worst entries of wide subspaces may be raised, which makes steps smaller (`pq_span`).
+// Sums fit 16 bits, for which entries are kept smaller where there are many trees. Tables of whole numbers that span no more than 63 in any subspace
+// need none of that: 4 entries add up in a byte, sums are exact, and keys are read off them. Sums: `low` adds whole 16-bit elements (even byte + 256
+// * odd byte), `high` the odd bytes; the even sums are low - (high << 8), exact modulo 2^16. Rows that pass get their canonical keys before a call
+// ends, several at once, since one alone waits for every addition: what leaves this file is exact.
 //
 // Codes come in blocks of 64 rows, subspace by subspace. 8 bits: with VBMI a 256-entry table is four registers, looked up by two permutes and a
 // blend, and serves several blocks of rows; with AVX2 it is sixteen 16-entry shuffles. 4 bits: one shuffle per nibble, the nibbles split once for up
@@ -30,6 +31,8 @@ constexpr int pq_queries = 4; // most in one call
 constexpr int pq_together = 4; // keys made at once
 constexpr int pq_tree = 8; // entries averaged in bytes
 constexpr int pq_exact_tree = 4; // entries of exact tables added in bytes
+constexpr float pq_coarse = 4.0f; // times the other trees' steps, of the first few trees
+constexpr int pq_most_coarse = 3;
 constexpr float pq_exact_range = 63.0f;
 constexpr int registers_per_block = kPqBlock / Simd::bytes;
 
@@ -38,7 +41,9 @@ template <int bits> struct PqTree {
     static constexpr int levels = bits == 4 ? 2 : 3; // of averages; with 4 bits there is one of sums before
     static constexpr int averaged = 1 << levels; // what the byte stands for, times this
     static constexpr int most = 255 * averaged / pq_tree; // largest entry
-    static constexpr int excess = levels * averaged / 2; // of the byte times `averaged` over the sum of the entries, at most
+    static constexpr int excess =
+        levels * averaged / 2; // of the byte times `averaged` over the sum of the entries, at most; half of it as a rule
+    static constexpr float cut = bits == 4 ? 2.0f : 4.0f; // see `pq_span`
 };
 
 struct PqHeader {
@@ -49,7 +54,8 @@ struct PqHeader {
     int64_t count;
     float sign;
     bool exact; // all tables are
-    bool scaled; // rows have scales, and these are the queries' terms
+    bool scaled; // rows have scales, and the numbers below are the queries' terms
+    int16_t coarse; // trees in front whose entries count `pq_coarse` times
     double offset[pq_queries];
     double scaled_base[pq_queries];
     double scaled_step[pq_queries];
@@ -79,17 +85,18 @@ template <int64_t entries> ASX_INLINE Range entry_range(const float* table, Simd
     return {-Simd::largest(negated_low), Simd::largest(high)};
 }
 
-// Writes the rounded entries of one subspace and returns the largest rounding error. inverse is 1 / step, or 0 to round all to 0.
-template <int64_t entries>
+// Writes the rounded entries of one subspace and returns by how much they miss the exact ones at most; with `below` only where they are less.
+// inverse is 1 / step, or 0 to round all to 0.
+template <int64_t entries, bool below>
 ASX_INLINE float round_entries(const float* table, Simd::F sign, float low, float step, float inverse, float most, uint8_t* to) {
     using S = Simd;
     auto worst = S::zero();
     for (int64_t j = 0; j < entries; j += S::lanes) {
         const auto exact = S::sub(S::mul(sign, S::load(table + j)), S::set(low));
-        const auto clipped = S::sub(S::zero(), S::max(S::sub(S::zero(), S::mul(exact, S::set(inverse))), S::set(-most)));
+        const auto clipped = S::min(S::max(S::mul(exact, S::set(inverse)), S::zero()), S::set(most));
         const auto entry = S::truncate(S::add(clipped, S::set(0.5f)));
         const auto miss = S::sub(exact, S::mul(S::set(step), S::to_float(entry)));
-        worst = S::max(S::max(miss, S::sub(S::zero(), miss)), worst);
+        worst = S::max(below ? miss : S::max(miss, S::sub(S::zero(), miss)), worst);
         S::int_store_bytes(to + j, entry);
     }
     return Simd::largest(worst);
@@ -134,7 +141,7 @@ template <int bits> bool pq_pack_whole(PqHeader* header, int32_t q, int64_t subs
     for (int64_t m = 0; m < subspaces; ++m) {
         const Range range = entry_range<entries>(table + m * entries, sign);
         if (!(range.high - range.low <= pq_exact_range) || !(range.low >= -1e4f && range.high <= 1e4f)) return false;
-        if (round_entries<entries>(table + m * entries, sign, range.low, 1.0f, 1.0f, pq_exact_range, to + m * entries) != 0.0f)
+        if (round_entries<entries, false>(table + m * entries, sign, range.low, 1.0f, 1.0f, pq_exact_range, to + m * entries) != 0.0f)
             return false;
         if (static_cast<float>(static_cast<int32_t>(range.low)) != range.low) return false;
         base += static_cast<double>(range.low);
@@ -146,33 +153,97 @@ template <int bits> bool pq_pack_whole(PqHeader* header, int32_t q, int64_t subs
     return true;
 }
 
+// What is kept of a subspace until its entries come to the same place.
+struct PqSpan {
+    float low, high, inverse; // of its range
+};
+
+template <int bits> void pq_pack_spans(const PqHeader* header, int32_t q, int64_t subspaces, uint8_t* to) {
+    constexpr int64_t entries = 1 << bits;
+    for (int64_t m = 0; m < subspaces; ++m) {
+        const Range range = entry_range<entries>(header->tables[q] + m * entries, Simd::set(header->sign));
+        write(to + m * entries, PqSpan{range.low, range.high, 1.0f / (range.high - range.low)});
+    }
+}
+
+// How many trees in front have coarse steps: as many as make the sum of the errors least, which the widest ranges with either step decide.
+template <int bits> int16_t pq_coarse_trees(const PqHeader* header, int64_t subspaces, const uint8_t* spans) {
+    constexpr int64_t entries = 1 << bits;
+    const int64_t bytes = packed_table_bytes<bits>(subspaces), trees = (subspaces + pq_tree - 1) / pq_tree;
+    float front[pq_most_coarse + 1] = {}, behind = 0.0f; // widest ranges of the first trees, and of those after them
+    for (int64_t m = 0; m < subspaces; ++m) {
+        float range = 0.0f;
+        for (int64_t q = 0; q < header->count; ++q) {
+            const auto kept = read<PqSpan>(spans + q * bytes + m * entries);
+            range += kept.high - kept.low;
+        }
+        float& widest = m < pq_most_coarse * pq_tree ? front[m / pq_tree] : behind;
+        widest = range > widest ? range : widest;
+    }
+    int16_t best = 0;
+    float least = __builtin_inff();
+    for (int16_t coarse = pq_most_coarse; coarse >= 0; --coarse) { // `front` of them, `behind` of the others
+        float widest = behind;
+        for (int t = 0; t < coarse; ++t) widest = front[t] > pq_coarse * widest ? front[t] / pq_coarse : widest;
+        const float error = widest * static_cast<float>(trees + (pq_coarse - 1) * coarse);
+        if (coarse * pq_tree <= subspaces && error <= least) least = error, best = coarse;
+        if (coarse > 0) behind = front[coarse - 1] > behind ? front[coarse - 1] : behind;
+    }
+    return best;
+}
+
+// How much of a range is rounded to fine steps, and `pq_coarse` times as much to coarse ones; what lies deeper below the best entry of its subspace
+// is raised. A smaller span has smaller errors, which sum to `errors` steps, and raises more rows. Were ranges evenly filled, the two would be in
+// balance where the shares of ranges that are cut off sum to errors / most; rows that matter have few entries so low, so that more is cut off.
+template <int bits> float pq_span(const uint8_t* spans, int64_t subspaces, int64_t coarse, float widest, float errors, float most) {
+    constexpr int64_t entries = 1 << bits;
+    const float enough = PqTree<bits>::cut * errors / most;
+    float low = 0.0f, high = widest;
+    for (int step = 0; step < 6; ++step) {
+        const float span = 0.5f * (low + high);
+        float cut = 0.0f;
+        for (int64_t m = 0; m < subspaces; ++m) {
+            const float weight = m < coarse ? pq_coarse : 1.0f,
+                        share = weight - weight * weight * span * read<PqSpan>(spans + m * entries).inverse;
+            cut += share > 0.0f ? share : 0.0f;
+        }
+        (cut > enough ? low : high) = span;
+    }
+    return high;
+}
+
 template <int bits> void pq_pack_rounded(PqHeader* header, int32_t q, int64_t subspaces, uint8_t* to) {
     using Tree = PqTree<bits>;
     constexpr int64_t entries = 1 << bits;
     const float* table = header->tables[q];
     const auto sign = Simd::set(header->sign);
-    const int64_t trees = (subspaces + pq_tree - 1) / pq_tree, room = 65535 / (trees > 0 ? trees : 1) * Tree::averaged / pq_tree;
+    const int64_t coarse = header->coarse * pq_tree; // subspaces
+    const int64_t trees = (subspaces + pq_tree - 1) / pq_tree, weighted = trees + (pq_coarse - 1) * header->coarse;
+    const int64_t room = 65535 / (weighted > 0 ? weighted : 1) * Tree::averaged / pq_tree;
     const auto most = static_cast<float>(room < Tree::most ? room : Tree::most);
     float widest = 0.0f;
     double base = 0.0, magnitude = 0.0, error = 0.0;
     for (int64_t m = 0; m < subspaces; ++m) {
-        const Range range = entry_range<entries>(table + m * entries, sign);
-        widest = range.high - range.low > widest ? range.high - range.low : widest;
-        base += static_cast<double>(range.low);
-        magnitude += static_cast<double>(-range.low > range.high ? -range.low : range.high);
-        write(to + m * entries, range.low); // until its entries come there
+        const auto kept = read<PqSpan>(to + m * entries);
+        const float range = (kept.high - kept.low) / (m < coarse ? pq_coarse : 1.0f);
+        widest = range > widest ? range : widest;
+        magnitude += static_cast<double>(-kept.low > kept.high ? -kept.low : kept.high);
     }
     // Ranges that float32 cannot divide round to nothing, and the error says so.
-    const bool usable = 1e-30f < widest && widest < 1e38f;
-    const float step = usable ? widest / most : 1.0f, inverse = usable ? 1.0f / step : 0.0f;
+    const bool usable = 1e-30f < widest && widest < 1e37f;
+    const float errors = 0.5f * (pq_tree + Tree::excess) * static_cast<float>(weighted); // half a step an entry, and what averages exceed
+    const float span = usable ? pq_span<bits>(to, subspaces, coarse, widest, errors, most) : widest;
+    const float step = usable ? span / most : 1.0f;
     for (int64_t m = 0; m < subspaces; ++m) {
-        const auto low = read<float>(to + m * entries);
-        error += static_cast<double>(round_entries<entries>(table + m * entries, sign, low, step, inverse, most, to + m * entries));
+        const auto kept = read<PqSpan>(to + m * entries);
+        const float times = m < coarse ? pq_coarse : 1.0f, bottom = kept.high - times * span, low = bottom > kept.low ? bottom : kept.low;
+        const float inverse = usable ? 1.0f / (times * step) : 0.0f;
+        base += static_cast<double>(low);
+        error += static_cast<double>(
+            round_entries<entries, true>(table + m * entries, sign, low, times * step, inverse, most, to + m * entries));
     }
     pq_pack_padding(to, subspaces * entries, packed_table_bytes<bits>(subspaces));
-    const double half_excess = 0.5 * Tree::excess * static_cast<double>(trees) * static_cast<double>(step);
-    error += half_excess;
-    header->base[q] = base - half_excess;
+    header->base[q] = base;
     header->step[q] = Tree::averaged * static_cast<double>(step);
     // The canonical float32 sum adds a unit of 2^-24 of the magnitude per subspace, float32 arithmetic here at most 12 in all.
     const double slack = (error + (static_cast<double>(subspaces) + 16.0) * 0x1p-23 * magnitude) * (1.0 + 1e-6);
@@ -195,10 +266,14 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
         header->weight[q] = queries->scaling.weight[q];
     }
     header->exact = true;
+    header->coarse = 0;
     for (int32_t q = 0; q < queries->count && header->exact; ++q)
         header->exact =
             pq_pack_plain<bits>(header, q, subspaces, to + q * bytes) || pq_pack_whole<bits>(header, q, subspaces, to + q * bytes);
-    for (int32_t q = 0; q < queries->count && !header->exact; ++q) pq_pack_rounded<bits>(header, q, subspaces, to + q * bytes);
+    if (header->exact) return;
+    for (int32_t q = 0; q < queries->count; ++q) pq_pack_spans<bits>(header, q, subspaces, to + q * bytes);
+    header->coarse = pq_coarse_trees<bits>(header, subspaces, to);
+    for (int32_t q = 0; q < queries->count; ++q) pq_pack_rounded<bits>(header, q, subspaces, to + q * bytes);
 }
 
 // The least sum that can reach the threshold; one less for the rounding of this formula. Above 65,535: none can.
@@ -382,6 +457,7 @@ ASX_INLINE bool pq_any_passes(const PqRegisters<Q, B>& low, const PqRegisters<Q,
 }
 
 template <int Q, int B> struct PqInput {
+    int64_t coarse; // rows of bytes of the trees in front that count `pq_coarse` times
     const uint8_t* at[B]; // codes of B registers of rows
     const uint8_t* tables[Q];
     const uint8_t* next; // what to fetch meanwhile, in the order of memory
@@ -447,6 +523,12 @@ ASX_INLINE void pq_add_tree(const PqInput<Q, B>& in, int64_t i, int64_t left, Pq
     }
 }
 
+ASX_INLINE Simd::Bytes pq_times_coarse(Simd::Bytes a) {
+    static_assert(pq_coarse == 4.0f, "doubled twice");
+    const auto twice = Simd::add_halves(a, a);
+    return Simd::add_halves(twice, twice);
+}
+
 // Sums for B registers of rows; byte_rows: subspaces of 8 bits, pairs of 4 bits.
 template <int bits, bool exact, bool fetch, int Q, int B>
 ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<Q, B>& low_out, PqRegisters<Q, B>& high_out) {
@@ -457,6 +539,13 @@ ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) low.v[q][b] = high.v[q][b] = Simd::set_halves(0);
     int64_t i = 0;
+    if constexpr (!exact) {
+        for (; i < in.coarse; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
+#pragma GCC unroll 4
+        for (int q = 0; q < Q && i > 0; ++q)
+#pragma GCC unroll 8
+            for (int b = 0; b < B; ++b) low.v[q][b] = pq_times_coarse(low.v[q][b]), high.v[q][b] = pq_times_coarse(high.v[q][b]);
+    }
     for (; i + n <= byte_rows; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
     if (i < byte_rows) pq_add_tree<bits, exact, fetch, true>(in, i, byte_rows - i, low, high);
 #pragma GCC unroll 4
@@ -475,6 +564,7 @@ ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const fl
     int64_t least[Q];
     Simd::Bytes below[Q]; // one less than the least sums, as far as 16 bits can hold them
     PqLimit limits[Q];
+    in.coarse = header->coarse * pq_byte_rows<bits, exact>;
     bool all = false; // rows with sums of 0 pass
     for (int q = 0; q < Q; ++q) {
         const int real = q < header->count ? q : 0; // missing queries repeat the first, and emit nothing

@@ -41,7 +41,8 @@ public:
     void add(const Problem& problem, int64_t query, int64_t k, Candidate candidate) {
         if (candidate.upper < threshold_) return;
         items_.push_back(candidate);
-        if (static_cast<int64_t>(items_.size()) >= 2 * k + 64) shrink(problem, query, k);
+        // The keys of PQ rows that pass are dearer than to raise the threshold often.
+        if (static_cast<int64_t>(items_.size()) >= (problem.in_pq_blocks() ? k + k / 4 + 32 : 2 * k + 64)) shrink(problem, query, k);
     }
 
     // The k best by (key, id), canonical and sorted; fewer if there are fewer.

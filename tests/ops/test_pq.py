@@ -81,9 +81,42 @@ def test_many_subspaces_do_not_overflow(backend: Backend, subspaces: int, bits: 
     check_scans(backend, np.full((1, subspaces, 2**bits), 63, np.float32), codes, bits, 20, (1,))
     tables = make_tables(5, subspaces, bits)
     tables[1] = 1000 + tables[1]
-    tables[2] = np.where(np.arange(2**bits) == 0, np.float32(-1000), 1000 + tables[2] / 100)
+    tables[2:4] = np.where(np.arange(2**bits) == 0, np.float32(-1000), 1000 + tables[2:4] / 100)
+    tables[3, :24, 0] = -8000
     codes[100:] = np.maximum(codes[100:], 1)
     check_scans(backend, tables, codes, bits, 20, (1, 5))
+    check_scans(backend, tables[3:], codes, bits, 20, (1,))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("wide", [0, 5, 8, 13, 24, 40])
+def test_wide_subspaces_in_front(backend: Backend, wide: int, bits: int) -> None:
+    """Ranges that fall steeply, with entries far below the others and far above: a scan may round each as it likes, but not lose a row."""
+    rng = np.random.default_rng(wide)
+    tables = make_tables(9, 43, bits)
+    tables[:, :wide] *= 20
+    tables[1] *= 0.9 ** np.arange(43, dtype=np.float32)[:, None]
+    tables[2, :, 3], tables[3, :, 3] = -100, 100
+    tables[4:6, rng.integers(0, 43, 6), 1] *= np.float32(1000)
+    tables[6:] *= rng.choice([1, 5, 50], (3, 43, 1)).astype(np.float32)
+    check_scans(backend, tables, make(3000, 43, bits), bits, 20, (1, 2, 9))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("wide", [0, 8])
+def test_rounding_at_its_worst(backend: Backend, wide: int, bits: int) -> None:
+    """The best rows are rounded down in all subspaces, slightly worse ones before them up: for some query, wherever a scan rounds."""
+    subspaces, queries, step = 49, 40, 1 / (127 if bits == 4 else 255)
+    apart = 0.05 * step
+    tables = np.full((queries, subspaces, 2**bits), 0.5)
+    tables[:, :, 0], tables[:, :, 1] = 0, 1
+    tables[:, :-1, 2:4] = (0.5 + np.arange(queries) / queries * step)[:, None, None] + np.array([0, apart])
+    tables[:, :wide] *= 4
+    tables[:, -1, 2] += 1.02 * (tables[:, :-1, 3] - tables[:, :-1, 2]).sum(axis=1)
+    codes = np.zeros((1000, subspaces), np.uint8)
+    codes[:300], codes[900:920] = 3, 2
+    for sign in (1, -1):
+        check_scans(backend, (sign * tables).astype(np.float32), codes, bits, 20, (1, queries))
 
 
 @pytest.mark.parametrize("bits", [4, 8])
