@@ -1,10 +1,10 @@
 """Chooses what also runs on emulated CPUs, `pytest -m emulated`: a sample of the tests of operations and of the public contract; and what
-the suite on Numba alone leaves out, `pytest -m "not repeated"`: tests of every backend, but for a sample."""
+the suite on Numba alone leaves out, `pytest -m "not repeated"`: tests of every backend, but for a sample. Puts a test's backends one after
+the other, so that what they share, data and right answers, need not be kept long."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import pytest
 
@@ -18,14 +18,19 @@ STRIDE = 53
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     cases: Counter[tuple[str, object]] = Counter()
-    for item in items:
+    first: dict[tuple[str, int], int] = {}
+    places: dict[pytest.Item, int] = {}
+    for place, item in enumerate(items):
         parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-        case = (item.nodeid.partition("[")[0], parameters.get("backend"))
+        name = item.nodeid.partition("[")[0]
+        case = (name, parameters.get("backend"))
+        places[item] = first.setdefault((name, cases[case]), place)
         if cases[case] % STRIDE:
             if "backend" in parameters:
                 item.add_marker(pytest.mark.repeated)
         elif item.nodeid.startswith(SAMPLED) and not item.get_closest_marker("unemulated"):
             item.add_marker(pytest.mark.emulated)
         cases[case] += 1
+    items.sort(key=places.__getitem__)
