@@ -27,8 +27,8 @@ REMEMBERED_BYTES = 1 << 26
 
 
 def once(oracle: Oracle) -> Oracle:
-    """Remembers answers, read-only, by the contents of the arguments: what an answer should be takes longer than the answer, and a test runs
-    on every backend in turn (`conftest.py`)."""
+    """Remembers answers, read-only, by the contents of the arguments: to find what an answer should be takes longer than to answer, and a
+    test runs on every backend in turn (`conftest.py`)."""
     answers: OrderedDict[Any, Any] = OrderedDict()
     held = 0
 
@@ -36,6 +36,9 @@ def once(oracle: Oracle) -> Oracle:
         if isinstance(argument, np.ndarray):
             return argument.dtype.str, argument.shape, hashlib.sha1(np.ascontiguousarray(argument)).digest()
         return tuple(map(contents, argument)) if isinstance(argument, tuple) else argument
+
+    def arrays(answer: Any) -> tuple[Array, ...]:
+        return answer if isinstance(answer, tuple) else (answer,)
 
     @functools.wraps(oracle)
     def remembered(*arguments: Any, **options: Any) -> Any:
@@ -45,14 +48,12 @@ def once(oracle: Oracle) -> Oracle:
             answers.move_to_end(key)
             return answers[key]
         answer = oracle(*arguments, **options)
-        arrays = answer if isinstance(answer, tuple) else (answer,)
-        for array in arrays:
+        for array in arrays(answer):
             array.flags.writeable = False
         answers[key] = answer
-        held += sum(array.nbytes for array in arrays)
+        held += sum(array.nbytes for array in arrays(answer))
         while held > REMEMBERED_BYTES:
-            _, oldest = answers.popitem(last=False)
-            held -= sum(array.nbytes for array in (oldest if isinstance(oldest, tuple) else (oldest,)))
+            held -= sum(array.nbytes for array in arrays(answers.popitem(last=False)[1]))
         return answer
 
     return remembered  # type: ignore[return-value]
