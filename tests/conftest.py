@@ -19,7 +19,7 @@ import hypothesis
 import pytest
 
 import adaptive_search
-from adaptive_search import index
+from adaptive_search import index, measuring
 from adaptive_search.backends import backends, get, missing, use_backend
 from adaptive_search.backends.protocol import Backend
 
@@ -64,6 +64,15 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     """A backend, also the one in use."""
     with use_backend(request.param):
         yield get(request.param)
+
+
+@pytest.fixture(scope="session")
+def few_repetitions() -> Iterator[None]:
+    """Comparisons that measure times do so with a few searches, where what they say of them is not the point."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "BATCHES", 2)
+        patch.setattr(measuring, "SINGLES", 3)
+        yield
 
 
 @pytest.fixture

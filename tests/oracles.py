@@ -6,7 +6,11 @@ written down in ``adaptive_search/backends/protocol.py``, one NumPy call for eac
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +21,42 @@ Array = NDArray[Any]
 F32, F64, I64 = NDArray[np.float32], NDArray[np.float64], NDArray[np.int64]
 
 LANES = 16
+
+Oracle = TypeVar("Oracle", bound=Callable[..., Any])
+REMEMBERED_BYTES = 1 << 26
+
+
+def once(oracle: Oracle) -> Oracle:
+    """Remembers answers, read-only, by the contents of the arguments: to find what an answer should be takes longer than to answer, and a
+    test runs on every backend in turn (`conftest.py`)."""
+    answers: OrderedDict[Any, Any] = OrderedDict()
+    held = 0
+
+    def contents(argument: Any) -> Any:
+        if isinstance(argument, np.ndarray):
+            return argument.dtype.str, argument.shape, hashlib.sha1(np.ascontiguousarray(argument)).digest()
+        return tuple(map(contents, argument)) if isinstance(argument, tuple) else argument
+
+    def arrays(answer: Any) -> tuple[Array, ...]:
+        return answer if isinstance(answer, tuple) else (answer,)
+
+    @functools.wraps(oracle)
+    def remembered(*arguments: Any, **options: Any) -> Any:
+        nonlocal held
+        key = contents(arguments), contents(tuple(sorted(options.items())))
+        if key in answers:
+            answers.move_to_end(key)
+            return answers[key]
+        answer = oracle(*arguments, **options)
+        for array in arrays(answer):
+            array.flags.writeable = False
+        answers[key] = answer
+        held += sum(array.nbytes for array in arrays(answer))
+        while held > REMEMBERED_BYTES:
+            held -= sum(array.nbytes for array in arrays(answers.popitem(last=False)[1]))
+        return answer
+
+    return remembered  # type: ignore[return-value]
 
 
 def same_bits(a: Array, b: Array) -> bool:
@@ -44,13 +84,15 @@ def narrowed(kind: str, rows: Array) -> Array:
 
 
 # --- float64 -------------------------------------------------------------------------------------------------------------
+@once
 def dot(queries: Array, rows: Array) -> F64:
     return queries.astype(np.float64) @ rows.astype(np.float64).T
 
 
 def squared_distance(queries: Array, rows: Array) -> F64:
     q, x = queries.astype(np.float64), rows.astype(np.float64)
-    return np.stack([np.square(x - one).sum(axis=1) for one in q]) if len(q) else np.zeros((0, len(x)))
+    apart = (x - one for one in q)
+    return np.stack([np.einsum("nd,nd->n", each, each) for each in apart]) if len(q) else np.zeros((0, len(x)))
 
 
 def norms(rows: Array) -> F64:
@@ -63,10 +105,12 @@ def cosine(queries: Array, rows: Array) -> F64:
     return np.divide(dot(queries, rows), length, out=np.zeros_like(length), where=length > 0)
 
 
+@once
 def score(metric: str, queries: Array, rows: Array) -> F64:
     return {"ip": dot, "cosine": cosine, "l2": squared_distance}[metric](queries, rows)
 
 
+@once
 def error_bound(metric: str, queries: Array, rows: Array) -> F64:
     """How far a float32 sum in any order may be from `score`; the second term covers underflow."""
     dims = queries.shape[1]
@@ -76,6 +120,7 @@ def error_bound(metric: str, queries: Array, rows: Array) -> F64:
     return 2 * (dims + 8) * 2.0**-24 * scale + underflow
 
 
+@once
 def hamming(queries: Array, codes: Array, bits: int) -> I64:
     a, b = (np.unpackbits(array, axis=1)[:, :bits] for array in (queries, codes))
     return np.stack([(b != one).sum(axis=1) for one in a]) if len(a) else np.zeros((0, len(b)), np.int64)
@@ -109,6 +154,7 @@ def _lane_sum(queries: F32, rows: F32, squared: bool) -> F32:
     return out
 
 
+@once
 def canonical_norm64(rows: F32) -> F64:
     lanes = np.zeros((LANES, len(rows)))
     for part in _lanes(rows.astype(np.float64)):
@@ -116,16 +162,19 @@ def canonical_norm64(rows: F32) -> F64:
     return np.sqrt(_tree(lanes))
 
 
+@once
 def canonical_norms(rows: F32) -> F32:
     with np.errstate(over="ignore"):
         return canonical_norm64(rows).astype(np.float32)
 
 
+@once
 def canonical_unit(queries: F32) -> F32:
     length = canonical_norm64(queries)[:, None]
     return np.divide(queries.astype(np.float64), length, out=np.zeros(queries.shape), where=length > 0).astype(np.float32)
 
 
+@once
 def canonical_score(metric: str, queries: F32, rows: F32) -> F32:
     """(Q, N) scores of dense rows that were widened before."""
     if metric == "l2":
@@ -138,6 +187,7 @@ def canonical_score(metric: str, queries: F32, rows: F32) -> F32:
         return np.divide(product, length, out=np.zeros_like(product), where=length != 0)
 
 
+@once
 def canonical_integer(
     metric: str, codes: Array, rows: Array, factors: F32, offsets: F32, norms2: F32 | None = None, scales: F32 | None = None
 ) -> F32:
@@ -151,6 +201,7 @@ def canonical_integer(
     return start + factors[:, None] * (rounded if scales is None else scales * rounded)
 
 
+@once
 def canonical_adc(tables: F32, codes: Array) -> F32:
     """(Q, N) sums of table entries; codes (N, M), one entry a code."""
     out = tables[:, 0][:, codes[:, 0]]
@@ -159,6 +210,7 @@ def canonical_adc(tables: F32, codes: Array) -> F32:
     return out
 
 
+@once
 def canonical_scaled(sums: F32, scaling: Scaling, scales: F32, terms: F32 | None, largest: bool) -> F32:
     """Scores of rows with scales, from sums of table entries (Q, N)."""
     offset, base, step, weight = (values[:, None] for values in scaling)
@@ -168,6 +220,7 @@ def canonical_scaled(sums: F32, scaling: Scaling, scales: F32, terms: F32 | None
         return (start + scaled if largest else start - scaled).astype(np.float32) + np.float32(-0.0 if largest else 0.0)
 
 
+@once
 def canonical_tables(queries: F32, codebooks: F32, squared: bool) -> F32:
     subspaces, count, dims = codebooks.shape
     q = np.pad(queries, ((0, 0), (0, subspaces * dims - queries.shape[1]))).reshape(-1, subspaces, dims)
@@ -178,6 +231,7 @@ def canonical_tables(queries: F32, codebooks: F32, squared: bool) -> F32:
     return out
 
 
+@once
 def whole_tables(tables: F32) -> F32:
     """Of tables (Q, M, K), as `Backend.pq_whole` rounds them."""
     lows = tables.min(axis=2, keepdims=True)
@@ -191,6 +245,7 @@ def whole_tables(tables: F32) -> F32:
 
 
 # --- top-k --------------------------------------------------------------------------------------------------------------
+@once
 def best(scores: Array, k: int, *, ids: Array | None = None, largest: bool = True, allowed: Array | None = None) -> tuple[F32, I64]:
     """Scores and row numbers of the k best, ties to the smaller id; NaN and -1 beyond the rows there are.
 

@@ -23,6 +23,8 @@ from adaptive_search.cli import main
 from adaptive_search.commands import parse_cascade
 from adaptive_search.demo import recall, run
 
+pytestmark = pytest.mark.usefixtures("few_repetitions")
+
 
 @pytest.fixture
 def vectors() -> np.ndarray:

@@ -15,6 +15,8 @@ import adaptive_search as asx
 from adaptive_search.evaluate import Comparison, compare, default_representations
 from adaptive_search.measuring import found_shares
 
+pytestmark = pytest.mark.usefixtures("few_repetitions")
+
 DIM = 40
 
 

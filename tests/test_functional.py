@@ -375,6 +375,7 @@ def test_rows_are_used_in_place(backend: Backend, kind: str, view: str) -> None:
         assert peak < rows.nbytes / 3
 
 
+@pytest.mark.unemulated
 def test_converted_rows_are_never_held_at_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "BLOCK_BYTES", 1 << 20)
     rows = np.random.default_rng(10).standard_normal((40_000, 64))
@@ -531,6 +532,7 @@ def test_dot_is_within_its_bound(backend: Backend, kind: str, n: int, queries: i
         assert (np.abs(products - oracles.dot(batch, wide)) <= bound).all()
 
 
+@pytest.mark.unemulated
 def test_dot_of_many_queries_and_rows(backend: Backend) -> None:
     rng = np.random.default_rng(16)
     rows, batch = rng.integers(-3, 4, (9000, 5)).astype(np.float32), rng.integers(-3, 4, (600, 5)).astype(np.float32)

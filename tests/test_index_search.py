@@ -83,6 +83,7 @@ def test_more_prefixes_than_slabs() -> None:
     assert_same(index.search(queries, 90), *expected("cosine", rows, ids, queries, 90))
 
 
+@pytest.mark.unemulated
 def test_rows_beyond_one_chunk() -> None:
     rows = np.random.default_rng(0).integers(-9, 10, (70_000, 3)).astype(np.int8)
     queries = questions(2, 3)
@@ -240,6 +241,7 @@ def test_every_backend_gives_the_same_bits() -> None:
             assert_equal(index.search(queries, 20), here)
 
 
+@pytest.mark.unemulated
 def test_searches_may_run_side_by_side() -> None:
     rows, ids, queries = collection(ROWS), shuffled_ids(ROWS), questions(30)
     for cascade in (None, cascades(keep=50)[2]):

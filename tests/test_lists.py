@@ -165,6 +165,7 @@ def test_a_file_that_names_lists_that_are_not_there(number: int, mmap: bool, tmp
         asx.Index.open(tmp_path, mmap=mmap)
 
 
+@pytest.mark.long
 def test_tuning_finds_margins(backend: Backend) -> None:
     index = asx.Index(DIM, "cosine", cascade=asx.Cascade([*STAGES[0], asx.Full()]), fit_rows=1_500)
     index.add(collection(1_500))
@@ -173,6 +174,7 @@ def test_tuning_finds_margins(backend: Backend) -> None:
     assert index.audit(asked(300, 2)).recall > 0.85
 
 
+@pytest.mark.long
 def test_rows_that_come_and_go_are_found_as_if_all_were_listed_anew(backend: Backend) -> None:
     index = tuned("cosine", STAGES[0], collection(66_000), 1.0)
     queries = asked(4)

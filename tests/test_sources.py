@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,17 @@ def tuned(metric: Any, stages: list[Any], rows: Any, margins: float, dtype: Any 
 
 def collection(count: int, seed: int) -> Any:
     return np.random.default_rng(seed).standard_normal((count, DIM)).astype(np.float32) * np.linspace(2, 0.3, DIM, dtype=np.float32)
+
+
+@cache
+def tuned_once(metric: Any, stages: tuple[Any, ...]) -> asx.Index:
+    """For searches alone, which run on every backend."""
+    with asx.use_backend(asx.backends()[0]):
+        return tuned(metric, list(stages), collection(1_500, 0), 0.5)
+
+
+def ordinary() -> asx.Index:
+    return tuned_once("cosine", tuple(STAGES[2]))
 
 
 def general(index: asx.Index, queries: Any, k: int) -> asx.Neighbors:
@@ -117,7 +129,7 @@ def test_small_searches_answer_as_others(metric: Any, stages: list[Any], backend
     ],
 )
 def test_what_is_out_of_the_ordinary_is_no_other_search(queries: Any, k: Any, backend: Backend) -> None:
-    index = tuned("cosine", STAGES[2], collection(1_500, 0), 0.5)
+    index = ordinary()
     assert index._at_once(queries, k) is None
     assert_same(index.search(queries, k), general(index, queries, 10))
 
@@ -125,13 +137,13 @@ def test_what_is_out_of_the_ordinary_is_no_other_search(queries: Any, k: Any, ba
 @pytest.mark.filterwarnings("ignore:k. the plan is for up to 10")
 @pytest.mark.parametrize("k", [1_499, 1_500, 2**63 - 1, 2**63, 2**70])
 def test_neighbors_without_end(k: int, backend: Backend) -> None:
-    index = tuned("cosine", STAGES[2], collection(1_500, 0), 0.5)
+    index = ordinary()
     assert_same(index.search(collection(2, 1), k), general(index, collection(2, 1), k))
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
 def test_what_is_wrong_is_not_searched(wrong: float, backend: Backend) -> None:
-    index = tuned("cosine", STAGES[2], collection(1_500, 0), 0.5)
+    index = ordinary()
     queries = collection(3, 1)
     queries[1, DIM - 1] = wrong
     with pytest.raises(ValueError, match="queries: row 1 holds NaN or infinity"):
@@ -149,7 +161,7 @@ def test_what_is_wrong_is_not_searched(wrong: float, backend: Backend) -> None:
 @pytest.mark.parametrize("metric", ["ip", "cosine"])
 def test_queries_of_any_length(metric: Any, stages: list[Any], backend: Backend) -> None:
     """What is too large for float32 is the same error."""
-    index = tuned(metric, stages, collection(1_500, 0), 0.5)
+    index = tuned_once(metric, tuple(stages))
     for query in np.concatenate([(np.float32(scale) * collection(4, 2)).clip(-3e38, 3e38) for scale in (1e-30, 1e30, 3e37)]):
         try:
             expected = general(index, query, 10)

@@ -116,6 +116,7 @@ def test_answers_are_those_of_every_backend_batch_and_thread(stages: list[Any], 
     assert_equal(smaller, asx.Neighbors(expected.ids[:, :4], expected.scores[:, :4]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stages", [CASCADES[1], *CASCADES[3:5]], ids=str)
 def test_searches_in_one_call_are_like_others(stages: list[Any], backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     index, queries = tuned_once(tuple(stages), "l2"), clustered()[1][400:408]
@@ -305,6 +306,7 @@ def test_other_recalls_take_other_margins() -> None:
     assert_equal(index.search(fresh, recall=1.0), flat.search(fresh))
 
 
+@pytest.mark.long
 def test_too_few_queries() -> None:
     rows, queries = clustered()
     index = asx.Index(DIM, cascade=asx.Cascade(CASCADES[0]))

@@ -108,6 +108,7 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> list[asx.Cascade]:
     return found
 
 
+@pytest.mark.long
 def test_lists_are_tried_where_they_spare_rows(backend: Backend, tried: list[asx.Cascade]) -> None:
     """With the best codes alone, and not by backends that scan all rows in any case."""
     random = np.random.default_rng(0)
@@ -125,6 +126,7 @@ def test_lists_are_tried_where_they_spare_rows(backend: Backend, tried: list[asx
     assert heads[0][1:] in [cascade.stages for cascade in tried]
 
 
+@pytest.mark.long
 def test_where_lists_help_longer_codes_are_tried(backend: Backend, tried: list[asx.Cascade], monkeypatch: pytest.MonkeyPatch) -> None:
     """Few of them are read then, so that they may take less time than those that are best without lists."""
 

@@ -467,6 +467,7 @@ def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     check_scans(backend, tables, codes, bits, data.draw(st.integers(1, 320)), (count,), sizes=sizes, ids=ids, allowed=allowed)
 
 
+@oracles.once
 def descended(units: Array, lengths: Array, codebooks: Array, extra: float, sweeps: int, codes: Array) -> Array:
     """What `Backend.pq_descend` says, row by row."""
     subspaces, _, dims = codebooks.shape
@@ -492,6 +493,7 @@ def descended(units: Array, lengths: Array, codebooks: Array, extra: float, swee
     return out
 
 
+@pytest.mark.unemulated
 @pytest.mark.parametrize("bits", [4, 8])
 def test_descend(backend: Backend, bits: int) -> None:
     rng = np.random.default_rng(11)
@@ -511,7 +513,7 @@ def test_descend(backend: Backend, bits: int) -> None:
                 assert out.intact
 
 
-@pytest.mark.parametrize("codewords", [1, 2, 5, 9, 256, 257, 300, 1000])
+@pytest.mark.parametrize("codewords", [300, 1, 2, 5, 9, 256, 257, 1000])
 def test_descend_to_any_number_of_codewords(backend: Backend, codewords: int) -> None:
     rng = np.random.default_rng(12)
     codebooks = rng.integers(-2, 3, (3, codewords, 5)).astype(np.float32)
