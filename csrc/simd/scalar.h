@@ -221,7 +221,8 @@ struct Simd {
 
     // --- 64-bit words of binary codes --------------------------------------------------------------------------------------
     static constexpr int words = 2;
-    static constexpr bool counts_along_rows = false;   // whether one query's bits are counted row by row, instead of word by word of several rows
+    static constexpr bool counts_along_rows =
+        false;   // whether one query's bits are counted row by row, instead of word by word of several rows
     static constexpr int count_steps = 1 << 20;     // popcounts that a Counts can take before it must be widened
     struct Words {
         uint64_t v[words];
