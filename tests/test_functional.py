@@ -133,11 +133,27 @@ def test_plain_arguments_are_looked_at_by_the_backend(backend: Backend, metric: 
         for queries in (batch, batch[0], batch[:1]):
             plain = backend.plain_top_k(queries, rows, 12, metric, 1 << 20)
             assert (plain is None) == (backend.name == "numba")
-            # threads= goes the other way.
-            found = asx.top_k(queries, rows, 12, metric=metric, threads=1)
+            # mask= goes the other way.
+            found = asx.top_k(queries, rows, 12, metric=metric, mask=np.ones(len(rows), bool))
             assert_same(asx.top_k(queries, rows, 12, metric=metric), found)
+            assert_same(asx.top_k(queries, rows, 12, metric=metric, threads=2), found)
             if plain is not None:
                 assert_same(asx.Neighbors(*plain), found)
+
+
+def test_plain_codes_are_looked_at_by_the_backend(backend: Backend) -> None:
+    rng = np.random.default_rng(7)
+    for width in (1, 5, 8, 33, 64):
+        wide, batch = rng.integers(0, 256, (200, width + 7), np.uint8), rng.integers(0, 256, (32, width), np.uint8)
+        for codes in (wide[:, :width], wide[::-3, 7:], np.ascontiguousarray(wide[:9, :width])):
+            for queries in (batch, batch[0], batch[:1]):
+                plain = backend.plain_hamming_top_k(queries, codes, 12, 1 << 20)
+                assert (plain is None) == (backend.name == "numba")
+                found = asx.hamming_top_k(queries, codes, 12, bits=8 * width)
+                assert_same(asx.hamming_top_k(queries, codes, 12), found)
+                assert_same(asx.hamming_top_k(queries, codes, 12, threads=2), found)
+                if plain is not None:
+                    assert_same(asx.Neighbors(*plain), found)
 
 
 class Subclass(np.ndarray):
@@ -186,6 +202,45 @@ def test_all_other_arguments_are_left_to_the_caller(backend: Backend, changed: d
     arguments = {"queries": QUERIES, "rows": ROWS, "k": 2, "metric": "ip", "most": 128}
     assert (backend.plain_top_k(**arguments) is None) == (backend.name == "numba")
     assert backend.plain_top_k(**arguments | changed) is None
+
+
+CODES = np.arange(12, dtype=np.uint8).reshape(4, 3)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"queries": CODES.tolist()},
+        {"queries": CODES.astype(np.int8)},
+        {"queries": CODES.view(Subclass)},
+        {"queries": np.asfortranarray(CODES)},
+        {"queries": CODES[:0]},
+        {"queries": CODES[:, :2]},
+        {"queries": np.ones((33, 3), np.uint8)},
+        {"codes": CODES.astype(bool)},
+        {"codes": CODES[:, ::-1]},
+        {"codes": CODES[:0]},
+        {"codes": CODES[:, :0]},
+        {"codes": CODES[0]},
+        {"k": 0},
+        {"k": True},
+        {"k": 1 << 70},
+        {"most": 47},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_all_other_codes_are_left_to_the_caller(backend: Backend, changed: dict[str, Any]) -> None:
+    arguments = {"queries": CODES, "codes": CODES, "k": 2, "most": 48}
+    assert (backend.plain_hamming_top_k(**arguments) is None) == (backend.name == "numba")
+    assert backend.plain_hamming_top_k(**arguments | changed) is None
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.0, True, "2"])
+def test_small_work_looks_at_threads(threads: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="threads"):
+        asx.top_k(QUERIES, ROWS, 2, threads=threads)
+    with pytest.raises((TypeError, ValueError), match="threads"):
+        asx.hamming_top_k(CODES, CODES, 2, threads=threads)
 
 
 def test_zero_vectors_have_cosine_zero(backend: Backend) -> None:

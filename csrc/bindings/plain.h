@@ -1,6 +1,7 @@
 // A user's arguments, looked at here where they are what most of them are: for small work, doing that in Python takes as long as the search.
 #pragma once
 
+#include <type_traits>
 #include <vector>
 
 #include "bindings/arrays.h"
@@ -8,13 +9,15 @@
 
 namespace asx {
 
-// Exactly numpy's own type, none made from it, and float32 as this machine has it.
-inline bool is_plain_float32(py::handle value) {
+// Exactly numpy's own type, none made from it, and elements as this machine has them: float32 or uint8.
+template <class T> bool is_plain(py::handle value) {
+    static_assert(std::is_same_v<T, float> || std::is_same_v<T, uint8_t>);
+    constexpr int number = std::is_same_v<T, float> ? py::detail::npy_api::NPY_FLOAT_ : py::detail::npy_api::NPY_UBYTE_;
     const auto& api = py::detail::npy_api::get();
     if (reinterpret_cast<PyObject*>(Py_TYPE(value.ptr())) != reinterpret_cast<PyObject*>(api.PyArray_Type_)) return false;
     const auto a = py::reinterpret_borrow<py::array>(value);
     const py::dtype type = a.dtype();
-    return type.num() == py::detail::npy_api::NPY_FLOAT_ && type.byteorder() == '=';
+    return type.num() == number && type.byteorder() == (sizeof(T) == 1 ? '|' : '=');
 }
 
 // A number from 1 up; 0 if it is none, or another type's.
@@ -25,8 +28,8 @@ inline int64_t plain_count(py::handle value) {
     return overflow || count < 1 ? 0 : count;
 }
 
-struct PlainQueries {
-    const float* data = nullptr;
+template <class T> struct PlainQueries {
+    const T* data = nullptr;
     int64_t count = 0; // 0: something about them is out of the ordinary, or wrong
     bool single = false; // one of shape (dim,)
 
@@ -36,15 +39,17 @@ struct PlainQueries {
     }
 };
 
-// Up to `most`.
-inline PlainQueries plain_queries(py::handle value, int64_t dim, int64_t most) {
-    if (!is_plain_float32(value)) return {};
+// Up to `most` of so many elements.
+template <class T> PlainQueries<T> plain_queries(py::handle value, int64_t width, int64_t most) {
+    if (!is_plain<T>(value)) return {};
     const auto a = py::reinterpret_borrow<py::array>(value);
     constexpr int usable = py::array::c_style | py::detail::npy_api::NPY_ARRAY_ALIGNED_;
-    if (a.ndim() < 1 || a.ndim() > 2 || a.shape(a.ndim() - 1) != dim || (a.flags() & usable) != usable) return {};
-    const auto* data = static_cast<const float*>(a.data());
+    if (a.ndim() < 1 || a.ndim() > 2 || a.shape(a.ndim() - 1) != width || (a.flags() & usable) != usable) return {};
+    const auto* data = static_cast<const T*>(a.data());
     const int64_t count = a.ndim() == 1 ? 1 : a.shape(0);
-    return count <= most && all_finite(data, count * dim) ? PlainQueries{data, count, a.ndim() == 1} : PlainQueries{};
+    if constexpr (std::is_same_v<T, float>)
+        if (count <= most && !all_finite(data, count * width)) return {};
+    return count <= most ? PlainQueries<T>{data, count, a.ndim() == 1} : PlainQueries<T>{};
 }
 
 } // namespace asx

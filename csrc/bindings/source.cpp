@@ -128,7 +128,7 @@ bool found_at_once(const PySearcher& self, const float* queries, int64_t count, 
 py::object search_at_once(const PySearcher& self, py::handle queries, py::handle k, int64_t least, int64_t live, const py::object& allowed,
                           int64_t most) {
     const int64_t wanted = plain_count(k);
-    const PlainQueries q = plain_queries(queries, self.dim(), most);
+    const PlainQueries q = plain_queries<float>(queries, self.dim(), most);
     if (wanted == 0 || q.count == 0 || live < 1) return py::none();
     const Allowed map = allowed_of(allowed, self.rows().size(), q.count);
     const int64_t kept = std::min(wanted, live), width = std::min(std::max(wanted, least), live);

@@ -101,19 +101,31 @@ PyScan dense_scan(const Target& self, const PyRows& rows, const py::array& queri
                         rows.owners);
 }
 
-// Everything at once: for a thousand rows, four calls from Python would take a third of the time. Returns the first bad row, or -1.
-int64_t search_at_once(const Target& self, Kind kind, const Piece& piece, int64_t count, const float* queries, int64_t n_queries, int64_t k,
-                       Metric metric, float* scores, int64_t* found) {
+// Everything at once: for a thousand rows, four calls from Python would take a third of the time. `problem` makes it of the rows. Returns the first bad
+// row, or -1.
+template <class MakeProblem>
+int64_t search_at_once(Rows rows, MakeProblem problem, int64_t k, float* scores, int64_t* found) {
     const py::gil_scoped_release free;
+    const auto all = std::make_shared<const Rows>(std::move(rows));
+    TopK scan(problem(all), k, {});
+    scan.run(0, all->visits());
+    if (scan.bad_row() < 0) scan.finish(scores, found);
+    return scan.bad_row();
+}
+
+Rows rows_of_piece(Kind kind, const Piece& piece, int64_t count) {
     Chunk chunk;
     chunk.pieces.push_back(piece);
     chunk.rows = count;
-    const std::vector<int64_t> widths = {piece.width};
-    const auto rows = std::make_shared<const Rows>(kind, widths, std::vector<Chunk>{chunk}, nullptr);
-    TopK scan(std::make_shared<DenseProblem>(*self.table, rows, queries, n_queries, metric, true), k, {});
-    scan.run(0, rows->visits());
-    if (scan.bad_row() < 0) scan.finish(scores, found);
-    return scan.bad_row();
+    return Rows(kind, {piece.width}, {chunk}, nullptr);
+}
+
+int64_t dense_at_once(const Target& self, Kind kind, const Piece& piece, int64_t count, const float* queries, int64_t n_queries, int64_t k,
+                      Metric metric, float* scores, int64_t* found) {
+    const auto problem = [&](std::shared_ptr<const Rows> rows) {
+        return std::make_shared<DenseProblem>(*self.table, std::move(rows), queries, n_queries, metric, true);
+    };
+    return search_at_once(rows_of_piece(kind, piece, count), problem, k, scores, found);
 }
 
 py::tuple dense_top_k(const Target& self, const std::string& kind_name, const py::array& rows, const py::array& queries, int64_t k,
@@ -126,30 +138,45 @@ py::tuple dense_top_k(const Target& self, const std::string& kind_name, const py
     const int64_t count = queries.shape(0);
     py::array_t<float> scores({count, k});
     py::array_t<int64_t> found({count, k});
-    const int64_t bad = search_at_once(self, kind, piece, rows.shape(0), q, count, k, metric, scores.mutable_data(), found.mutable_data());
+    const int64_t bad = dense_at_once(self, kind, piece, rows.shape(0), q, count, k, metric, scores.mutable_data(), found.mutable_data());
     return py::make_tuple(scores, found, bad);
+}
+
+constexpr int64_t most_plain_queries = 32;
+
+// The rows of a user's matrix, used in place; nothing if they are out of the ordinary, or wrong.
+struct PlainRows {
+    Piece piece = {};
+    int64_t count = 0;
+};
+
+template <class T> PlainRows plain_rows(py::handle value, int64_t most_width) {
+    if (!is_plain<T>(value)) return {};
+    const auto x = py::reinterpret_borrow<py::array>(value);
+    if (x.ndim() != 2) return {};
+    const int64_t width = x.shape(1);
+    if (width < 1 || width > most_width || (width > 1 && x.strides(1) != static_cast<py::ssize_t>(sizeof(T)))) return {};
+    return {{static_cast<const uint8_t*>(x.data()), x.strides(0), width}, x.shape(0)};
 }
 
 // None if arguments are out of the ordinary, or wrong, or the work is not small.
 py::object plain_top_k(const Target& self, py::handle queries, py::handle rows, py::handle k, py::handle metric, int64_t most) {
-    constexpr int64_t most_queries = 32, most_dims = 32768;
+    constexpr int64_t most_dims = 32768;
     const int64_t wanted = plain_count(k);
-    if (wanted < 1 || !is_plain_float32(rows) || !PyUnicode_CheckExact(metric.ptr())) return py::none();
-    const auto x = py::reinterpret_borrow<py::array>(rows);
-    if (x.ndim() != 2) return py::none();
-    const int64_t dims = x.shape(1), n = x.shape(0);
-    if (dims < 1 || dims > most_dims || n < 1 || (dims > 1 && x.strides(1) != 4)) return py::none();
-    const PlainQueries q = plain_queries(queries, dims, std::min(most_queries, most / std::max<int64_t>(16, dims) / n));
+    if (wanted < 1 || !PyUnicode_CheckExact(metric.ptr())) return py::none();
+    const PlainRows x = plain_rows<float>(rows, most_dims);
+    if (x.count == 0) return py::none();
+    const int64_t dims = x.piece.width;
+    const PlainQueries q = plain_queries<float>(queries, dims, std::min(most_plain_queries, most / std::max<int64_t>(16, dims) / x.count));
     if (q.count == 0) return py::none();
     const auto is = [&](const char* name) { return PyUnicode_CompareWithASCIIString(metric.ptr(), name) == 0; };
     if (!is("ip") && !is("cosine") && !is("l2")) return py::none();
-    const int64_t kept = std::min(wanted, n);
+    const int64_t kept = std::min(wanted, x.count);
     const std::vector<py::ssize_t> shape = q.shape(kept);
     py::array_t<float> scores(shape);
     py::array_t<int64_t> found(shape);
-    const Piece piece = {static_cast<const uint8_t*>(x.data()), x.strides(0), dims};
     const Metric by = is("ip") ? kIp : is("l2") ? kL2 : kCosine;
-    if (search_at_once(self, kFloat32, piece, n, q.data, q.count, kept, by, scores.mutable_data(), found.mutable_data()) >= 0)
+    if (dense_at_once(self, kFloat32, x.piece, x.count, q.data, q.count, kept, by, scores.mutable_data(), found.mutable_data()) >= 0)
         return py::none();
     return py::make_tuple(found, scores);
 }
@@ -229,6 +256,27 @@ void integer_queries_op(const Target&, const py::array& queries, const py::array
 PyScan hamming_scan(const Target& self, const PyRows& rows, const py::array& codes, int64_t k, const py::object& allowed) {
     const uint8_t* c = queries_of<uint8_t>(codes, width_of(rows), "codes");
     return PyScan::make(without_gil<HammingProblem>(*self.table, rows.rows, c, codes.shape(0), true), k, allowed, rows.owners);
+}
+
+// As `plain_top_k`, of packed codes; `most` bytes.
+py::object plain_hamming_top_k(const Target& self, py::handle queries, py::handle codes, py::handle k, int64_t most) {
+    const int64_t wanted = plain_count(k);
+    const PlainRows x = wanted < 1 ? PlainRows() : plain_rows<uint8_t>(codes, most);
+    if (x.count == 0) return py::none();
+    const int64_t width = x.piece.width;
+    const PlainQueries q = plain_queries<uint8_t>(queries, width, std::min(most_plain_queries, most / width / x.count));
+    if (q.count == 0) return py::none();
+    const int64_t kept = std::min(wanted, x.count);
+    const std::vector<py::ssize_t> shape = q.shape(kept);
+    py::array_t<float> scores(shape);
+    py::array_t<int64_t> found(shape);
+    Rows rows = rows_of_piece(kInt8, x.piece, x.count);
+    rows.last_word = last_word_mask(8 * width);
+    const auto problem = [&](std::shared_ptr<const Rows> all) {
+        return std::make_shared<HammingProblem>(*self.table, std::move(all), q.data, q.count, true);
+    };
+    search_at_once(std::move(rows), problem, kept, scores.mutable_data(), found.mutable_data());
+    return py::make_tuple(found, scores);
 }
 
 py::tuple hamming_rescore(const Target& self, const PyRows& rows, const py::array& codes, const py::array& candidates, int64_t k) {
@@ -381,6 +429,7 @@ void register_targets(py::module_& m) {
             [](const Target&, const py::sequence& chunks, int64_t bits, const py::object& ids) { return bit_rows(chunks, bits, ids); },
             arg("chunks"), arg("bits"), arg("ids") = none)
         .def("hamming_scan", &hamming_scan, arg("rows"), arg("codes"), arg("k"), arg("allowed") = none)
+        .def("plain_hamming_top_k", &plain_hamming_top_k, arg("queries"), arg("codes"), arg("k"), arg("most"))
         .def("hamming_rescore", &hamming_rescore, arg("rows"), arg("codes"), arg("candidates"), arg("k"))
         .def("hamming_distances", &hamming_distances_op, arg("rows"), arg("codes"), arg("out"), arg("first"), arg("last"))
         .def(

@@ -52,6 +52,9 @@ class NumbaBackend:
     def plain_top_k(self, queries: Any, rows: Any, k: Any, metric: Any, most: int) -> None:
         """Always left to the caller."""
 
+    def plain_hamming_top_k(self, queries: Any, codes: Any, k: Any, most: int) -> None:
+        """Always left to the caller."""
+
     def dense_rescore(self, rows: Rows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
         return dense.rescore(_own(rows, NumbaRows), queries, candidates, k, metric)
 

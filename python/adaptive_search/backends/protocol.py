@@ -245,6 +245,9 @@ class Backend(Protocol):
 
     def hamming_scan(self, rows: Rows, codes: U8, k: int, allowed: Bool | None = None) -> Scan: ...
 
+    def plain_hamming_top_k(self, queries: Any, codes: Any, k: Any, most: int) -> tuple[I64, F32] | None:
+        """As `plain_top_k`, the nearest of a user's uint8 codes by all of their bits; ``most``: bytes of codes times queries."""
+
     def hamming_rescore(self, rows: Rows, codes: U8, candidates: I64, k: int) -> tuple[F32, I64]: ...
 
     def hamming_distances(self, rows: Rows, codes: U8, out: I32, first: int, last: int) -> None:
