@@ -84,12 +84,12 @@ void codes_few_pack(const Queries* queries, void* packed) {
 // What is known of rows when a scan is compiled, so that loops over them are unrolled: the number of whole registers, or one of these.
 constexpr int any_rows = -1, half_rows = -2; // half_rows: half a register or less
 
-// Distances of `words` rows, each of them counted by itself, or two half ones at once. All that is loaded must be readable.
-template <class S, int W>
+// Distances of `words` rows, each of them counted by itself, or two half ones at once. `rest`: whether there is more than whole registers. All that is
+// loaded must be readable.
+template <class S, int W, bool rest>
 ASX_INLINE typename S::Words codes_along_rows(const uint8_t* row, int64_t stride, const FewLayout& layout, const CodesHeader* header) {
     const auto* mask = reinterpret_cast<const uint8_t*>(header + 1);
     const uint8_t* query = mask + 64;
-    const int64_t whole = W < 0 ? layout.whole : W;
     if constexpr (W == half_rows) {
         typename S::Counts pairs[S::words / 2];
         for (int j = 0; j < S::words / 2; ++j, row += 2 * stride) {
@@ -98,6 +98,7 @@ ASX_INLINE typename S::Words codes_along_rows(const uint8_t* row, int64_t stride
         }
         return S::count_half_rows(pairs);
     }
+    const int64_t whole = W < 0 ? layout.whole : W;
     typename S::Counts counts[S::words];
 #pragma GCC unroll 4
     for (int j = 0; j < S::words; ++j, row += stride) {
@@ -106,10 +107,11 @@ ASX_INLINE typename S::Words codes_along_rows(const uint8_t* row, int64_t stride
         for (int64_t i = 0; i < whole; ++i)
             counts[j] =
                 S::count_add(counts[j], S::xor_words(S::load_words(row + i * register_bytes), S::load_words(query + i * register_bytes)));
-        if (layout.rest == 0) continue;
-        const auto x = layout.size < register_bytes ? S::load_half_words(row + layout.tail) : S::load_words(row + layout.tail);
-        counts[j] =
-            S::count_add(counts[j], S::xor_words(S::and_words(x, S::load_words(mask)), S::load_words(query + whole * register_bytes)));
+        if constexpr (rest) {
+            const auto x = layout.size < register_bytes ? S::load_half_words(row + layout.tail) : S::load_words(row + layout.tail);
+            counts[j] =
+                S::count_add(counts[j], S::xor_words(S::and_words(x, S::load_words(mask)), S::load_words(query + whole * register_bytes)));
+        }
     }
     return S::count_rows(counts);
 }
@@ -190,8 +192,56 @@ template <int Q, int W> ASX_INLINE void codes_group(const Block* block, const Fe
     for (int q = 0; q < Q; ++q) out[q] = S::count_widen(sums[q], counts[q]);
 }
 
+ASX_INLINE void append_codes(const Block* block, Survivors* survivors, int64_t row, int q, uint32_t mask, Simd::Words distances) {
+    uint64_t stored[Simd::words];
+    Simd::store_words(stored, distances);
+    for_bits(mask, [&](int i) { append(block, survivors, row + i, q, -static_cast<float>(stored[i])); });
+}
+
+// One query, as many rows as `rows_along` says. Returns how many are finished: fewer when there may be no room for the next.
+template <class S, int W, bool rest>
+ASX_INLINE int64_t codes_along_scan(const Block* block, const FewLayout& layout, const CodesHeader* header, int64_t limit,
+                                    Survivors* survivors) {
+    const Piece& piece = block->pieces[0];
+    const int64_t rows = rows_along(block, layout), ahead = fetch_distance(block, piece, piece.width);
+    const int64_t fetched =
+        ahead > 0 && piece.stride < piece.width + 64 ? S::words * piece.stride : 0; // of the next rows, where they lie together
+    const auto most = S::set_word(static_cast<uint64_t>(limit));
+    int64_t r = 0;
+    for (; r + S::words <= rows && has_room(survivors, S::words); r += S::words) {
+        const uint8_t* row = piece.base + r * piece.stride;
+        for (int64_t at = 0; at < fetched; at += 64) S::prefetch(row + at, ahead);
+        const auto distances = codes_along_rows<S, W, rest>(row, piece.stride, layout, header);
+        const uint32_t mask = S::words_not_above(distances, most);
+        if (__builtin_expect(mask != 0, 0)) append_codes(block, survivors, r, 0, mask, distances);
+    }
+    return r;
+}
+
+template <class S> int64_t codes_along_scan_of(const Block* block, const CodesHeader* header, int64_t limit, Survivors* survivors) {
+    const FewLayout layout = few_layout(block->pieces[0].width, block->last_word);
+    if (layout.whole == 0 && layout.size < register_bytes)
+        return codes_along_scan<S, half_rows, true>(block, layout, header, limit, survivors);
+    if (layout.rest == 0) {
+        switch (layout.whole) {
+            case 1: return codes_along_scan<S, 1, false>(block, layout, header, limit, survivors);
+            case 2: return codes_along_scan<S, 2, false>(block, layout, header, limit, survivors);
+            case 3: return codes_along_scan<S, 3, false>(block, layout, header, limit, survivors);
+            case 4: return codes_along_scan<S, 4, false>(block, layout, header, limit, survivors);
+        }
+        return codes_along_scan<S, any_rows, false>(block, layout, header, limit, survivors);
+    }
+    switch (layout.whole) {
+        case 0: return codes_along_scan<S, 0, true>(block, layout, header, limit, survivors);
+        case 1: return codes_along_scan<S, 1, true>(block, layout, header, limit, survivors);
+        case 2: return codes_along_scan<S, 2, true>(block, layout, header, limit, survivors);
+    }
+    return codes_along_scan<S, any_rows, true>(block, layout, header, limit, survivors);
+}
+
+// Of rows from `first` on.
 template <int Q, int W> ASX_INLINE int64_t codes_few_scan_of(const Block* block, const CodesHeader* header, const float* thresholds,
-                                                             Survivors* survivors) {
+                                                             int64_t first, Survivors* survivors) {
     using S = Simd;
     const FewLayout layout = few_layout(block->pieces[0].width, block->last_word);
     S::Words limits[Q];
@@ -201,53 +251,35 @@ template <int Q, int W> ASX_INLINE int64_t codes_few_scan_of(const Block* block,
         limits[q] = S::set_word(static_cast<uint64_t>(limit < 0 ? 0 : limit));
         possible[q] = limit < 0 ? 0u : ~0u;
     }
-    constexpr bool along_rows = Q == 1 && S::counts_along_rows;
-    const Piece& piece = block->pieces[0];
-    const int64_t ahead = fetch_distance(block, piece, piece.width), along = along_rows ? rows_along(block, layout) : 0;
-    const int64_t fetched =
-        ahead > 0 && piece.stride < piece.width + 64 ? S::words * piece.stride : 0; // of the next rows, where they lie together
-    for (int64_t r = 0; r < block->rows; r += S::words) {
+    const int64_t ahead = fetch_distance(block, block->pieces[0], block->pieces[0].width);
+    for (int64_t r = first; r < block->rows; r += S::words) {
         if (!has_room(survivors, S::words * Q)) return r;
         const int64_t count = block->rows - r < S::words ? block->rows - r : S::words;
         S::Words distances[Q];
-        if constexpr (along_rows) {
-            const uint8_t* row = piece.base + r * piece.stride;
-            if (__builtin_expect(r + S::words <= along, 1)) {
-                for (int64_t at = 0; at < fetched; at += 32) S::prefetch(row + at, ahead);
-                distances[0] = codes_along_rows<S, W>(row, piece.stride, layout, header);
-            } else {
-                codes_group<Q, any_rows>(block, layout, header, ahead, r, count, distances);
-            }
-        } else {
-            codes_group<Q, W>(block, layout, header, ahead, r, count, distances);
-        }
+        codes_group<Q, W>(block, layout, header, ahead, r, count, distances);
         for (int q = 0; q < Q; ++q) {
             const uint32_t mask = S::words_not_above(distances[q], limits[q]) & possible[q] & ((1u << count) - 1);
-            if (__builtin_expect(mask != 0, 0)) {
-                uint64_t stored[S::words];
-                S::store_words(stored, distances[q]);
-                for_bits(mask, [&](int i) { append(block, survivors, r + i, q, -static_cast<float>(stored[i])); });
-            }
+            if (__builtin_expect(mask != 0, 0)) append_codes(block, survivors, r, q, mask, distances[q]);
         }
     }
     return block->rows;
 }
 
 template <int Q> int64_t codes_few_scan_for(const Block* block, const CodesHeader* header, const float* thresholds, Survivors* survivors) {
-    const FewLayout layout = few_layout(block->pieces[0].width, block->last_word);
     if constexpr (Q == 1 && Simd::counts_along_rows) {
-        if (layout.whole == 0 && layout.size < register_bytes) return codes_few_scan_of<Q, half_rows>(block, header, thresholds, survivors);
-        if (layout.whole == 3) return codes_few_scan_of<Q, 3>(block, header, thresholds, survivors);
-        if (layout.whole == 4) return codes_few_scan_of<Q, 4>(block, header, thresholds, survivors);
+        const int64_t limit = distance_limit(thresholds[0]);
+        if (limit < 0) return block->rows;
+        return codes_few_scan_of<Q, any_rows>(block, header, thresholds, codes_along_scan_of<Simd>(block, header, limit, survivors),
+                                              survivors);
     }
     if constexpr (Q <= 4) {
-        switch (layout.whole) {
-            case 0: return codes_few_scan_of<Q, 0>(block, header, thresholds, survivors);
-            case 1: return codes_few_scan_of<Q, 1>(block, header, thresholds, survivors);
-            case 2: return codes_few_scan_of<Q, 2>(block, header, thresholds, survivors);
+        switch (few_layout(block->pieces[0].width, block->last_word).whole) {
+            case 0: return codes_few_scan_of<Q, 0>(block, header, thresholds, 0, survivors);
+            case 1: return codes_few_scan_of<Q, 1>(block, header, thresholds, 0, survivors);
+            case 2: return codes_few_scan_of<Q, 2>(block, header, thresholds, 0, survivors);
         }
     }
-    return codes_few_scan_of<Q, any_rows>(block, header, thresholds, survivors);
+    return codes_few_scan_of<Q, any_rows>(block, header, thresholds, 0, survivors);
 }
 
 template <int Q> int64_t codes_few_scan_upto(const Block* block, const CodesHeader* header, const float* thresholds, Survivors* survivors) {
