@@ -8,7 +8,7 @@
 // are loaded by halves. The last register of a row overlaps the one before, with a mask for the bytes that were counted already, so that no
 // width needs a slow path and nothing is read beyond the row.
 // With AVX2, where bits are counted by shuffles, one query's rows are counted along, register by register, and sums of four rows brought together at
-// the end: transposing them costs more than that, and so do popcounts of words (from memory 0.5 to 0.6 of what reading alone takes, now 0.8 to 1.0).
+// the end: transposing them costs more than that, and so do popcounts of words (from memory 0.5 to 0.6 of the speed of reading alone, now 0.75 to 1.0).
 // Measured on Zen 4, rows of 32 to 128 bytes in memory: one query 28 to 32 GB/s where plain reading gives 26 to 32 and a loop of scalar
 // popcounts 23 to 27; AVX2 24 to 30. Two, four and eight queries, rows of 64 bytes: 28, 20 and 9 GB/s (AVX2: two 15, four 10).
 #pragma once
