@@ -104,8 +104,8 @@ def test_wide_subspaces_in_front(backend: Backend, wide: int, bits: int) -> None
 
 def rounded_at_its_worst(wide: int, bits: int) -> tuple[Array, Array]:
     """Tables and codes: the best rows are rounded down in all subspaces, slightly worse ones before them up, for some query, wherever a
-    scan rounds."""
-    subspaces, queries, step = 49, 40, 1 / (127 if bits == 4 else 255)
+    scan rounds. Subspaces enough for that to be more than what the average of the last tree, of one subspace, exceeds it by."""
+    subspaces, queries, step = 97, 40, 1 / (127 if bits == 4 else 255)
     apart = 0.05 * step
     tables = np.full((queries, subspaces, 2**bits), 0.5)
     tables[:, :, 0], tables[:, :, 1] = 0, 1
