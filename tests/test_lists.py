@@ -98,6 +98,17 @@ def pairs(found: asx.Neighbors) -> list[list[tuple[int, float]]]:
     return [[(int(i), float(s)) for i, s in zip(ids, scores, strict=True) if i >= 0] for ids, scores in there]
 
 
+@pytest.mark.parametrize("metric", ["ip", "l2"])
+def test_codes_of_which_the_first_matter_most(metric: Any, backend: Backend) -> None:
+    """Scans round entries of the first subspaces to coarser steps."""
+    wide = np.repeat([8, 1], 8).astype(np.float32)
+    index = tuned(metric, [asx.Lists(9), asx.PQ(16, 8)], collection(1_200) * wide, 0.0)
+    queries = asked(12) * wide
+    for margins in (-2.0, 0.0, 1.0):
+        as_if_tuned(index, margins)
+        assert pairs(index.search(queries, 10)) == expected(index, backend, queries, 10, True)
+
+
 @pytest.mark.parametrize(("metric", "stages", "tried"), pairwise(["ip", "cosine", "l2"], STAGES, [(-2.0, 1.0), (0.0, 6.0)]), ids=str)
 def test_what_bounds_allow_is_found(metric: Any, stages: Any, tried: tuple[float, ...], backend: Backend) -> None:
     index = tuned(metric, stages, collection(1_200), 0.0)

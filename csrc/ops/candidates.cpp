@@ -54,10 +54,10 @@ void sort_best(std::vector<Candidate>& items, const Rows& rows) {
     });
 }
 
-void Candidates::shrink(const Problem& problem, int64_t query, int64_t k) {
+void Candidates::shrink(const Problem& problem, int64_t query, int64_t k, int64_t enough) {
     threshold_ = std::max(threshold_, kth_largest_lower(items_, k));
     items_.erase(std::remove_if(items_.begin(), items_.end(), [&](const Candidate& c) { return c.upper < threshold_; }), items_.end());
-    if (static_cast<int64_t>(items_.size()) > k + k / 2 + 48) settle(problem, query, k);
+    if (static_cast<int64_t>(items_.size()) > enough) settle(problem, query, k);
 }
 
 void Candidates::settle(const Problem& problem, int64_t query, int64_t k) {

@@ -42,7 +42,9 @@ public:
         if (candidate.upper < threshold_) return;
         items_.push_back(candidate);
         // The keys of PQ rows that pass are dearer than to raise the threshold often.
-        if (static_cast<int64_t>(items_.size()) >= (problem.in_pq_blocks() ? k + k / 4 + 32 : 2 * k + 64)) shrink(problem, query, k);
+        const bool often = problem.in_pq_blocks();
+        if (static_cast<int64_t>(items_.size()) >= (often ? k + k / 4 + 32 : 2 * k + 64))
+            shrink(problem, query, k, often ? k + k / 8 + 16 : k + k / 2 + 48);
     }
 
     // The k best by (key, id), canonical and sorted; fewer if there are fewer.
@@ -50,8 +52,9 @@ public:
     const std::vector<Candidate>& items() const { return items_; }
 
 private:
-    // Raises the threshold and drops what is below it; settles near-ties by canonical keys when that leaves too many.
-    void shrink(const Problem& problem, int64_t query, int64_t k);
+    // Raises the threshold and drops what is below it; settles near-ties by canonical keys when that leaves more than `enough`. This is well below
+    // where `add` shrinks, which would else happen for every one of many ties.
+    void shrink(const Problem& problem, int64_t query, int64_t k, int64_t enough);
     // Scores all inexact candidates canonically and cuts to the k best by (key, id).
     void settle(const Problem& problem, int64_t query, int64_t k);
 

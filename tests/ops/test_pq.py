@@ -102,11 +102,10 @@ def test_wide_subspaces_in_front(backend: Backend, wide: int, bits: int) -> None
     check_scans(backend, tables, make(3000, 43, bits), bits, 20, (1, 2, 9))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("wide", [0, 8])
-def test_rounding_at_its_worst(backend: Backend, wide: int, bits: int) -> None:
-    """The best rows are rounded down in all subspaces, slightly worse ones before them up: for some query, wherever a scan rounds."""
-    subspaces, queries, step = 49, 40, 1 / (127 if bits == 4 else 255)
+def rounded_at_its_worst(wide: int, bits: int) -> tuple[Array, Array]:
+    """Tables and codes: the best rows are rounded down in all subspaces, slightly worse ones before them up, for some query, wherever a
+    scan rounds. Subspaces enough for that to be more than what the average of the last tree, of one subspace, exceeds it by."""
+    subspaces, queries, step = 97, 40, 1 / (127 if bits == 4 else 255)
     apart = 0.05 * step
     tables = np.full((queries, subspaces, 2**bits), 0.5)
     tables[:, :, 0], tables[:, :, 1] = 0, 1
@@ -115,8 +114,15 @@ def test_rounding_at_its_worst(backend: Backend, wide: int, bits: int) -> None:
     tables[:, -1, 2] += 1.02 * (tables[:, :-1, 3] - tables[:, :-1, 2]).sum(axis=1)
     codes = np.zeros((1000, subspaces), np.uint8)
     codes[:300], codes[900:920] = 3, 2
+    return tables.astype(np.float32), codes
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("wide", [0, 8])
+def test_rounding_at_its_worst(backend: Backend, wide: int, bits: int) -> None:
+    tables, codes = rounded_at_its_worst(wide, bits)
     for sign in (1, -1):
-        check_scans(backend, (sign * tables).astype(np.float32), codes, bits, 20, (1, queries))
+        check_scans(backend, sign * tables, codes, bits, 20, (1, len(tables)))
 
 
 @pytest.mark.parametrize("bits", [4, 8])

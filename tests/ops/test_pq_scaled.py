@@ -10,7 +10,7 @@ import oracles
 import pytest
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
-from test_pq import TABLES, blocked, make, make_tables, whole
+from test_pq import TABLES, blocked, make, make_tables, rounded_at_its_worst, whole
 
 from adaptive_search.backends.protocol import Backend, Bound, CodeChunk, Rows, Scaling
 
@@ -104,6 +104,15 @@ def test_ties_go_to_the_smaller_id(backend: Backend, k: int) -> None:
 def test_tables_of_all_shapes(backend: Backend, shape: str) -> None:
     with np.errstate(all="ignore"):
         check(backend, made(1500, 9), TABLES[shape](make_tables(18, 9, 4)), terms(18), 25, (1, 18))
+
+
+@pytest.mark.parametrize("wide", [0, 8])
+def test_rounding_at_its_worst(backend: Backend, wide: int) -> None:
+    tables, codes = rounded_at_its_worst(wide, 4)
+    data = Scaled(codes, np.ones(len(codes), np.float32), np.zeros(len(codes), np.float32))
+    none = np.zeros(len(tables))
+    for sign in (1, -1):
+        check(backend, data, sign * tables, Scaling(none, none, none + 1, none), 20, (1, len(tables)))
 
 
 ROWS = {
