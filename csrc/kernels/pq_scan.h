@@ -398,7 +398,9 @@ ASX_INLINE PqLimit pq_limit(const PqHeader* header, int q, float threshold) {
     const double a = (to - from) / step - 0x1p-22 * (__builtin_fabs(to) + __builtin_fabs(from)) / step;
     const double c = -header->weight[q] / step;
     const auto b_up = static_cast<float>(b + 0x1p-20 * (65536.0 + __builtin_fabs(b)));
-    if (!(__builtin_fabs(c) < 1e38)) return {-__builtin_inff(), b_up, 0.0f, 0.0f}; // beyond float32: all rows pass
+    const double largest = 1e38;
+    if (!(__builtin_fabs(a) < largest && __builtin_fabs(b) < largest && __builtin_fabs(c) < largest))
+        return {-__builtin_inff(), 0.0f, 0.0f, 0.0f}; // beyond float32: all rows pass
     return {static_cast<float>(a - 0x1p-22 * __builtin_fabs(a) - 1e-37), b_up, static_cast<float>(c),
             static_cast<float>(0x1p-22 * __builtin_fabs(c) + 1e-37)};
 }

@@ -149,6 +149,13 @@ def test_what_float32_cannot_tell_apart(backend: Backend, shape: str, said: str)
             check(backend, odd, tables, TERMS[said](terms(5)), 20, (1, 5))
 
 
+def test_limits_beyond_float32(backend: Backend) -> None:
+    """What thresholds and terms come to in steps of a query is infinite there; their scores are not."""
+    data = made(4200, 9)
+    far = data._replace(terms=np.float32(-6e18) * (1 + np.abs(data.terms) / 100))
+    check(backend, far, make_tables(3, 9, 4), Scaling(np.zeros(3), np.zeros(3), np.full(3, 1e-11), np.full(3, -1.7e11)), 7, (1, 3))
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_sorted_rows(backend: Backend, order: int) -> None:
     data = made(9000, 5)
