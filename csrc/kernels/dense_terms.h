@@ -85,11 +85,43 @@ void dense_terms(const Block* block, const float* norms) {
     }
 }
 
-// Sums of squares in any order: rows in order, four sums in flight, one transposing tree for `lanes` rows.
+// Sums of squares in any order, with one transposing tree for `lanes` rows: narrow rows that many beside each other, which is quicker; wide ones,
+// which would be as many streams of memory, in order, with four sums in flight.
 // Of rows first .. last; what lies beyond, up to a whole register, is overwritten.
 template <class K> ASX_INLINE void range_squares(const Block* block, int64_t first, int64_t last) {
     using S = Simd;
+    constexpr int64_t narrow = 512; // bytes
     alignas(64) float lanes[S::lanes * S::lanes] = {};
+    int64_t row_bytes = 0;
+    for (int32_t j = 0; j < block->n_pieces; ++j) row_bytes += block->pieces[j].width * K::bytes;
+    for (; row_bytes <= narrow && first + S::lanes <= last; first += S::lanes) {
+        S::F sums[S::lanes];
+#pragma GCC unroll 32
+        for (int r = 0; r < S::lanes; ++r) sums[r] = S::zero();
+        for (int32_t j = 0; j < block->n_pieces; ++j) {
+            const Piece& piece = block->pieces[j];
+            constexpr int thirds = (S::lanes + 2) / 3;
+            const uint8_t* at[thirds];
+            for (int t = 0; t < thirds; ++t) at[t] = piece.base + (first + 3 * t) * piece.stride;
+            int64_t i = 0;
+            for (; i + S::lanes <= piece.width; i += S::lanes) {
+#pragma GCC unroll 32
+                for (int r = 0; r < S::lanes; ++r) {
+                    const auto x = S::template widen<K>(at[r / 3] + r % 3 * piece.stride + i * K::bytes);
+                    sums[r] = S::fma(x, x, sums[r]);
+                }
+            }
+            if (i == piece.width) continue;
+#pragma GCC unroll 32
+            for (int r = 0; r < S::lanes; ++r) {
+                const auto x = S::template widen_part<K>(at[r / 3] + r % 3 * piece.stride + i * K::bytes, 0, piece.width - i);
+                sums[r] = S::fma(x, x, sums[r]);
+            }
+        }
+#pragma GCC unroll 32
+        for (int r = 0; r < S::lanes; ++r) S::store(lanes + r * S::lanes, sums[r]);
+        S::store(block->squares + first, S::reduce_rows(lanes));
+    }
     for (int64_t r = first; r < last; ++r) {
         auto a = S::zero(), b = S::zero(), c = S::zero(), d = S::zero();
         for (int32_t j = 0; j < block->n_pieces; ++j) {

@@ -8,7 +8,7 @@
 // The last step of a row overlaps the one before, with zeros in the panel for what is counted already; nothing is read beyond the row.
 //
 // Keys are compared with the thresholds in registers; only tiles with a survivor are written out. The scan that first reads a block makes the row
-// terms of a tile right before it, row by row, so that memory is read as one stream, and fetches rows ahead meanwhile.
+// terms of a few tiles right before them, in the order of memory, so that it is read as one stream, and fetches rows ahead meanwhile.
 //
 // Loops over accumulators are unrolled without exception: one that is not, even where it never runs, keeps the accumulators in memory.
 #pragma once
@@ -50,6 +50,7 @@ struct FloatWords {
     static constexpr int64_t per_word = 1, element_bytes = 4;
     static constexpr bool fills = true; // plain products are asked for
     static constexpr bool guarded = false; // whether some rows need another step
+    static constexpr int tiles_ready = 4; // how many tiles are made ready together, at most
     using Sum = Simd::F;
     template <int fold> static ASX_INLINE Sum start(const Block*, int64_t) { return Simd::zero(); }
     static ASX_INLINE Sum step(Sum sum, Simd::Bytes row, Simd::Bytes panel) {
@@ -74,6 +75,7 @@ struct FloatWords {
 template <class S> struct BFloat16Words : FloatWords {
     static constexpr int64_t per_word = 2, element_bytes = 2;
     static constexpr bool fills = false; // products come from rows unpacked to float32, with queries as given
+    static constexpr int tiles_ready = 1;
     static ASX_INLINE Sum step(Sum sum, Simd::Bytes row, Simd::Bytes panel) { return S::dot_bfloat16(sum, panel, row); }
     // Squares below 2^-126 are taken for zero, which the 1e-30 of the row terms covers.
     static ASX_INLINE void make_ready(const Block* block, int64_t first, int64_t last) {
@@ -93,6 +95,7 @@ template <int bits, int by = bits == 7 ? Simd::offset7 : Simd::offset8> struct I
     static constexpr int64_t per_word = 4, element_bytes = 1, query_bytes = 1;
     static constexpr int offset = by;
     static constexpr bool fills = false, guarded = false;
+    static constexpr int tiles_ready = 1;
     using Sum = Simd::I;
     template <int fold> static ASX_INLINE Sum start(const Block* block, int64_t row) {
         return offset ? Simd::int_every<fold>(Simd::int_set(-offset * block->row_sums[row])) : Simd::int_zero();
@@ -228,7 +231,14 @@ struct FetchAhead {
     ASX_INLINE FetchAhead(const uint8_t* row, int64_t stride, int64_t bytes)
         : at(row), skip(stride == bytes ? 0 : stride - (bytes + 63) / 64 * 64),
           lines(stride == bytes ? int64_t{1} << 62 : (bytes + 63) / 64), left(lines) {}
-    ASX_INLINE void next(int count) {
+    // `count` lines, mostly `usual` of them and of one row.
+    template <int usual> ASX_INLINE void next(int count) {
+        if (__builtin_expect(count == usual && left > usual, 1)) {
+#pragma GCC unroll 32
+            for (int i = 0; i < usual; ++i) __builtin_prefetch(at + 64 * i);
+            at += 64 * usual, left -= usual;
+            return;
+        }
         for (int i = 0; i < count; ++i) {
             __builtin_prefetch(at);
             at += 64;
@@ -237,13 +247,28 @@ struct FetchAhead {
     }
 };
 
-// How many rows ahead: whole tiles, and far enough for the latency of memory. On Zen 4, 32 queries of 64 dims reach 75 % of the peak when the lines of
-// the next tile are fetched row beside row, 79 % in the order of memory, 86 % two tiles (6 KB) ahead, and no more beyond.
-template <int R> ASX_INLINE int64_t fetched_rows(int64_t bytes) { return (6144 + R * bytes - 1) / (R * bytes) * R; }
+// How rows that no scan has read yet come in: so many are made ready together, right before their tiles multiply, while others are fetched that
+// are so many rows ahead. Both are whole tiles. Making a tile of narrow rows ready takes as long as a third of its products, four of them together
+// half as long each; but they have to stay in the first-level cache. What is fetched is 6 KB beyond them: on Zen 4, 32 queries of 64 dims reach
+// 75 % of the peak when the lines of the next tile are fetched row beside row, 79 % in the order of memory, 86 % two tiles (6 KB) ahead, and no
+// more beyond.
+struct Arrival {
+    int64_t ready, ahead;
+};
+template <class W, int R> ASX_INLINE Arrival arrival(const Block* block) {
+    constexpr int64_t bytes_ahead = 6144;
+    const Piece* pieces = block->unpack ? block->source : block->pieces;
+    int64_t tile_bytes = 0;
+    for (int32_t j = 0; j < (block->unpack ? block->n_sources : block->n_pieces); ++j)
+        tile_bytes += R * pieces[j].width * (block->unpack ? block->source_bytes : W::element_bytes);
+    int64_t tiles = 1;
+    while (tiles < W::tiles_ready && (tiles + 1) * tile_bytes <= bytes_ahead) ++tiles;
+    return {tiles * R, (tiles - 1 + (bytes_ahead + tile_bytes - 1) / tile_bytes) * R};
+}
 
 // All sums of R rows from `row` on.
 template <class W, int F, int R>
-ASX_INLINE void tile_sums(const Block* block, const uint32_t* panel, int64_t row, typename W::Sum (&out)[R][2]) {
+ASX_INLINE void tile_sums(const Block* block, const uint32_t* panel, int64_t row, int64_t rows_ahead, typename W::Sum (&out)[R][2]) {
     constexpr int64_t step = 4 * F, line = 64; // bytes
     typename W::Sum sums[R][2];
 #pragma GCC unroll 32
@@ -269,10 +294,10 @@ ASX_INLINE void tile_sums(const Block* block, const uint32_t* panel, int64_t row
         const Piece& from = block->unpack ? block->source[0] : block->pieces[j];
         const int64_t from_bytes = block->unpack ? from.width * block->source_bytes : bytes;
         const int from_lines = block->unpack ? R * block->source_bytes / 4 : R; // of those that a line of the tile's rows is made from
-        FetchAhead ahead(from.base + (row + fetched_rows<R>(from_bytes)) * from.stride, from.stride, from_bytes);
+        FetchAhead ahead(from.base + (row + rows_ahead) * from.stride, from.stride, from_bytes);
         int64_t done = 0;
         for (; done + line <= bytes; done += line) {
-            if (cold) ahead.next(from_lines);
+            if (cold) ahead.template next<R>(from_lines);
 #pragma GCC unroll 4
             for (int64_t i = 0; i < line; i += step) multiply(done + i);
         }
@@ -300,9 +325,10 @@ ASX_INLINE void tile_sums(const Block* block, const uint32_t* panel, int64_t row
 
 // The sums of a tile in the order of TileLayout; lanes of rows that do not exist repeat others.
 template <class W, int F, int R>
-ASX_INLINE void folded_sums(const Block* block, const uint32_t* panel, int64_t row, typename W::Sum (&out)[TileLayout<F>::registers(R)]) {
+ASX_INLINE void folded_sums(const Block* block, const uint32_t* panel, int64_t row, int64_t rows_ahead,
+                            typename W::Sum (&out)[TileLayout<F>::registers(R)]) {
     typename W::Sum sums[R][2];
-    tile_sums<W, F, R>(block, panel, row, sums);
+    tile_sums<W, F, R>(block, panel, row, rows_ahead, sums);
     if constexpr (F == 1) {
 #pragma GCC unroll 32
         for (int r = 0; r < R; ++r) out[2 * r] = sums[r][0], out[2 * r + 1] = sums[r][1];
@@ -320,7 +346,8 @@ ASX_INLINE void folded_sums(const Block* block, const uint32_t* panel, int64_t r
 }
 
 template <class W, int F, int R>
-ASX_INLINE void scan_tile(const Block* block, const PanelHeader* header, int64_t row, const float* thresholds, Survivors* survivors) {
+ASX_INLINE void scan_tile(const Block* block, const PanelHeader* header, int64_t row, int64_t rows_ahead, const float* thresholds,
+                          Survivors* survivors) {
     using S = Simd;
     using L = TileLayout<F>;
     constexpr int N = L::registers(R);
@@ -328,11 +355,11 @@ ASX_INLINE void scan_tile(const Block* block, const PanelHeader* header, int64_t
     const auto* panel = reinterpret_cast<const uint32_t*>(header + 1);
     if constexpr (W::guarded) {
         if (__builtin_expect(W::fits(header->most, block->peaks[row]) && W::fits(header->most, block->peaks[row + R - 1]), 1))
-            folded_sums<W, F, R>(block, panel, row, sums);
+            folded_sums<W, F, R>(block, panel, row, rows_ahead, sums);
         else
-            folded_sums<typename W::Careful, F, R>(block, panel, row, sums);
+            folded_sums<typename W::Careful, F, R>(block, panel, row, rows_ahead, sums);
     } else {
-        folded_sums<W, F, R>(block, panel, row, sums);
+        folded_sums<W, F, R>(block, panel, row, rows_ahead, sums);
     }
     float most_slack = block->slack[row];
     for (int r = 1; r < R; ++r) most_slack = most_slack > block->slack[row + r] ? most_slack : block->slack[row + r];
@@ -389,16 +416,23 @@ template <class W, int F> int64_t tile_scan(const Block* block, const void* pack
         const int q = lane % columns;
         repeated[lane] = q < header->count ? thresholds[q] : __builtin_inff();
     }
-    int64_t row = 0;
+    const Arrival arriving = arrival<W, R>(block);
+    int64_t row = 0, ready = 0;
+    const auto read = [&](int64_t most) __attribute__((always_inline)) {
+        if (row < ready) return;
+        const int64_t left = block->rows - row, count = most < left ? most : left;
+        read_rows<W>(block, row, count);
+        ready = row + count;
+    };
     for (; row + R <= block->rows; row += R) {
         if (!has_room(survivors, R * header->count)) return row;
-        read_rows<W>(block, row, R);
-        scan_tile<W, F, R>(block, header, row, repeated, survivors);
+        read(arriving.ready);
+        scan_tile<W, F, R>(block, header, row, arriving.ahead, repeated, survivors);
     }
     for (; row < block->rows; ++row) {
         if (!has_room(survivors, header->count)) return row;
-        read_rows<W>(block, row, 1);
-        scan_tile<W, F, 1>(block, header, row, repeated, survivors);
+        read(1);
+        scan_tile<W, F, 1>(block, header, row, arriving.ahead, repeated, survivors);
     }
     return row;
 }
@@ -408,7 +442,7 @@ ASX_INLINE void fill_tile(const Block* block, const PanelHeader* header, int64_t
     using L = TileLayout<F>;
     constexpr int N = L::registers(R);
     typename W::Sum sums[N];
-    folded_sums<W, F, R>(block, reinterpret_cast<const uint32_t*>(header + 1), row, sums);
+    folded_sums<W, F, R>(block, reinterpret_cast<const uint32_t*>(header + 1), row, 0, sums);
     float stored[N][Simd::lanes];
 #pragma GCC unroll 32
     for (int i = 0; i < N; ++i) Simd::store(stored[i], sums[i]);
