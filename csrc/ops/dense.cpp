@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 
 #include "ops/cpu.h"
@@ -53,6 +54,13 @@ int64_t bad_among(const Block& block, Kind kind, const Chunk& chunk, int64_t sta
 // Rounding errors of sums over `dims`, relative to |q||x|: the scan's and the canonical score's, twice over (see docs/architecture.md).
 float relative_slack(int64_t dims) { return static_cast<float>(2.0 * (static_cast<double>(dims) + 8.0) * 0x1p-24 * 1.01); }
 float underflow_slack(int64_t dims) { return static_cast<float>((static_cast<double>(dims) + 8.0) * 2.0 * 0x1p-149); }
+
+// Whether rows are parts of others at least twice as wide.
+bool far_apart(const Rows& rows) {
+    const int64_t least = 2 * rows.dims() * element_bytes(rows.kind());
+    return std::all_of(rows.chunks().begin(), rows.chunks().end(),
+                       [&](const Chunk& chunk) { return chunk.pieces.size() == 1 && std::abs(chunk.pieces[0].stride) >= least; });
+}
 
 // Leaves it to the kernels to unpack the block's rows to `to`.
 void unpack_to(const KernelTable& table, Kind kind, Block& block, int64_t dims, float* to) {
@@ -112,9 +120,12 @@ double DenseProblem::query_norm(int64_t number) const {
 DenseProblem::Rounding DenseProblem::plan_scan() {
     const int64_t dims = rows_->dims();
     const Kind kind = rows_->kind();
-    const bool tiles = choose_shape(table_.dense[kFloat32], queries_).queries > table_.dense[kFloat32].shapes[0].queries;
+    const int32_t together = choose_shape(table_.dense[kFloat32], queries_).queries;
+    const bool tiles = together > table_.dense[kFloat32].shapes[0].queries;
     const bool own_tiles = table_.dense[kind].shapes[1].queries > 0;
-    unpack_ = tiles && !own_tiles;
+    // Rows far apart share few sets of the caches: from so many passes on a copy of each block takes less time.
+    constexpr int32_t passes = 4;
+    unpack_ = tiles && (!own_tiles || (kind == kFloat32 && queries_ > passes * together && far_apart(*rows_)));
     const Kind scanned = unpack_ ? kFloat32 : kind;
     bool known_norms = true;
     for (const Chunk& chunk : rows_->chunks()) known_norms &= chunk.norms != nullptr;
