@@ -7,11 +7,10 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from .. import flat
 from ..arrays import block_rows, ranges
 from ..backends import current
 from ..execution import progress_bar
-from ..functional import squeezed
+from ..functional import best_rows
 from ..rotations import is_orthogonal, rotated
 from ..types import F32, I32, I64, MAX_DIM, U8, Array, Metric, Neighbors
 from ..validation import (
@@ -19,11 +18,8 @@ from ..validation import (
     as_float,
     as_float32,
     as_int,
-    as_k,
-    as_mask,
     as_matrix,
     as_ndarray,
-    as_threads,
     check_elements,
     check_rotation,
 )
@@ -268,10 +264,9 @@ class ProductQuantizer(Quantizer):
         """
         batch, single = self._queries(queries)
         rows = self._codes(codes)
-        allowed = as_mask(mask, len(batch), len(rows))
         entries = 4 * self.subspaces << self.bits
         family = PackedFamily(current(), batch, rows, self.metric != "l2", entries, self.pack, lambda some: (self.query_tables(some), None))
-        return squeezed(flat.top_k(family, as_k(k), allowed, as_threads(threads)), single)
+        return best_rows(family, k, mask, threads, single)
 
     def _codes(self, codes: Any) -> U8 | PackedCodes:
         if not isinstance(codes, PackedCodes):
