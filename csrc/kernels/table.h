@@ -172,7 +172,7 @@ struct KernelTable {
     void (*squares[kKinds])(const Block*);
     // scale, bias and slack from `squares`; or from known canonical norms
     void (*dense_terms)(const Block*, const float* norms);
-    void (*unpack[kKinds])(const Piece*, int64_t rows, float* out, int64_t out_stride); // none of float32, which is read as it is
+    void (*unpack[kKinds])(const Piece*, int64_t rows, float* out, int64_t out_stride);
 
     // Runs of rows, one after the other, for one query that was packed by itself; without scales. Survivors name their run instead of a query.
     // Returns how many runs are finished: all of them, or fewer when the survivor buffer might not hold the next one.
