@@ -60,8 +60,9 @@ def once(oracle: Oracle) -> Oracle:
 
 
 def same_bits(a: Array, b: Array) -> bool:
-    """Equal float32 values to the bit; any NaN equals any other."""
-    return a.shape == b.shape and bool(np.all((a.view(np.int32) == b.view(np.int32)) | (np.isnan(a) & np.isnan(b))))
+    """Equal floats of one type to the bit; any NaN equals any other."""
+    bits = f"i{a.itemsize}"
+    return a.shape == b.shape and a.dtype == b.dtype and bool(np.all((a.view(bits) == b.view(bits)) | (np.isnan(a) & np.isnan(b))))
 
 
 # --- element kinds -------------------------------------------------------------------------------------------------------

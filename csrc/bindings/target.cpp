@@ -329,6 +329,23 @@ void pq_assign(const Target& self, const py::array& vectors, const py::array& co
     books.assign(*self.table, v, vectors.shape(1), vectors.shape(0), vectors.shape(1), to);
 }
 
+void centroid_sums_op(const Target&, const py::array& points, const py::array& nearest, py::array sums, py::array counts) {
+    require(py::isinstance<py::array>(points) && py::isinstance<py::array_t<float>>(points) && points.ndim() == 2 &&
+                (points.size() == 0 || points.shape(1) == 1 || points.strides(1) == 4),
+            "points: expected a float32 matrix with a contiguous last axis");
+    const int32_t* n = contiguous<int32_t>(nearest, 1, "nearest");
+    auto* s = writable<double>(sums, 2, "sums");
+    auto* c = writable<int64_t>(counts, 1, "counts");
+    const int64_t count = points.shape(0), width = points.shape(1), stride = points.strides(0), codewords = sums.shape(0);
+    require(nearest.size() == count, "nearest: expected one codeword per point");
+    require(sums.shape(1) == width, "sums: expected the width of the points");
+    require(counts.size() == codewords, "counts: expected one number per codeword");
+    for (int64_t i = 0; i < count; ++i) require(n[i] >= 0 && n[i] < codewords, "nearest: expected codewords");
+    const auto* from = static_cast<const uint8_t*>(points.data());
+    const py::gil_scoped_release free;
+    centroid_sums(from, stride, count, width, n, codewords, s, c);
+}
+
 void pq_descend(const Target& self, const py::array& units, const py::array& lengths, const py::array& codebooks, float extra,
                 int64_t sweeps, py::array codes) {
     const float* u = contiguous<float>(units, 2, "units");
@@ -467,6 +484,7 @@ void register_targets(py::module_& m) {
         .def("pq_tables", &pq_tables, arg("queries"), arg("codebooks"), arg("squared"), arg("out"))
         .def("pq_whole", &pq_whole, arg("tables"), arg("base"), arg("step"))
         .def("pq_assign", &pq_assign, arg("vectors"), arg("codebooks"), arg("out"))
+        .def("centroid_sums", &centroid_sums_op, arg("points"), arg("nearest"), arg("sums"), arg("counts"))
         .def("pq_descend", &pq_descend, arg("units"), arg("lengths"), arg("codebooks"), arg("extra"), arg("sweeps"), arg("codes"))
         .def("pq_pack", &pq_pack, arg("codes"), arg("bits"), arg("out"))
         .def("pq_unpack", &pq_unpack, arg("packed"), arg("bits"), arg("out"));

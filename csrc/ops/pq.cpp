@@ -276,6 +276,22 @@ void Codebooks::descend(const KernelTable& table, const float* units, const floa
     table.pq_descend(&loss, units, vector_dims, vector_dims, lengths, count, workspace.data(), codes);
 }
 
+void centroid_sums(const uint8_t* points, int64_t stride, int64_t count, int64_t width, const int32_t* nearest, int64_t codewords,
+                   double* sums, int64_t* counts) {
+    std::fill_n(sums, codewords * width, 0.0);
+    std::fill_n(counts, codewords, int64_t{0});
+    for (int64_t i = 0; i < count; ++i) {
+        const uint8_t* from = points + i * stride;
+        double* __restrict to = sums + nearest[i] * width;
+        for (int64_t s = 0; s < width; ++s) {
+            float x;
+            std::memcpy(&x, from + 4 * s, 4);
+            to[s] += static_cast<double>(x);
+        }
+        ++counts[nearest[i]];
+    }
+}
+
 void make_whole(const KernelTable& table, float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step) {
     std::vector<float> lows(static_cast<size_t>(subspaces));
     table.pq_whole(tables, count, subspaces, entries, lows.data(), base, step);

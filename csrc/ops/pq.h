@@ -60,6 +60,11 @@ private:
     std::vector<float> transposed_; // (subspaces, dims, padded), or nothing
 };
 
+// The sums (codewords, width) in float64 of the points that every codeword has, added in the order of the points, and how many it has.
+// Points are `stride` bytes apart, at any address.
+void centroid_sums(const uint8_t* points, int64_t stride, int64_t count, int64_t width, const int32_t* nearest, int64_t codewords,
+                   double* sums, int64_t* counts);
+
 // Rounds tables (count, subspaces, entries) in place to whole numbers 0..63: see backends/protocol.py.
 void make_whole(const KernelTable& table, float* tables, int64_t count, int64_t subspaces, int64_t entries, double* base, double* step);
 

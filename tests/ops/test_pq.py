@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
 
+from adaptive_search.backends import backends, get
 from adaptive_search.backends.protocol import Backend, CodeChunk
 
 Array = NDArray[Any]
@@ -441,6 +442,80 @@ def test_assign_at_the_ends_of_the_float_range(backend: Backend, scale: float) -
         backend.pq_assign(vectors, codebooks, out)
         expected = oracles.canonical_tables(vectors, codebooks, True)
     np.testing.assert_array_equal(out, np.where(np.isnan(expected), np.inf, expected).argmin(axis=2))
+
+
+@oracles.once
+def summed(points: Array, nearest: Array, codewords: int) -> tuple[Array, Array]:
+    """One float64 addition after the other."""
+    sums, counts = np.zeros((codewords, points.shape[1])), np.zeros(codewords, np.int64)
+    with np.errstate(invalid="ignore"):
+        for point, codeword in zip(points.astype(np.float64), nearest, strict=True):
+            sums[codeword] += point
+            counts[codeword] += 1
+    return sums, counts
+
+
+def check_sums(backend: Backend, points: Array, nearest: Array, codewords: int, kept: Array | None = None) -> None:
+    sums, counts = awkward.Guarded((codewords, points.shape[1]), np.float64), awkward.Guarded((codewords,), np.int64)
+    sums.array[:], counts.array[:] = np.nan, -1
+    backend.centroid_sums(points if kept is None else kept, nearest, sums.array, counts.array)
+    expected = summed(points, nearest, codewords)
+    assert oracles.same_bits(sums.array, expected[0])
+    np.testing.assert_array_equal(counts.array, expected[1])
+    assert sums.intact
+    assert counts.intact
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 7, 8, 16, 17, 33, 100])
+def test_centroid_sums(backend: Backend, width: int) -> None:
+    """Numbers of many magnitudes, of which another order of additions makes other sums; codewords of which some have no points."""
+    rng = np.random.default_rng(14)
+    for n in (0, 1, 2, 65, 300):
+        points = (rng.standard_normal((n, width)) * 10.0 ** rng.integers(-25, 26, (n, width))).astype(np.float32)
+        for codewords in (1, 2, 40):
+            nearest = rng.integers(0, codewords, n).astype(np.int32)
+            nearest[nearest == 7] = 8
+            check_sums(backend, points, nearest, codewords)
+            for put in awkward.ROW_PLACES.values() if n == 65 else ():
+                check_sums(backend, points, awkward.before_forbidden_page(nearest), codewords, put(points))
+    check_sums(backend, points, np.full(n, 39, np.int32), 40)
+    wide = np.zeros((n, 3 * width + 1), np.float32)
+    wide[:, width : 2 * width] = points
+    check_sums(backend, points, nearest, 40, wide[:, width : 2 * width])
+    check_sums(backend, points[::-2], nearest[::-2].copy(), 40)
+
+
+def test_centroid_sums_of_numbers_that_are_not_finite(backend: Backend) -> None:
+    points = np.float32([[-0.0, np.inf], [-0.0, 3e38], [np.inf, 3e38], [1e-45, -np.inf], [1e-45, 1e38]])
+    check_sums(backend, points, np.int32([0, 1, 2, 1, 1]), 3)
+
+
+@pytest.mark.parametrize("name", [name for name in backends() if name != "numba"])
+def test_centroid_sums_of_what_is_wrong(name: str) -> None:
+    points, nearest = np.ones((4, 3), np.float32), np.int32([0, 1, 1, 0])
+    sums, counts = np.full((2, 3), 5.0), np.full(2, 5)
+    fixed = sums.copy()
+    fixed.flags.writeable = False
+    for wrong, error, text in (
+        ({"points": points.astype(np.float64)}, ValueError, "points: expected a float32 matrix"),
+        ({"points": points[0]}, ValueError, "points: expected a float32 matrix"),
+        ({"points": np.asfortranarray(points)}, ValueError, "points: expected .* contiguous last axis"),
+        ({"nearest": nearest.astype(np.int64)}, TypeError, "nearest: expected .* int32"),
+        ({"nearest": nearest[:, None]}, TypeError, "nearest: expected .* 1 axes"),
+        ({"nearest": nearest[:3]}, ValueError, "nearest: expected one codeword per point"),
+        ({"nearest": nearest + np.int32(1)}, ValueError, "nearest: expected codewords"),
+        ({"nearest": nearest - np.int32(1)}, ValueError, "nearest: expected codewords"),
+        ({"sums": sums.astype(np.float32)}, TypeError, "sums: expected .* float64"),
+        ({"sums": np.full((2, 4), 5.0)}, ValueError, "sums: expected the width of the points"),
+        ({"sums": fixed}, ValueError, "sums: expected a writable array"),
+        ({"counts": counts.astype(np.int32)}, TypeError, "counts: expected .* int64"),
+        ({"counts": np.full(3, 5)}, ValueError, "counts: expected one number per codeword"),
+    ):
+        given: dict[str, Any] = {"points": points, "nearest": nearest, "sums": sums, "counts": counts} | wrong
+        with pytest.raises(error, match=text):
+            get(name).centroid_sums(**given)
+        assert (given["sums"] == 5).all()
+        assert (given["counts"] == 5).all()
 
 
 @pytest.mark.parametrize("bits", [4, 8])

@@ -285,6 +285,11 @@ class Backend(Protocol):
 
         The order of summation is that of ``pq_tables``."""
 
+    def centroid_sums(self, points: F32, nearest: I32, sums: F64, counts: I64) -> None:
+        """Sums (K, width) of the points (n, width) that each codeword has, and how many these are (K,); ``nearest`` (n,) numbers them.
+
+        In float64, from +0, in the order of the points."""
+
     def pq_descend(self, units: F32, lengths: F32, codebooks: F32, extra: float, sweeps: int, codes: I32) -> None:
         """Lowers the loss |x - y|^2 + extra <x - y, u>^2 of rows x, units u (n, D) times lengths (n,), and what their ``codes`` (n, M)
         stand for, y, in place: codewords are chosen anew subspace by subspace, ``sweeps`` times.

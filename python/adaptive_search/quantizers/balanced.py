@@ -44,7 +44,8 @@ def train(points: F32, codebooks: F32, threads: int | None = None, progress: Pro
             part = some[:, m * width : (m + 1) * width]
             if part.shape[1]:
                 for _ in range(ROUNDS):
-                    _move(part, balanced(part, codebooks[m, :, : part.shape[1]]), codebooks[m])
+                    chosen = balanced(part, codebooks[m, :, : part.shape[1]]).astype(np.int32)
+                    kmeans.move(part, chosen, codebooks[m], fill=False)
 
     run_ranges(work, len(codebooks), threads=threads, progress=progress)
     kmeans.settle(points, codebooks, 0, threads)
@@ -77,11 +78,3 @@ def balanced(points: F32, codewords: F32) -> I64:
         own = np.float32(1) / (affinity @ prices)
     best: I64 = (affinity * prices).argmax(axis=1)
     return best
-
-
-def _move(part: F32, chosen: I64, codebook: F32) -> None:
-    """Codewords become the means of their points; those without stay where they are."""
-    counts = np.bincount(chosen, minlength=len(codebook))
-    used = np.flatnonzero(counts)
-    sums = np.stack([np.bincount(chosen, column, len(codebook)) for column in part.T.astype(np.float64)], axis=1)
-    codebook[used, : part.shape[1]] = sums[used] / counts[used, np.newaxis]

@@ -20,14 +20,13 @@ BATCHES = 32
 def clustered(points: F32, count: int, rounds: int, seed: int, progress: Progress | None = None) -> F32:
     """``count`` centroids of points (n, D), after so many rounds, at least one."""
     centroids, nearest = far_apart(points, count, seed, part_of(progress, 0, rounds))
-    columns = np.ascontiguousarray(points.T, np.float64)
-    kmeans.move(points, columns, nearest[:, 0].astype(np.intp), centroids)
+    kmeans.move(points, nearest[:, 0], centroids)
     for done in range(1, rounds):
         before = nearest.copy()
         kmeans.assign(points, centroids, nearest, progress=part_of(progress, done, rounds))
         if np.array_equal(before, nearest):
             break
-        kmeans.move(points, columns, nearest[:, 0].astype(np.intp), centroids)
+        kmeans.move(points, nearest[:, 0], centroids)
     return centroids
 
 

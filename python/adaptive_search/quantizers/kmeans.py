@@ -66,7 +66,7 @@ def improve(points: F32, codebooks: F32, nearest: I32, threads: int | None = Non
         for m in range(first, last):
             if parts[m].shape[1]:
                 part, chosen = np.ascontiguousarray(parts[m]), np.empty((len(points), 1), np.int32)
-                move(part, np.ascontiguousarray(part.T, np.float64), nearest[:, m].astype(np.intp), codebooks[m])
+                move(part, np.ascontiguousarray(nearest[:, m]), codebooks[m])
                 backend.pq_assign(part, codebooks[m : m + 1], chosen)
                 nearest[:, m] = chosen[:, 0]
 
@@ -88,12 +88,14 @@ def grain(codebook: F32) -> int:
     return max(1, min(GRAIN, MOST_AT_ONCE // max(codebook.size, 1)))
 
 
-def move(part: F32, columns: Array, nearest: I64, codebook: F32) -> None:
-    """Codewords become the means of their points; those without points go to where the error is largest."""
-    counts = np.bincount(nearest, minlength=len(codebook))
+def move(part: F32, nearest: I32, codebook: F32, fill: bool = True) -> None:
+    """Codewords become the means of their points, ``nearest`` (n,). Those without points go to where the error is largest, unless
+    ``fill`` says that they stay where they are."""
+    sums, counts = np.empty((len(codebook), part.shape[1])), np.empty(len(codebook), np.int64)
+    current().centroid_sums(part, nearest, sums, counts)
     used = np.flatnonzero(counts)
-    sums = np.stack([np.bincount(nearest, column, len(codebook)) for column in columns], axis=1)
-    _fill_unused(part, nearest, codebook)
+    if fill and len(used) < len(codebook):
+        _fill_unused(part, nearest, codebook)
     codebook[used, : part.shape[1]] = sums[used] / counts[used, np.newaxis]
 
 
@@ -118,13 +120,12 @@ def _parts(points: F32, codebooks: F32) -> list[F32]:
 def _settle(part: F32, codebook: F32, iterations: int, threads: int | None) -> None:
     """Lloyd's algorithm in one subspace, whose points (n, width) stay in the cache meanwhile."""
     nearest = np.empty((len(part), 1), np.int32)
-    columns = np.ascontiguousarray(part.T, np.float64)
     for iteration in range(iterations):
         before = nearest.copy()
         assign(part, codebook, nearest, threads)
         if iteration and np.array_equal(before, nearest):
             break
-        move(part, columns, nearest[:, 0].astype(np.intp), codebook)
+        move(part, nearest[:, 0], codebook)
     for _ in range(MAX_REPAIRS):
         assign(part, codebook, nearest, threads)
         if not _fill_unused(part, nearest[:, 0], codebook):
@@ -145,7 +146,7 @@ def _distinct(part: F32, count: int, rng: np.random.Generator) -> F32:
     return chosen
 
 
-def _fill_unused(part: F32, nearest: I32 | I64, codebook: F32) -> bool:
+def _fill_unused(part: F32, nearest: I32, codebook: F32) -> bool:
     """Move unused codewords onto the distinct points that are farthest from theirs. Returns whether there were any to move."""
     unused = np.flatnonzero(np.bincount(nearest, minlength=len(codebook)) == 0)
     if not len(unused):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 
-from ...types import F32, F64, I32, U8
+from ...types import F32, F64, I32, I64, U8
 from .emit import F32 as FLOAT, I32 as INT32, I64 as INT, LANES, Sums, Value, emitted, load, loop, pick, splat, store, vector
 from .jit import address, at, inner, kernel
-from .memory import copy_bytes, load_u8, store_u8
+from .memory import copy_bytes, load_f32, load_u8, store_u8
 
 GROUP = 64
 """Rows of a block of codes."""
@@ -128,6 +128,21 @@ def assign(vectors: F32, codebooks: F32, out: I32) -> None:
     padded[:, :, :count] = codebooks.transpose(0, 2, 1)
     rows, entries = np.zeros((64, subspaces * dims), np.float32), np.empty(padded.shape[2], np.float32)
     _assign(address(vectors), vectors.strides[0], vectors.shape[1], padded, rows, entries, out)
+
+
+@kernel
+def _centroid_sums(points: int, stride: int, nearest: I32, sums: F64, counts: I64) -> None:
+    sums[:], counts[:] = 0.0, 0
+    for i in range(len(nearest)):
+        codeword = nearest[i]
+        for s in range(sums.shape[1]):
+            sums[codeword, s] += load_f32(points + i * stride + 4 * s)
+        counts[codeword] += 1
+
+
+def centroid_sums(points: F32, nearest: I32, sums: F64, counts: I64) -> None:
+    """See ``Backend.centroid_sums``."""
+    _centroid_sums(address(points), points.strides[0], nearest, sums, counts)
 
 
 @kernel
