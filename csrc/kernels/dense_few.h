@@ -149,7 +149,12 @@ template <class K> int64_t few_scan(const Block* block, const void* packed, cons
         for (int32_t q = 0; q < header->count; ++q) {
             const auto key = S::fma(S::load(block->workspace + q * kBlockRows + r), scale, bias);
             const auto best = S::fma(slack, S::set(header->slack[q]), key);
-            append_lanes(block, survivors, r, count, q, key, best, thresholds[q]);
+            const uint32_t mask = S::not_less(best, S::set(thresholds[q])) & static_cast<uint32_t>((1ull << count) - 1);
+            if (__builtin_expect(mask != 0, 0)) {
+                float keys[S::lanes];
+                S::store(keys, key);
+                for_bits(mask, [&](int i) { append(block, survivors, r + i, q, keys[i]); });
+            }
         }
     }
     return block->rows;

@@ -120,7 +120,12 @@ template <int bits> int64_t integer_few_scan(const Block* block, const void* pac
             const auto base = block->metric == kL2 ? S::add(shift, S::load(block->bias + r)) : shift;
             const auto key = S::add(base, products);
             const auto best = S::fma(S::load(block->slack + r), S::set(header->slack[q]), key);
-            append_lanes(block, survivors, r, count, q, key, best, thresholds[q]);
+            const uint32_t mask = S::not_less(best, S::set(thresholds[q])) & static_cast<uint32_t>((1ull << count) - 1);
+            if (__builtin_expect(mask != 0, 0)) {
+                float keys[S::lanes];
+                S::store(keys, key);
+                for_bits(mask, [&](int i) { append(block, survivors, r + i, q, keys[i]); });
+            }
         }
     }
     return block->rows;
