@@ -122,6 +122,103 @@ def test_all_other_codes_are_left_to_the_caller(backend: Backend, changed: dict[
     assert backend.plain_hamming_top_k(**arguments | changed) is None
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("rotation", [None, "opq"])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_plain_questions_of_pq_codes(backend: Backend, monkeypatch: pytest.MonkeyPatch, bits: int, rotation: Any, metric: Any) -> None:
+    """The backend is asked where tables are made of queries as they are, and finds what is found the other way."""
+    rng = np.random.default_rng(8)
+    rows, batch = drawn(rng, 700, 33), rng.standard_normal((32, 33)).astype(np.float32)
+    quantizer = asx.ProductQuantizer(5, bits, iterations=2, metric=metric, rotation=rotation).fit(rows)
+    codes = quantizer.encode(rows)
+    answered = []
+
+    def noted(*arguments: Any) -> Any:
+        answered.append(backend.plain_pq_top_k(*arguments))
+        return answered[-1]
+
+    for packed in (quantizer.pack(codes), quantizer.pack(codes[:9])):
+        for queries in (batch, batch[0], batch[:1], batch.astype(np.float64)):
+            everyone = np.ones(len(packed), bool)
+            found = quantizer.top_k(queries, packed, 12, mask=everyone)
+            answered.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr("adaptive_search.quantizers.product.current", lambda: Noting(backend, noted))
+                assert_same(quantizer.top_k(queries, packed, 12, threads=2), found)
+            plain = rotation is None and metric != "cosine"
+            assert [answer is None for answer in answered] == ([backend.name == "numba" or queries.dtype != np.float32] if plain else [])
+
+
+class Noting:
+    """A backend that has a function of its own for plain questions."""
+
+    def __init__(self, backend: Backend, plain_pq_top_k: Any) -> None:
+        self.plain_pq_top_k = plain_pq_top_k
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+
+PQ_BOOKS = np.arange(2 * 16 * 2, dtype=np.float32).reshape(2, 16, 2)
+PQ_CODES = np.arange(64, dtype=np.uint8).reshape(1, 1, 64)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"queries": QUERIES.tolist()},
+        {"queries": QUERIES.astype(np.float64)},
+        {"queries": QUERIES[:, :2]},
+        {"queries": QUERIES[:0]},
+        {"queries": np.ones((33, 3), np.float32)},
+        {"queries": np.float32([0, np.nan, 0])},
+        {"queries": np.full(3, 3e38, np.float32)},
+        {"rows": 0},
+        {"k": 0},
+        {"k": True},
+        {"k": 1 << 70},
+        {"most": 159},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_all_other_questions_of_pq_codes_are_left_to_the_caller(backend: Backend, changed: dict[str, Any]) -> None:
+    arguments = {
+        "queries": QUERIES,
+        "packed": PQ_CODES,
+        "rows": 40,
+        "codebooks": PQ_BOOKS,
+        "dims": 3,
+        "squared": False,
+        "k": 2,
+        "most": 160,
+    }
+    assert (backend.plain_pq_top_k(**arguments) is None) == (backend.name == "numba")
+    assert backend.plain_pq_top_k(**arguments | changed) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"rows": 65}, {"packed": PQ_CODES[:, :0]}, {"codebooks": PQ_BOOKS[:, :15].copy()}, {"dims": 5}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_codes_and_codebooks_that_do_not_fit_are_refused(backend: Backend, changed: dict[str, Any]) -> None:
+    if backend.name == "numba":
+        pytest.skip("leaves all of them to the caller")
+    arguments = {
+        "queries": QUERIES,
+        "packed": PQ_CODES,
+        "rows": 40,
+        "codebooks": PQ_BOOKS,
+        "dims": 3,
+        "squared": False,
+        "k": 2,
+        "most": 160,
+    }
+    with pytest.raises(ValueError, match=r"packed codes|codebooks"):
+        backend.plain_pq_top_k(**arguments | changed)
+
+
 @pytest.mark.parametrize("threads", [0, -1, 1.0, True, "2"])
 def test_small_work_looks_at_threads(threads: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="threads"):

@@ -346,6 +346,31 @@ void centroid_sums_op(const Target&, const py::array& points, const py::array& n
     centroid_sums(from, stride, count, width, n, codewords, s, c);
 }
 
+// As `plain_top_k`, of packed codes; `most` codewords that are looked up, of 16 each.
+py::object plain_pq_top_k(const Target& self, py::handle queries, const py::array& packed, int64_t rows, const py::array& codebooks,
+                          int64_t dims, bool squared, py::handle k, int64_t most) {
+    const int64_t wanted = plain_count(k), subspaces = codebooks.shape(0), codewords = codebooks.shape(1);
+    const Codebooks books = codebooks_of(codebooks);
+    const int bits = codewords == 16 ? 4 : 8;
+    require(codewords == int64_t{1} << bits && 0 <= dims && dims <= subspaces * codebooks.shape(2),
+            "codebooks: expected 16 or 256 codewords of all dims");
+    const Chunk chunk = pq_chunk(packed, rows, subspaces, bits);
+    if (wanted < 1 || rows < 1) return py::none();
+    const PlainQueries q = plain_queries<float>(queries, dims, std::min(most_plain_queries, most / rows / (subspaces * codewords / 16)));
+    if (q.count == 0) return py::none();
+    std::vector<float> tables(static_cast<size_t>(q.count * subspaces * codewords));
+    const auto finite = [&] {
+        const py::gil_scoped_release free;
+        return books.tables(*self.table, q.data, q.count, dims, squared, tables.data());
+    };
+    if (!finite()) return py::none();
+    const auto problem = [&](std::shared_ptr<const Rows> all) {
+        return std::make_shared<PqProblem>(*self.table, std::move(all), subspaces, bits, tables.data(), q.count, !squared, ScoreScaling(),
+                                           true);
+    };
+    return plain_found(q, Rows(kInt8, {subspaces}, {chunk}, nullptr), problem, wanted);
+}
+
 void pq_descend(const Target& self, const py::array& units, const py::array& lengths, const py::array& codebooks, float extra,
                 int64_t sweeps, py::array codes) {
     const float* u = contiguous<float>(units, 2, "units");
@@ -481,6 +506,8 @@ void register_targets(py::module_& m) {
                 return pair_of(rescored(*pq_problem(self, rows, tables, largest, scaling, false), candidates, k));
             },
             arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"), arg("scaling") = none)
+        .def("plain_pq_top_k", &plain_pq_top_k, arg("queries"), arg("packed"), arg("rows"), arg("codebooks"), arg("dims"), arg("squared"),
+             arg("k"), arg("most"))
         .def("pq_tables", &pq_tables, arg("queries"), arg("codebooks"), arg("squared"), arg("out"))
         .def("pq_whole", &pq_whole, arg("tables"), arg("base"), arg("step"))
         .def("pq_assign", &pq_assign, arg("vectors"), arg("codebooks"), arg("out"))

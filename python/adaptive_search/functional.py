@@ -63,7 +63,7 @@ def hamming_family(queries: Any, codes: Any, bits: Any) -> tuple[HammingFamily, 
     return HammingFamily(current(), rows[:, :width], np.ascontiguousarray(batch[:, :width]), count), single
 
 
-def _plain_threads(threads: Any) -> bool:
+def plain_threads(threads: Any) -> bool:
     """Small work is done by the calling thread, whatever number of them is allowed."""
     return threads is None or (type(threads) is int and threads >= 1)
 
@@ -204,7 +204,7 @@ def top_k(
     >>> asx.top_k(np.float32([1, 0]), rows, k=2)
     Neighbors(ids=array([0, 2]), scores=array([1. , 0.6], dtype=float32))
     """
-    if dims is None and mask is None and _plain_threads(threads):
+    if dims is None and mask is None and plain_threads(threads):
         plain = current().plain_top_k(queries, rows, k, metric, flat.SMALL_WORK)
         if plain is not None:
             return Neighbors._make(plain)
@@ -250,7 +250,7 @@ def hamming_top_k(queries: Any, codes: Any, k: int, *, bits: int | None = None, 
     >>> asx.hamming_top_k(np.uint8([0]), np.uint8([[7], [1], [2]]), k=2)
     Neighbors(ids=array([1, 2]), scores=array([1., 1.], dtype=float32))
     """
-    if bits is None and mask is None and _plain_threads(threads):
+    if bits is None and mask is None and plain_threads(threads):
         plain = current().plain_hamming_top_k(queries, codes, k, flat.SMALL_WORK)
         if plain is not None:
             return Neighbors._make(plain)
