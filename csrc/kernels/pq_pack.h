@@ -18,8 +18,9 @@ namespace {
 
 constexpr int pq_queries = 4; // most in one call
 constexpr int pq_tree = 8; // entries averaged in bytes
-constexpr float pq_coarse = 4.0f; // times the other trees' steps, of the first few trees
-constexpr int pq_most_coarse = 3;
+constexpr int pq_units = 16; // trees that may have steps of their own, the last one with all after it
+constexpr int pq_coarsest = 128; // times the finest step
+constexpr float pq_change = 0.2f; // of the sum of the errors: what a change of the step is worth, which costs the scan a loop
 constexpr float pq_exact_range = 63.0f;
 
 // How a byte is made of `pq_tree` entries that are not whole.
@@ -29,10 +30,15 @@ template <int bits> struct PqTree {
     static constexpr int most = 255 * averaged / pq_tree; // largest entry
     static constexpr int excess =
         levels * averaged / 2; // of the byte times `averaged` over the sum of the entries, at most; half of it as a rule
-    static constexpr float cut = bits == 4 ? 2.0f : 4.0f; // see `pq_span`
+    static constexpr float cut = bits == 4 ? 4.0f : 8.0f; // see `pq_span`
 };
 
-struct PqHeader {
+// Whole trees one after the other, and how many times all sums are doubled before the next.
+struct PqSegment {
+    int32_t first, end, doublings;
+};
+
+struct alignas(64) PqHeader {
     const float* tables[pq_queries]; // for the exact keys of survivors
     double base[pq_queries]; // key = base + step * sum of averages
     double step[pq_queries];
@@ -41,13 +47,14 @@ struct PqHeader {
     float sign;
     bool exact; // all tables are
     bool scaled; // rows have scales, and the numbers below are the queries' terms
-    int16_t coarse; // trees in front whose entries count `pq_coarse` times
+    int16_t segments;
+    PqSegment segment[pq_units + 1]; // of tables that are not exact, in the order of adding: coarse steps first
+    uint8_t coarse[pq_units + 1]; // how many times an entry counts, by unit; 1 in the tree that is not whole
     double offset[pq_queries];
     double scaled_base[pq_queries];
     double scaled_step[pq_queries];
     double weight[pq_queries];
 };
-static_assert(sizeof(PqHeader) % 64 == 0, "packed tables stay aligned");
 
 template <int bits> ASX_INLINE int64_t packed_table_bytes(int64_t subspaces) { return (subspaces + 1) / 2 * 2 << bits; }
 
@@ -139,49 +146,91 @@ template <int bits> bool pq_pack_whole(PqHeader* header, int32_t q, int64_t subs
     return true;
 }
 
+template <int bits> ASX_INLINE int64_t pq_whole_trees(int64_t subspaces) { return (bits == 4 ? subspaces + 1 : subspaces) / pq_tree; }
+
+ASX_INLINE int64_t pq_unit(int64_t tree, int64_t whole) { return tree >= whole ? pq_units : tree < pq_units ? tree : pq_units - 1; }
+
+ASX_INLINE int64_t pq_trees_of(int64_t unit, int64_t whole) { return unit < pq_units - 1 ? 1 : whole - unit; }
+
 // What is kept of a subspace until its entries come to the same place.
 struct PqSpan {
     float low, high, inverse; // of its range
+    float coarse; // see `PqHeader`
 };
 
-template <int bits> void pq_pack_spans(const PqHeader* header, int32_t q, int64_t subspaces, uint8_t* to) {
+// Adds to `widest` the widest range of each unit, in shares of those of all.
+template <int bits> void pq_pack_spans(const PqHeader* header, int32_t q, int64_t subspaces, uint8_t* to, float (&widest)[pq_units + 1]) {
     constexpr int64_t entries = 1 << bits;
+    const int64_t whole = pq_whole_trees<bits>(subspaces);
+    float own[pq_units + 1] = {}, total = 0.0f;
     for (int64_t m = 0; m < subspaces; ++m) {
         const Range range = entry_range<entries>(header->tables[q] + m * entries, Simd::set(header->sign));
-        write(to + m * entries, PqSpan{range.low, range.high, 1.0f / (range.high - range.low)});
+        const float width = range.high - range.low;
+        write(to + m * entries, PqSpan{range.low, range.high, 1.0f / width, 1.0f});
+        float& most = own[pq_unit(m / pq_tree, whole)];
+        most = width > most ? width : most;
     }
+    for (const float x : own) total += x;
+    for (int u = 0; u <= pq_units && total > 0.0f; ++u) widest[u] += own[u] / total;
 }
 
-// How many trees in front have coarse steps: as many as make the sum of the errors least, which the widest ranges with either step decide.
-template <int bits> int16_t pq_coarse_trees(const PqHeader* header, int64_t subspaces, const uint8_t* spans) {
-    constexpr int64_t entries = 1 << bits;
-    const int64_t bytes = packed_table_bytes<bits>(subspaces), trees = (subspaces + pq_tree - 1) / pq_tree;
-    float front[pq_most_coarse + 1] = {}, behind = 0.0f; // widest ranges of the first trees, and of those after them
-    for (int64_t m = 0; m < subspaces; ++m) {
-        float range = 0.0f;
-        for (int64_t q = 0; q < header->count; ++q) {
-            const auto kept = read<PqSpan>(spans + q * bytes + m * entries);
-            range += kept.high - kept.low;
+// Chooses how coarse the steps of trees are: the powers of two that make the sum of the errors least, as the widest ranges have it. Whatever the
+// finest step is, each unit has the least power that it can do with; so from equal steps on, the unit that keeps the finest step from being finer
+// takes twice the power. What 16 bits cannot hold makes all steps larger.
+ASX_INLINE void pq_choose_steps(PqHeader* header, const float (&widest)[pq_units + 1], int64_t subspaces, int64_t whole) {
+    const int64_t units = whole < pq_units ? whole : pq_units, partial = whole * pq_tree < subspaces;
+    uint8_t coarse[pq_units];
+    float least = __builtin_inff(), bound = partial ? widest[pq_units] : 0.0f; // no steps make smaller errors
+    int64_t weighted = whole + partial, finest = units + partial; // trees times their steps; units with the finest step
+    for (int64_t u = 0; u < units; ++u) header->coarse[u] = coarse[u] = 1, bound += widest[u] * static_cast<float>(pq_trees_of(u, whole));
+    header->coarse[pq_units] = 1;
+    while (true) {
+        int64_t worst = pq_units, changes = 0;
+        float step = widest[pq_units];
+        for (int64_t u = 0; u < units; ++u) {
+            const float own = widest[u] / static_cast<float>(coarse[u]);
+            if (own > step) step = own, worst = u;
+            changes += u > 0 && coarse[u] != coarse[u - 1];
         }
-        float& widest = m < pq_most_coarse * pq_tree ? front[m / pq_tree] : behind;
-        widest = range > widest ? range : widest;
+        const float crowded = static_cast<float>(weighted) / 257.0f;
+        const float error =
+            step * static_cast<float>(weighted) * (crowded > 1.0f ? crowded : 1.0f) * (1.0f + pq_change * static_cast<float>(changes));
+        if (error < least) {
+            least = error;
+            for (int64_t u = 0; u < units; ++u) header->coarse[u] = coarse[u];
+        }
+        if (worst == pq_units || coarse[worst] == pq_coarsest || !((1.0f + pq_change) * bound < least)) break;
+        if (coarse[worst] == 1 && --finest == 0) break; // all twice as coarse are what all were
+        weighted += coarse[worst] * pq_trees_of(worst, whole);
+        coarse[worst] *= 2;
     }
-    int16_t best = 0;
-    float least = __builtin_inff();
-    for (int16_t coarse = pq_most_coarse; coarse >= 0; --coarse) { // `front` of them, `behind` of the others
-        float widest = behind;
-        for (int t = 0; t < coarse; ++t) widest = front[t] > pq_coarse * widest ? front[t] / pq_coarse : widest;
-        const float error = widest * static_cast<float>(trees + (pq_coarse - 1) * coarse);
-        if (coarse * pq_tree <= subspaces && error <= least) least = error, best = coarse;
-        if (coarse > 0) behind = front[coarse - 1] > behind ? front[coarse - 1] : behind;
-    }
-    return best;
 }
 
-// How much of a range is rounded to fine steps, and `pq_coarse` times as much to coarse ones; what lies deeper below the best entry of its subspace
+// Coarse steps first; neighbours of equal steps together.
+ASX_INLINE void pq_make_segments(PqHeader* header, int64_t whole) {
+    const int64_t units = whole < pq_units ? whole : pq_units;
+    int coarsest = 1;
+    for (int64_t u = 0; u < units; ++u) coarsest = header->coarse[u] > coarsest ? header->coarse[u] : coarsest;
+    int16_t n = 0;
+    for (int coarse = coarsest; coarse > 0; coarse /= 2) {
+        for (int64_t u = 0; u < units; ++u) {
+            if (header->coarse[u] != coarse) continue;
+            const auto first = static_cast<int32_t>(u), end = static_cast<int32_t>(u + pq_trees_of(u, whole));
+            if (n > 0 && header->segment[n - 1].end == first && header->segment[n - 1].doublings == 0)
+                header->segment[n - 1].end = end;
+            else
+                header->segment[n++] = {first, end, 0};
+        }
+        if (coarse > 1) ++header->segment[n - 1].doublings;
+    }
+    if (n == 0 || header->segment[n - 1].doublings > 0) header->segment[n++] = {0, 0, 0}; // before the tree that is not whole
+    header->segments = n;
+}
+
+// How much of a range is rounded to the finest steps, and as many times as much to coarser ones; what lies deeper below the best entry of its subspace
 // is raised. A smaller span has smaller errors, which sum to `errors` steps, and raises more rows. Were ranges evenly filled, the two would be in
 // balance where the shares of ranges that are cut off sum to errors / most; rows that matter have few entries so low, so that more is cut off.
-template <int bits> float pq_span(const uint8_t* spans, int64_t subspaces, int64_t coarse, float widest, float errors, float most) {
+template <int bits> float pq_span(const uint8_t* spans, int64_t subspaces, float widest, float errors, float most) {
     constexpr int64_t entries = 1 << bits;
     const float enough = PqTree<bits>::cut * errors / most;
     float low = 0.0f, high = widest;
@@ -189,8 +238,8 @@ template <int bits> float pq_span(const uint8_t* spans, int64_t subspaces, int64
         const float span = 0.5f * (low + high);
         float cut = 0.0f;
         for (int64_t m = 0; m < subspaces; ++m) {
-            const float weight = m < coarse ? pq_coarse : 1.0f,
-                        share = weight - weight * weight * span * read<PqSpan>(spans + m * entries).inverse;
+            const auto kept = read<PqSpan>(spans + m * entries);
+            const float share = kept.coarse - kept.coarse * kept.coarse * span * kept.inverse;
             cut += share > 0.0f ? share : 0.0f;
         }
         (cut > enough ? low : high) = span;
@@ -203,26 +252,30 @@ template <int bits> void pq_pack_rounded(PqHeader* header, int32_t q, int64_t su
     constexpr int64_t entries = 1 << bits;
     const float* table = header->tables[q];
     const auto sign = Simd::set(header->sign);
-    const int64_t coarse = header->coarse * pq_tree; // subspaces
-    const int64_t trees = (subspaces + pq_tree - 1) / pq_tree, weighted = trees + (pq_coarse - 1) * header->coarse;
+    const int64_t whole = pq_whole_trees<bits>(subspaces);
+    int64_t weighted = whole * pq_tree < subspaces;
+    for (int64_t u = 0; u < pq_units && u < whole; ++u) weighted += header->coarse[u] * pq_trees_of(u, whole);
     const int64_t room = 65535 / (weighted > 0 ? weighted : 1) * Tree::averaged / pq_tree;
     const auto most = static_cast<float>(room < Tree::most ? room : Tree::most);
-    float widest = 0.0f;
+    float widest = 0.0f, range = 0.0f; // in finest steps, and as it is
     double base = 0.0, magnitude = 0.0, error = 0.0;
     for (int64_t m = 0; m < subspaces; ++m) {
-        const auto kept = read<PqSpan>(to + m * entries);
-        const float range = (kept.high - kept.low) / (m < coarse ? pq_coarse : 1.0f);
-        widest = range > widest ? range : widest;
+        auto kept = read<PqSpan>(to + m * entries);
+        kept.coarse = header->coarse[pq_unit(m / pq_tree, whole)];
+        write(to + m * entries, kept);
+        const float own = kept.high - kept.low, fine = own / kept.coarse;
+        range = own > range ? own : range;
+        widest = fine > widest ? fine : widest;
         magnitude += static_cast<double>(-kept.low > kept.high ? -kept.low : kept.high);
     }
-    // Ranges that float32 cannot divide round to nothing, and the error says so.
-    const bool usable = 1e-30f < widest && widest < 1e37f;
+    // Ranges that float32 cannot divide, or steps that it cannot hold, round to nothing, and the error says so.
+    const bool usable = 1e-30f < widest && range < 1e35f;
     const float errors = 0.5f * (pq_tree + Tree::excess) * static_cast<float>(weighted); // half a step an entry, and what averages exceed
-    const float span = usable ? pq_span<bits>(to, subspaces, coarse, widest, errors, most) : widest;
+    const float span = usable ? pq_span<bits>(to, subspaces, widest, errors, most) : widest;
     const float step = usable ? span / most : 1.0f;
     for (int64_t m = 0; m < subspaces; ++m) {
         const auto kept = read<PqSpan>(to + m * entries);
-        const float times = m < coarse ? pq_coarse : 1.0f, bottom = kept.high - times * span, low = bottom > kept.low ? bottom : kept.low;
+        const float times = kept.coarse, bottom = kept.high - times * span, low = bottom > kept.low ? bottom : kept.low;
         const float inverse = usable ? 1.0f / (times * step) : 0.0f;
         base += static_cast<double>(low);
         error += static_cast<double>(
@@ -252,13 +305,15 @@ template <int bits> void pq_pack(const Queries* queries, void* packed) {
         header->weight[q] = queries->scaling.weight[q];
     }
     header->exact = true;
-    header->coarse = 0;
     for (int32_t q = 0; q < queries->count && header->exact; ++q)
         header->exact =
             pq_pack_plain<bits>(header, q, subspaces, to + q * bytes) || pq_pack_whole<bits>(header, q, subspaces, to + q * bytes);
     if (header->exact) return;
-    for (int32_t q = 0; q < queries->count; ++q) pq_pack_spans<bits>(header, q, subspaces, to + q * bytes);
-    header->coarse = pq_coarse_trees<bits>(header, subspaces, to);
+    float widest[pq_units + 1] = {};
+    for (int32_t q = 0; q < queries->count; ++q) pq_pack_spans<bits>(header, q, subspaces, to + q * bytes, widest);
+    const int64_t whole = pq_whole_trees<bits>(subspaces);
+    pq_choose_steps(header, widest, subspaces, whole);
+    pq_make_segments(header, whole);
     for (int32_t q = 0; q < queries->count; ++q) pq_pack_rounded<bits>(header, q, subspaces, to + q * bytes);
 }
 

@@ -112,7 +112,7 @@ ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64
                         Survivors* survivors) {
     using S = Simd;
     if (least > 65535) return;
-    const auto limit = S::set_halves(static_cast<uint16_t>(least)), even = S::sub_halves(low, S::halves_up(high));
+    const auto limit = S::set_halves(static_cast<uint16_t>(least)), even = S::sub_halves(low, S::halves_up(high, 8));
     pq_append<exact>(block, header, q, row, S::halves_not_below(even, limit), even, survivors);
     pq_append<exact>(block, header, q, row + 1, S::halves_not_below(high, limit), high, survivors);
 }
@@ -158,7 +158,7 @@ template <bool exact>
 ASX_INLINE void pq_emit_scaled(const Block* block, const PqHeader* header, int q, int64_t row, const PqLimit& limit,
                                const PqFactors& factors, Simd::Bytes low, Simd::Bytes high, Survivors* survivors) {
     using S = Simd;
-    const S::Bytes halves[2] = {S::sub_halves(low, S::halves_up(high)), high};
+    const S::Bytes halves[2] = {S::sub_halves(low, S::halves_up(high, 8)), high};
     uint64_t masks[2] = {0, 0};
     for (int parity = 0; parity < 2; ++parity) {
         const S::F of_sums[2] = {S::widen_halves<0>(halves[parity]), S::widen_halves<1>(halves[parity])};
@@ -200,14 +200,14 @@ ASX_INLINE bool pq_any_passes(const PqRegisters<Q, B>& low, const PqRegisters<Q,
     for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) {
-            const auto even = S::sub_halves(low.v[q][b], S::halves_up(high.v[q][b]));
+            const auto even = S::sub_halves(low.v[q][b], S::halves_up(high.v[q][b], 8));
             beyond = S::max_halves(beyond, S::sub_to_zero(S::max_halves(even, high.v[q][b]), limits[q]));
         }
     return S::any_half(beyond);
 }
 
 template <int Q, int B> struct PqInput {
-    int64_t coarse; // rows of bytes of the trees in front that count `pq_coarse` times
+    const PqHeader* header;
     const uint8_t* at[B]; // codes of B registers of rows
     const uint8_t* tables[Q];
     const uint8_t* next; // what to fetch meanwhile, in the order of memory
@@ -273,12 +273,6 @@ ASX_INLINE void pq_add_tree(const PqInput<Q, B>& in, int64_t i, int64_t left, Pq
     }
 }
 
-ASX_INLINE Simd::Bytes pq_times_coarse(Simd::Bytes a) {
-    static_assert(pq_coarse == 4.0f, "doubled twice");
-    const auto twice = Simd::add_halves(a, a);
-    return Simd::add_halves(twice, twice);
-}
-
 // Sums for B registers of rows; byte_rows: subspaces of 8 bits, pairs of 4 bits.
 template <int bits, bool exact, bool fetch, int Q, int B>
 ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<Q, B>& low_out, PqRegisters<Q, B>& high_out) {
@@ -288,16 +282,25 @@ ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<
     for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) low.v[q][b] = high.v[q][b] = Simd::set_halves(0);
-    int64_t i = 0;
-    if constexpr (!exact) {
-        for (; i < in.coarse; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
+    const int64_t whole = byte_rows / n * n;
+    if constexpr (exact) {
+        for (int64_t i = 0; i < whole; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
+    } else {
+        const PqSegment *segment = in.header->segment, *last = segment + in.header->segments - 1;
+        while (true) {
+            for (int64_t i = segment->first * n; i < segment->end * n; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
+            if (segment == last) break;
 #pragma GCC unroll 4
-        for (int q = 0; q < Q && i > 0; ++q)
+            for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
-            for (int b = 0; b < B; ++b) low.v[q][b] = pq_times_coarse(low.v[q][b]), high.v[q][b] = pq_times_coarse(high.v[q][b]);
+                for (int b = 0; b < B; ++b) {
+                    low.v[q][b] = Simd::halves_up(low.v[q][b], segment->doublings);
+                    high.v[q][b] = Simd::halves_up(high.v[q][b], segment->doublings);
+                }
+            ++segment;
+        }
     }
-    for (; i + n <= byte_rows; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
-    if (i < byte_rows) pq_add_tree<bits, exact, fetch, true>(in, i, byte_rows - i, low, high);
+    if (whole < byte_rows) pq_add_tree<bits, exact, fetch, true>(in, whole, byte_rows - whole, low, high);
 #pragma GCC unroll 4
     for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
@@ -314,7 +317,7 @@ ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const fl
     int64_t least[Q];
     Simd::Bytes below[Q]; // one less than the least sums, as far as 16 bits can hold them
     PqLimit limits[Q];
-    in.coarse = header->coarse * pq_byte_rows<bits, exact>;
+    in.header = header;
     bool all = false; // rows with sums of 0 pass
     for (int q = 0; q < Q; ++q) {
         const int real = q < header->count ? q : 0; // missing queries repeat the first, and emit nothing
