@@ -1,13 +1,17 @@
 // Product quantization: tables of queries, rounded so that scans can hold them in registers.
 //
-// A query's table (M subspaces x K entries) is rounded to bytes, with one step for all subspaces or, of the first few trees, four times as large a
-// one (their sum is then doubled twice before the others are added). Entries of 8 subspaces become one byte by a tree of averages, rounding up, and
+// A query's table (M subspaces x K entries) is rounded to bytes. Entries of 8 subspaces become one byte by a tree of averages, rounding up, and
 // only that is added in 16 bits: widening is what used to cost most. With 4 bits the first level of the tree is a sum, of entries up to 127: Zen can
 // add on four ports where averages have two, which shuffles get in the way of. A byte times the entries it averages is never less than their sum, and
 // sums that are too large only let rows pass. So the slack is what entries lose by rounding, the most per subspace, summed: a proven bound, because
-// every row uses exactly one entry of each subspace. And the worst entries of wide subspaces may be raised, which makes steps smaller (`pq_span`).
-// Sums fit 16 bits, for which entries are kept smaller where there are many trees. Tables of whole numbers that span no more than 63 in any subspace
-// need none of that: 4 entries add up in a byte, sums are exact, and keys are read off them.
+// every row uses exactly one entry of each subspace.
+//
+// What makes steps, and with them the slack, smaller: the worst entries of wide subspaces may be raised (`pq_span`), and wide trees may have steps that
+// are coarser than those of others by powers of two (`pq_choose_steps`). Coarse trees are added first, and the sums so far are doubled before finer
+// ones follow (Horner's scheme). Sums fit 16 bits, for which entries are kept smaller where trees, times their powers, are many.
+//
+// Tables of whole numbers that span no more than 63 in any subspace need none of that: 4 entries add up in a byte, sums are exact, and keys are read
+// off them.
 //
 #pragma once
 
@@ -20,7 +24,7 @@ constexpr int pq_queries = 4; // most in one call
 constexpr int pq_tree = 8; // entries averaged in bytes
 constexpr int pq_units = 16; // trees that may have steps of their own, the last one with all after it
 constexpr int pq_coarsest = 128; // times the finest step
-constexpr float pq_change = 0.2f; // of the sum of the errors: what a change of the step is worth, which costs the scan a loop
+constexpr float pq_change = 0.2f; // of the errors, which a change of the step from tree to tree has to spare: it costs the scan a loop
 constexpr float pq_exact_range = 63.0f;
 
 // How a byte is made of `pq_tree` entries that are not whole.
@@ -227,9 +231,10 @@ ASX_INLINE void pq_make_segments(PqHeader* header, int64_t whole) {
     header->segments = n;
 }
 
-// How much of a range is rounded to the finest steps, and as many times as much to coarser ones; what lies deeper below the best entry of its subspace
-// is raised. A smaller span has smaller errors, which sum to `errors` steps, and raises more rows. Were ranges evenly filled, the two would be in
-// balance where the shares of ranges that are cut off sum to errors / most; rows that matter have few entries so low, so that more is cut off.
+// How much of a range is rounded to the finest steps, and as many times as much to coarser ones; what lies deeper below the best entry of its
+// subspace is raised. A smaller span has smaller errors, which sum to `errors` steps, and raises more rows. Were ranges evenly filled, the two would
+// be in balance where the shares of ranges that are cut off, times their steps, sum to errors / most; rows that matter have few entries so low, so
+// that more is cut off.
 template <int bits> float pq_span(const uint8_t* spans, int64_t subspaces, float widest, float errors, float most) {
     constexpr int64_t entries = 1 << bits;
     const float enough = PqTree<bits>::cut * errors / most;
