@@ -28,7 +28,7 @@ ASX_INLINE int64_t pq_scan_runs(const PqRun* runs, int64_t count, int64_t subspa
     PqInput<1, 1> one;
     PqInput<1, 2> two;
     one.tables[0] = two.tables[0] = reinterpret_cast<const uint8_t*>(header + 1);
-    one.coarse = two.coarse = header->coarse * pq_byte_rows<bits, exact>;
+    one.header = two.header = header;
     Block block = {};
     block.n_pieces = 1;
     block.pieces[0].width = subspaces;
@@ -83,7 +83,6 @@ template <int bits> void pq_fill(const Block* block, const void* packed, void* o
         if (!header->exact) continue;
         const auto base = static_cast<float>(header->base[q]); // whole, and small
         PqInput<1, 1> in;
-        in.coarse = 0;
         in.tables[0] = reinterpret_cast<const uint8_t*>(header + 1) + q * packed_table_bytes<bits>(subspaces);
         for (int64_t row = 0; row < rows; row += S::bytes) {
             PqRegisters<1, 1> low, high;
@@ -92,7 +91,7 @@ template <int bits> void pq_fill(const Block* block, const void* packed, void* o
             pq_registers<1>(block, row / S::bytes, byte_rows * kPqBlock, in.at);
             in.next = in.at[0];
             pq_sums<bits, true, false>(in, byte_rows, low, high);
-            S::store_bytes(even, S::sub_halves(low.v[0][0], S::halves_up(high.v[0][0])));
+            S::store_bytes(even, S::sub_halves(low.v[0][0], S::halves_up(high.v[0][0], 8)));
             S::store_bytes(odd, high.v[0][0]);
             const int64_t left = rows - row;
             float* to = left < S::bytes ? both : keys + row;

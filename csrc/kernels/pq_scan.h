@@ -1,15 +1,8 @@
-// Product quantization: scans with integer tables held in registers.
+// Product quantization: scans with integer tables held in registers (`pq_pack.h` makes them, and says what sums may miss).
 //
-// A query's table (M subspaces x K entries) is rounded to bytes, with one step for all subspaces or, of the first few trees, four times as large a
-// one (their sum is then doubled twice before the others are added). Entries of 8 subspaces become one byte by a tree of averages, rounding up, and
-// only that is added in 16 bits: widening is what used to cost most. With 4 bits the first level of the tree is a sum, of entries up to 127: Zen can
-// add on four ports where averages have two, which shuffles get in the way of. A byte times the entries it averages is never less than their sum, and
-// sums that are too large only let rows pass. So the slack is what entries lose by rounding, the most per subspace, summed: a proven bound, because
-// every row uses exactly one entry of each subspace. And the worst entries of wide subspaces may be raised, which makes steps smaller (`pq_span`).
-// Sums fit 16 bits, for which entries are kept smaller where there are many trees. Tables of whole numbers that span no more than 63 in any subspace
-// need none of that: 4 entries add up in a byte, sums are exact, and keys are read off them. Sums: `low` adds whole 16-bit elements (even byte + 256
-// * odd byte), `high` the odd bytes; the even sums are low - (high << 8), exact modulo 2^16. Rows that pass get their canonical keys before a call
-// ends, several at once, since one alone waits for every addition: what leaves this file is exact.
+// Sums: `low` adds whole 16-bit elements (even byte + 256 * odd byte), `high` the odd bytes; the even sums are low - (high << 8), exact modulo 2^16.
+// Rows that pass get their canonical keys before a call ends, several at once, since one alone waits for every addition: what leaves this file is
+// exact.
 //
 // Codes come in blocks of 64 rows, subspace by subspace. 8 bits: with VBMI a 256-entry table is four registers, looked up by two permutes and a
 // blend, and serves several blocks of rows; with AVX2 it is sixteen 16-entry shuffles. 4 bits: one shuffle per nibble, the nibbles split once for up
@@ -22,259 +15,14 @@
 //
 #pragma once
 
-#include "kernels/select.h"
+#include "kernels/pq_pack.h"
 
 namespace asx::ASX_TARGET {
 namespace {
 
-constexpr int pq_queries = 4; // most in one call
 constexpr int pq_together = 4; // keys made at once
-constexpr int pq_tree = 8; // entries averaged in bytes
 constexpr int pq_exact_tree = 4; // entries of exact tables added in bytes
-constexpr float pq_coarse = 4.0f; // times the other trees' steps, of the first few trees
-constexpr int pq_most_coarse = 3;
-constexpr float pq_exact_range = 63.0f;
 constexpr int registers_per_block = kPqBlock / Simd::bytes;
-
-// How a byte is made of `pq_tree` entries that are not whole.
-template <int bits> struct PqTree {
-    static constexpr int levels = bits == 4 ? 2 : 3; // of averages; with 4 bits there is one of sums before
-    static constexpr int averaged = 1 << levels; // what the byte stands for, times this
-    static constexpr int most = 255 * averaged / pq_tree; // largest entry
-    static constexpr int excess =
-        levels * averaged / 2; // of the byte times `averaged` over the sum of the entries, at most; half of it as a rule
-    static constexpr float cut = bits == 4 ? 2.0f : 4.0f; // see `pq_span`
-};
-
-struct PqHeader {
-    const float* tables[pq_queries]; // for the exact keys of survivors
-    double base[pq_queries]; // key = base + step * sum of averages
-    double step[pq_queries];
-    float slack[pq_queries];
-    int64_t count;
-    float sign;
-    bool exact; // all tables are
-    bool scaled; // rows have scales, and the numbers below are the queries' terms
-    int16_t coarse; // trees in front whose entries count `pq_coarse` times
-    double offset[pq_queries];
-    double scaled_base[pq_queries];
-    double scaled_step[pq_queries];
-    double weight[pq_queries];
-};
-static_assert(sizeof(PqHeader) % 64 == 0, "packed tables stay aligned");
-
-template <int bits> ASX_INLINE int64_t packed_table_bytes(int64_t subspaces) { return (subspaces + 1) / 2 * 2 << bits; }
-
-template <int bits> int64_t pq_packed_bytes(const Queries* queries) {
-    return static_cast<int64_t>(sizeof(PqHeader)) + pq_queries * packed_table_bytes<bits>(queries->widths[0]);
-}
-
-struct Range {
-    float low, high;
-};
-
-// Of the entries of one subspace, times the sign.
-template <int64_t entries> ASX_INLINE Range entry_range(const float* table, Simd::F sign) {
-    using S = Simd;
-    auto high = S::mul(sign, S::load(table)), negated_low = S::sub(S::zero(), high);
-    for (int64_t j = S::lanes; j < entries; j += S::lanes) {
-        const auto x = S::mul(sign, S::load(table + j));
-        high = S::max(x, high);
-        negated_low = S::max(S::sub(S::zero(), x), negated_low);
-    }
-    return {-Simd::largest(negated_low), Simd::largest(high)};
-}
-
-// Writes the rounded entries of one subspace and returns by how much they miss the exact ones at most; with `below` only where they are less.
-// inverse is 1 / step, or 0 to round all to 0.
-template <int64_t entries, bool below>
-ASX_INLINE float round_entries(const float* table, Simd::F sign, float low, float step, float inverse, float most, uint8_t* to) {
-    using S = Simd;
-    auto worst = S::zero();
-    for (int64_t j = 0; j < entries; j += S::lanes) {
-        const auto exact = S::sub(S::mul(sign, S::load(table + j)), S::set(low));
-        const auto clipped = S::min(S::max(S::mul(exact, S::set(inverse)), S::zero()), S::set(most));
-        const auto entry = S::truncate(S::add(clipped, S::set(0.5f)));
-        const auto miss = S::sub(exact, S::mul(S::set(step), S::to_float(entry)));
-        worst = S::max(below ? miss : S::max(miss, S::sub(S::zero(), miss)), worst);
-        S::int_store_bytes(to + j, entry);
-    }
-    return Simd::largest(worst);
-}
-
-ASX_INLINE void pq_pack_padding(uint8_t* to, int64_t from, int64_t end) {
-    for (int64_t i = from; i < end; ++i) to[i] = 0;
-}
-
-// Packs a table of whole numbers 0..63, as `pq_whole` makes them: all subspaces then have one base, and nothing is to be found out by subspace.
-// false: it is none.
-template <int bits> bool pq_pack_plain(PqHeader* header, int32_t q, int64_t subspaces, uint8_t* to) {
-    using S = Simd;
-    const float* table = header->tables[q];
-    const int64_t entries = subspaces << bits;
-    const bool largest = header->sign > 0.0f;
-    if (subspaces > 65535 / static_cast<int64_t>(pq_exact_range)) return false;
-    const auto most = S::set(pq_exact_range);
-    auto miss = S::zero();
-    for (int64_t j = 0; j < entries; j += S::lanes) {
-        const auto x = S::load(table + j);
-        const auto whole = S::truncate(S::max(S::min(x, most), S::zero()));
-        const auto off = S::sub(x, S::to_float(whole));
-        miss = S::max(off, S::max(S::sub(S::zero(), off), miss));
-        S::int_store_bytes(to + j, largest ? whole : S::truncate(S::sub(most, S::to_float(whole))));
-    }
-    if (S::largest(miss) != 0.0f) return false;
-    pq_pack_padding(to, entries, packed_table_bytes<bits>(subspaces));
-    header->base[q] = largest ? 0.0 : -static_cast<double>(pq_exact_range) * static_cast<double>(subspaces);
-    header->step[q] = 1.0;
-    header->slack[q] = 0.0f;
-    return true;
-}
-
-// Packs a table of whole numbers whose sums bytes and 16-bit numbers can take; false: it is none.
-template <int bits> bool pq_pack_whole(PqHeader* header, int32_t q, int64_t subspaces, uint8_t* to) {
-    constexpr int64_t entries = 1 << bits;
-    const float* table = header->tables[q];
-    const auto sign = Simd::set(header->sign);
-    if (subspaces > 65535 / static_cast<int64_t>(pq_exact_range)) return false;
-    double base = 0.0;
-    for (int64_t m = 0; m < subspaces; ++m) {
-        const Range range = entry_range<entries>(table + m * entries, sign);
-        if (!(range.high - range.low <= pq_exact_range) || !(range.low >= -1e4f && range.high <= 1e4f)) return false;
-        if (round_entries<entries, false>(table + m * entries, sign, range.low, 1.0f, 1.0f, pq_exact_range, to + m * entries) != 0.0f)
-            return false;
-        if (static_cast<float>(static_cast<int32_t>(range.low)) != range.low) return false;
-        base += static_cast<double>(range.low);
-    }
-    pq_pack_padding(to, subspaces * entries, packed_table_bytes<bits>(subspaces));
-    header->base[q] = base;
-    header->step[q] = 1.0;
-    header->slack[q] = 0.0f;
-    return true;
-}
-
-// What is kept of a subspace until its entries come to the same place.
-struct PqSpan {
-    float low, high, inverse; // of its range
-};
-
-template <int bits> void pq_pack_spans(const PqHeader* header, int32_t q, int64_t subspaces, uint8_t* to) {
-    constexpr int64_t entries = 1 << bits;
-    for (int64_t m = 0; m < subspaces; ++m) {
-        const Range range = entry_range<entries>(header->tables[q] + m * entries, Simd::set(header->sign));
-        write(to + m * entries, PqSpan{range.low, range.high, 1.0f / (range.high - range.low)});
-    }
-}
-
-// How many trees in front have coarse steps: as many as make the sum of the errors least, which the widest ranges with either step decide.
-template <int bits> int16_t pq_coarse_trees(const PqHeader* header, int64_t subspaces, const uint8_t* spans) {
-    constexpr int64_t entries = 1 << bits;
-    const int64_t bytes = packed_table_bytes<bits>(subspaces), trees = (subspaces + pq_tree - 1) / pq_tree;
-    float front[pq_most_coarse + 1] = {}, behind = 0.0f; // widest ranges of the first trees, and of those after them
-    for (int64_t m = 0; m < subspaces; ++m) {
-        float range = 0.0f;
-        for (int64_t q = 0; q < header->count; ++q) {
-            const auto kept = read<PqSpan>(spans + q * bytes + m * entries);
-            range += kept.high - kept.low;
-        }
-        float& widest = m < pq_most_coarse * pq_tree ? front[m / pq_tree] : behind;
-        widest = range > widest ? range : widest;
-    }
-    int16_t best = 0;
-    float least = __builtin_inff();
-    for (int16_t coarse = pq_most_coarse; coarse >= 0; --coarse) { // `front` of them, `behind` of the others
-        float widest = behind;
-        for (int t = 0; t < coarse; ++t) widest = front[t] > pq_coarse * widest ? front[t] / pq_coarse : widest;
-        const float error = widest * static_cast<float>(trees + (pq_coarse - 1) * coarse);
-        if (coarse * pq_tree <= subspaces && error <= least) least = error, best = coarse;
-        if (coarse > 0) behind = front[coarse - 1] > behind ? front[coarse - 1] : behind;
-    }
-    return best;
-}
-
-// How much of a range is rounded to fine steps, and `pq_coarse` times as much to coarse ones; what lies deeper below the best entry of its subspace
-// is raised. A smaller span has smaller errors, which sum to `errors` steps, and raises more rows. Were ranges evenly filled, the two would be in
-// balance where the shares of ranges that are cut off sum to errors / most; rows that matter have few entries so low, so that more is cut off.
-template <int bits> float pq_span(const uint8_t* spans, int64_t subspaces, int64_t coarse, float widest, float errors, float most) {
-    constexpr int64_t entries = 1 << bits;
-    const float enough = PqTree<bits>::cut * errors / most;
-    float low = 0.0f, high = widest;
-    for (int step = 0; step < 6; ++step) {
-        const float span = 0.5f * (low + high);
-        float cut = 0.0f;
-        for (int64_t m = 0; m < subspaces; ++m) {
-            const float weight = m < coarse ? pq_coarse : 1.0f,
-                        share = weight - weight * weight * span * read<PqSpan>(spans + m * entries).inverse;
-            cut += share > 0.0f ? share : 0.0f;
-        }
-        (cut > enough ? low : high) = span;
-    }
-    return high;
-}
-
-template <int bits> void pq_pack_rounded(PqHeader* header, int32_t q, int64_t subspaces, uint8_t* to) {
-    using Tree = PqTree<bits>;
-    constexpr int64_t entries = 1 << bits;
-    const float* table = header->tables[q];
-    const auto sign = Simd::set(header->sign);
-    const int64_t coarse = header->coarse * pq_tree; // subspaces
-    const int64_t trees = (subspaces + pq_tree - 1) / pq_tree, weighted = trees + (pq_coarse - 1) * header->coarse;
-    const int64_t room = 65535 / (weighted > 0 ? weighted : 1) * Tree::averaged / pq_tree;
-    const auto most = static_cast<float>(room < Tree::most ? room : Tree::most);
-    float widest = 0.0f;
-    double base = 0.0, magnitude = 0.0, error = 0.0;
-    for (int64_t m = 0; m < subspaces; ++m) {
-        const auto kept = read<PqSpan>(to + m * entries);
-        const float range = (kept.high - kept.low) / (m < coarse ? pq_coarse : 1.0f);
-        widest = range > widest ? range : widest;
-        magnitude += static_cast<double>(-kept.low > kept.high ? -kept.low : kept.high);
-    }
-    // Ranges that float32 cannot divide round to nothing, and the error says so.
-    const bool usable = 1e-30f < widest && widest < 1e37f;
-    const float errors = 0.5f * (pq_tree + Tree::excess) * static_cast<float>(weighted); // half a step an entry, and what averages exceed
-    const float span = usable ? pq_span<bits>(to, subspaces, coarse, widest, errors, most) : widest;
-    const float step = usable ? span / most : 1.0f;
-    for (int64_t m = 0; m < subspaces; ++m) {
-        const auto kept = read<PqSpan>(to + m * entries);
-        const float times = m < coarse ? pq_coarse : 1.0f, bottom = kept.high - times * span, low = bottom > kept.low ? bottom : kept.low;
-        const float inverse = usable ? 1.0f / (times * step) : 0.0f;
-        base += static_cast<double>(low);
-        error += static_cast<double>(
-            round_entries<entries, true>(table + m * entries, sign, low, times * step, inverse, most, to + m * entries));
-    }
-    pq_pack_padding(to, subspaces * entries, packed_table_bytes<bits>(subspaces));
-    header->base[q] = base;
-    header->step[q] = Tree::averaged * static_cast<double>(step);
-    // The canonical float32 sum adds a unit of 2^-24 of the magnitude per subspace, float32 arithmetic here at most 12 in all.
-    const double slack = (error + (static_cast<double>(subspaces) + 16.0) * 0x1p-23 * magnitude) * (1.0 + 1e-6);
-    header->slack[q] = magnitude < 1e38 ? static_cast<float>(slack) : __builtin_inff(); // canonical partial sums may overflow
-}
-
-template <int bits> void pq_pack(const Queries* queries, void* packed) {
-    const int64_t subspaces = queries->widths[0], bytes = packed_table_bytes<bits>(subspaces);
-    auto* header = static_cast<PqHeader*>(packed);
-    auto* to = reinterpret_cast<uint8_t*>(header + 1);
-    header->count = queries->count;
-    header->sign = queries->largest ? 1.0f : -1.0f;
-    header->scaled = queries->scaling.offset != nullptr;
-    for (int32_t q = 0; q < queries->count; ++q) {
-        header->tables[q] = reinterpret_cast<const float*>(static_cast<const uint8_t*>(queries->data) + q * queries->stride);
-        if (!header->scaled) continue;
-        header->offset[q] = queries->scaling.offset[q];
-        header->scaled_base[q] = queries->scaling.base[q];
-        header->scaled_step[q] = queries->scaling.step[q];
-        header->weight[q] = queries->scaling.weight[q];
-    }
-    header->exact = true;
-    header->coarse = 0;
-    for (int32_t q = 0; q < queries->count && header->exact; ++q)
-        header->exact =
-            pq_pack_plain<bits>(header, q, subspaces, to + q * bytes) || pq_pack_whole<bits>(header, q, subspaces, to + q * bytes);
-    if (header->exact) return;
-    for (int32_t q = 0; q < queries->count; ++q) pq_pack_spans<bits>(header, q, subspaces, to + q * bytes);
-    header->coarse = pq_coarse_trees<bits>(header, subspaces, to);
-    for (int32_t q = 0; q < queries->count; ++q) pq_pack_rounded<bits>(header, q, subspaces, to + q * bytes);
-}
 
 // The least sum that can reach the threshold; one less for the rounding of this formula. Above 65,535: none can.
 ASX_INLINE int64_t least_sum(const PqHeader* header, int q, float threshold) {
@@ -364,7 +112,7 @@ ASX_INLINE void pq_emit(const Block* block, const PqHeader* header, int q, int64
                         Survivors* survivors) {
     using S = Simd;
     if (least > 65535) return;
-    const auto limit = S::set_halves(static_cast<uint16_t>(least)), even = S::sub_halves(low, S::halves_up(high));
+    const auto limit = S::set_halves(static_cast<uint16_t>(least)), even = S::sub_halves(low, S::halves_up(high, 8));
     pq_append<exact>(block, header, q, row, S::halves_not_below(even, limit), even, survivors);
     pq_append<exact>(block, header, q, row + 1, S::halves_not_below(high, limit), high, survivors);
 }
@@ -410,7 +158,7 @@ template <bool exact>
 ASX_INLINE void pq_emit_scaled(const Block* block, const PqHeader* header, int q, int64_t row, const PqLimit& limit,
                                const PqFactors& factors, Simd::Bytes low, Simd::Bytes high, Survivors* survivors) {
     using S = Simd;
-    const S::Bytes halves[2] = {S::sub_halves(low, S::halves_up(high)), high};
+    const S::Bytes halves[2] = {S::sub_halves(low, S::halves_up(high, 8)), high};
     uint64_t masks[2] = {0, 0};
     for (int parity = 0; parity < 2; ++parity) {
         const S::F of_sums[2] = {S::widen_halves<0>(halves[parity]), S::widen_halves<1>(halves[parity])};
@@ -452,14 +200,14 @@ ASX_INLINE bool pq_any_passes(const PqRegisters<Q, B>& low, const PqRegisters<Q,
     for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) {
-            const auto even = S::sub_halves(low.v[q][b], S::halves_up(high.v[q][b]));
+            const auto even = S::sub_halves(low.v[q][b], S::halves_up(high.v[q][b], 8));
             beyond = S::max_halves(beyond, S::sub_to_zero(S::max_halves(even, high.v[q][b]), limits[q]));
         }
     return S::any_half(beyond);
 }
 
 template <int Q, int B> struct PqInput {
-    int64_t coarse; // rows of bytes of the trees in front that count `pq_coarse` times
+    const PqHeader* header;
     const uint8_t* at[B]; // codes of B registers of rows
     const uint8_t* tables[Q];
     const uint8_t* next; // what to fetch meanwhile, in the order of memory
@@ -525,12 +273,6 @@ ASX_INLINE void pq_add_tree(const PqInput<Q, B>& in, int64_t i, int64_t left, Pq
     }
 }
 
-ASX_INLINE Simd::Bytes pq_times_coarse(Simd::Bytes a) {
-    static_assert(pq_coarse == 4.0f, "doubled twice");
-    const auto twice = Simd::add_halves(a, a);
-    return Simd::add_halves(twice, twice);
-}
-
 // Sums for B registers of rows; byte_rows: subspaces of 8 bits, pairs of 4 bits.
 template <int bits, bool exact, bool fetch, int Q, int B>
 ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<Q, B>& low_out, PqRegisters<Q, B>& high_out) {
@@ -540,16 +282,25 @@ ASX_INLINE void pq_sums(const PqInput<Q, B>& in, int64_t byte_rows, PqRegisters<
     for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
         for (int b = 0; b < B; ++b) low.v[q][b] = high.v[q][b] = Simd::set_halves(0);
-    int64_t i = 0;
-    if constexpr (!exact) {
-        for (; i < in.coarse; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
+    const int64_t whole = byte_rows / n * n;
+    if constexpr (exact) {
+        for (int64_t i = 0; i < whole; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
+    } else {
+        const PqSegment *segment = in.header->segment, *last = segment + in.header->segments - 1;
+        while (true) {
+            for (int64_t i = segment->first * n; i < segment->end * n; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
+            if (segment == last) break;
 #pragma GCC unroll 4
-        for (int q = 0; q < Q && i > 0; ++q)
+            for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
-            for (int b = 0; b < B; ++b) low.v[q][b] = pq_times_coarse(low.v[q][b]), high.v[q][b] = pq_times_coarse(high.v[q][b]);
+                for (int b = 0; b < B; ++b) {
+                    low.v[q][b] = Simd::halves_up(low.v[q][b], segment->doublings);
+                    high.v[q][b] = Simd::halves_up(high.v[q][b], segment->doublings);
+                }
+            ++segment;
+        }
     }
-    for (; i + n <= byte_rows; i += n) pq_add_tree<bits, exact, fetch, false>(in, i, n, low, high);
-    if (i < byte_rows) pq_add_tree<bits, exact, fetch, true>(in, i, byte_rows - i, low, high);
+    if (whole < byte_rows) pq_add_tree<bits, exact, fetch, true>(in, whole, byte_rows - whole, low, high);
 #pragma GCC unroll 4
     for (int q = 0; q < Q; ++q)
 #pragma GCC unroll 8
@@ -566,7 +317,7 @@ ASX_INLINE int64_t pq_scan_with(const Block* block, const void* packed, const fl
     int64_t least[Q];
     Simd::Bytes below[Q]; // one less than the least sums, as far as 16 bits can hold them
     PqLimit limits[Q];
-    in.coarse = header->coarse * pq_byte_rows<bits, exact>;
+    in.header = header;
     bool all = false; // rows with sums of 0 pass
     for (int q = 0; q < Q; ++q) {
         const int real = q < header->count ? q : 0; // missing queries repeat the first, and emit nothing

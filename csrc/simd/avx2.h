@@ -303,7 +303,7 @@ struct Simd {
     static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm256_add_epi16(a, b); }
     static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return _mm256_sub_epi16(a, b); }
     static ASX_INLINE Bytes halves_down(Bytes a) { return _mm256_srli_epi16(a, 8); }
-    static ASX_INLINE Bytes halves_up(Bytes a) { return _mm256_slli_epi16(a, 8); }
+    static ASX_INLINE Bytes halves_up(Bytes a, int bits) { return _mm256_slli_epi16(a, bits); }
     static ASX_INLINE Bytes set_halves(uint16_t x) { return _mm256_set1_epi16(static_cast<int16_t>(x)); }
     template <int part> static ASX_INLINE F widen_halves(Bytes a) {
         return _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(_mm256_extracti128_si256(a, part)));

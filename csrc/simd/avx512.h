@@ -278,7 +278,7 @@ struct Simd {
     static ASX_INLINE Bytes add_halves(Bytes a, Bytes b) { return _mm512_add_epi16(a, b); } // 16-bit elements
     static ASX_INLINE Bytes sub_halves(Bytes a, Bytes b) { return _mm512_sub_epi16(a, b); }
     static ASX_INLINE Bytes halves_down(Bytes a) { return _mm512_srli_epi16(a, 8); }
-    static ASX_INLINE Bytes halves_up(Bytes a) { return _mm512_slli_epi16(a, 8); }
+    static ASX_INLINE Bytes halves_up(Bytes a, int bits) { return _mm512_slli_epi16(a, bits); }
     static ASX_INLINE Bytes set_halves(uint16_t x) { return _mm512_set1_epi16(static_cast<int16_t>(x)); }
     template <int part> static ASX_INLINE F widen_halves(Bytes a) {
         return _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(a, part)));

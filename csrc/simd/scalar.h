@@ -293,8 +293,8 @@ struct Simd {
     static ASX_INLINE Bytes halves_down(Bytes a) {
         return halves(a, a, [](uint32_t x, uint32_t) { return x >> 8; });
     }
-    static ASX_INLINE Bytes halves_up(Bytes a) {
-        return halves(a, a, [](uint32_t x, uint32_t) { return x << 8; });
+    static ASX_INLINE Bytes halves_up(Bytes a, int bits) {
+        return halves(a, a, [bits](uint32_t x, uint32_t) { return x << bits; });
     }
     static ASX_INLINE Bytes set_halves(uint16_t x) {
         return halves(Bytes{}, Bytes{}, [x](uint32_t, uint32_t) { return static_cast<uint32_t>(x); });

@@ -103,7 +103,42 @@ def test_wide_subspaces_in_front(backend: Backend, wide: int, bits: int) -> None
     check_scans(backend, tables, make(3000, 43, bits), bits, 20, (1, 2, 9))
 
 
-def rounded_at_its_worst(wide: int, bits: int) -> tuple[Array, Array]:
+def steep(tables: Array, wide: int, ratio: float) -> Array:
+    """Ranges that fall by `ratio` from subspace `wide` on to those farthest from it."""
+    away = np.abs(np.arange(tables.shape[1]) - wide)
+    return (tables * (ratio ** (-away / max(away.max(), 1)))[:, None]).astype(np.float32)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("ratio", [10, 1000, 1e6, 1e30])
+def test_any_subspace_may_be_the_widest(backend: Backend, ratio: float, bits: int) -> None:
+    """One after the other, with every number of subspaces up to a tree and some of several trees, whole and not."""
+    for subspaces in (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 17, 41, 145):
+        tables, codes = make_tables(5, subspaces, bits), make(400, subspaces, bits)
+        for wide in range(0, subspaces, (subspaces + 4) // 5):
+            check_scans(backend, steep(tables, wide, ratio), codes, bits, 10, (1, 5))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1, 1e28, 1e34, 1e37])
+def test_steep_ranges_at_the_ends_of_the_float_range(backend: Backend, scale: float, bits: int) -> None:
+    """Some of them zero, with queries of other sizes and shapes in the same call."""
+    codes, tables = make(2000, 48, bits), make_tables(8, 48, bits)
+    with np.errstate(all="ignore"):
+        for wide, ratio in ((0, 1e3), (0, 1e9), (47, 1e3), (20, 200)):
+            some = steep(tables, wide, ratio)
+            some[:, ::5] = some[:, ::5, :1]
+            some[1] *= np.float32(1e-6)
+            some[2] = some[2, ::-1]
+            some[3] = 0
+            check_scans(backend, (some * np.float32(scale)).astype(np.float32), codes, bits, 20, (1, 4, 8))
+
+
+# Trees (of 8 subspaces) that are wider than others, as many times.
+WIDER: list[dict[int, int]] = [{}, {0: 4}, {0: 128}, {11: 16}, {4: 64, 5: 16, 6: 4}]
+
+
+def rounded_at_its_worst(wider: dict[int, int], bits: int) -> tuple[Array, Array]:
     """Tables and codes: the best rows are rounded down in all subspaces, slightly worse ones before them up, for some query, wherever a
     scan rounds. Subspaces enough for that to be more than what the average of the last tree, of one subspace, exceeds it by."""
     subspaces, queries, step = 97, 40, 1 / (127 if bits == 4 else 255)
@@ -111,7 +146,8 @@ def rounded_at_its_worst(wide: int, bits: int) -> tuple[Array, Array]:
     tables = np.full((queries, subspaces, 2**bits), 0.5)
     tables[:, :, 0], tables[:, :, 1] = 0, 1
     tables[:, :-1, 2:4] = (0.5 + np.arange(queries) / queries * step)[:, None, None] + np.array([0, apart])
-    tables[:, :wide] *= 4
+    for tree, times in wider.items():
+        tables[:, 8 * tree : 8 * tree + 8] *= times
     tables[:, -1, 2] += 1.02 * (tables[:, :-1, 3] - tables[:, :-1, 2]).sum(axis=1)
     codes = np.zeros((1000, subspaces), np.uint8)
     codes[:300], codes[900:920] = 3, 2
@@ -119,9 +155,9 @@ def rounded_at_its_worst(wide: int, bits: int) -> tuple[Array, Array]:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-@pytest.mark.parametrize("wide", [0, 8])
-def test_rounding_at_its_worst(backend: Backend, wide: int, bits: int) -> None:
-    tables, codes = rounded_at_its_worst(wide, bits)
+@pytest.mark.parametrize("wider", WIDER, ids=str)
+def test_rounding_at_its_worst(backend: Backend, wider: dict[int, int], bits: int) -> None:
+    tables, codes = rounded_at_its_worst(wider, bits)
     for sign in (1, -1):
         check_scans(backend, sign * tables, codes, bits, 20, (1, len(tables)))
 

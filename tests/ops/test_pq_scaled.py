@@ -10,7 +10,7 @@ import oracles
 import pytest
 from hypothesis import given, strategies as st
 from numpy.typing import NDArray
-from test_pq import TABLES, blocked, make, make_tables, rounded_at_its_worst, whole
+from test_pq import TABLES, WIDER, blocked, make, make_tables, rounded_at_its_worst, steep, whole
 
 from adaptive_search.backends.protocol import Backend, Bound, CodeChunk, Rows, Scaling
 
@@ -106,9 +106,15 @@ def test_tables_of_all_shapes(backend: Backend, shape: str) -> None:
         check(backend, made(1500, 9), TABLES[shape](make_tables(18, 9, 4)), terms(18), 25, (1, 18))
 
 
-@pytest.mark.parametrize("wide", [0, 8])
-def test_rounding_at_its_worst(backend: Backend, wide: int) -> None:
-    tables, codes = rounded_at_its_worst(wide, 4)
+@pytest.mark.parametrize("wide", [0, 20, 47])
+def test_steep_ranges(backend: Backend, wide: int) -> None:
+    for ratio in (1e3, 1e6):
+        check(backend, made(2000, 48), steep(make_tables(8, 48, 4), wide, ratio), terms(8), 20, (1, 4, 8))
+
+
+@pytest.mark.parametrize("wider", WIDER, ids=str)
+def test_rounding_at_its_worst(backend: Backend, wider: dict[int, int]) -> None:
+    tables, codes = rounded_at_its_worst(wider, 4)
     data = Scaled(codes, np.ones(len(codes), np.float32), np.zeros(len(codes), np.float32))
     none = np.zeros(len(tables))
     for sign in (1, -1):
