@@ -9,8 +9,10 @@ from collections import Counter
 import pytest
 
 SAMPLED = (
-    *(f"tests/ops/test_{family}.py" for family in ("dense", "hamming", "integer", "pq", "pq_scaled")),
-    *(f"tests/test_{subject}.py" for subject in ("functional", "quantizers", "index_search")),
+    *(f"tests/ops/test_dense_{subject}.py" for subject in ("places", "products", "scan")),
+    *(f"tests/ops/test_{family}.py" for family in ("hamming", "integer", "pq", "pq_scaled")),
+    *(f"tests/test_functional_{subject}.py" for subject in ("arrays", "distances", "errors", "plain", "rescore", "top_k")),
+    *(f"tests/test_{subject}.py" for subject in ("quantizers", "index_search")),
 )
 
 STRIDE = 53

@@ -91,21 +91,34 @@ PyRows bit_rows(const py::sequence& chunks, int64_t bits, const py::object& ids)
     return finished(std::move(rows), chunks, ids);
 }
 
-PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids) {
+namespace {
+
+int64_t code_bytes_of(int64_t subspaces, int bits) {
     require(bits == 4 || bits == 8, "bits: expected 4 or 8");
     require(subspaces >= 1 && subspaces <= 65535, "subspaces: expected 1 to 65,535");
-    const int64_t code_bytes = bits == 8 ? subspaces : (subspaces + 1) / 2;
+    return bits == 8 ? subspaces : (subspaces + 1) / 2;
+}
+
+}  // namespace
+
+Chunk pq_chunk(const py::array& packed, int64_t rows, int64_t subspaces, int bits) {
+    const int64_t code_bytes = code_bytes_of(subspaces, bits);
+    const uint8_t* base = contiguous<uint8_t>(packed, 3, "packed codes");
+    require(packed.shape(1) == code_bytes && packed.shape(2) == kPqBlock && packed.shape(0) >= (rows + kPqBlock - 1) / kPqBlock,
+            "packed codes: expected shape (blocks of 64 rows, code bytes, 64)");
+    Chunk chunk;
+    chunk.rows = rows;
+    chunk.pieces.push_back({base, code_bytes * kPqBlock, subspaces});
+    return chunk;
+}
+
+PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids) {
+    code_bytes_of(subspaces, bits); // looks at them, where there are no chunks
     std::vector<Chunk> out;
     for (const py::handle& item : chunks) {
-        const auto a = item.attr("packed").cast<py::array>();
-        Chunk chunk;
-        chunk.rows = item.attr("rows").cast<int64_t>();
+        Chunk chunk = pq_chunk(item.attr("packed").cast<py::array>(), item.attr("rows").cast<int64_t>(), subspaces, bits);
         chunk.weights = per_row(item.attr("scales"), chunk.rows, "scales");
         chunk.norms = per_row(item.attr("terms"), chunk.rows, "terms");
-        const uint8_t* base = contiguous<uint8_t>(a, 3, "packed codes");
-        require(a.shape(1) == code_bytes && a.shape(2) == kPqBlock && a.shape(0) >= (chunk.rows + kPqBlock - 1) / kPqBlock,
-                "packed codes: expected shape (blocks of 64 rows, code bytes, 64)");
-        chunk.pieces.push_back({base, code_bytes * kPqBlock, subspaces});
         out.push_back(std::move(chunk));
     }
     PyRows result = finished(Rows(kInt8, {subspaces}, std::move(out), ids_pointer(ids)), chunks, ids);

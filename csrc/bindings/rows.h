@@ -38,6 +38,8 @@ Metric metric_of(const std::string& name);
 Piece piece_of(const py::array& a, py::ssize_t item_bytes);
 PyRows dense_rows(const std::string& kind, const py::sequence& chunks, const py::object& ids);
 PyRows bit_rows(const py::sequence& chunks, int64_t bits, const py::object& ids);
+// Codes as Python packs them, by which the chunk has to be outlived.
+Chunk pq_chunk(const py::array& packed, int64_t rows, int64_t subspaces, int bits);
 PyRows pq_rows(const py::sequence& chunks, int64_t subspaces, int bits, const py::object& ids);
 PyRows list_rows(const py::sequence& chunks, const PyRows& centroids, const py::object& ids);
 

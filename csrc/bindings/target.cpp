@@ -122,12 +122,11 @@ Rows rows_of_piece(Kind kind, const Piece& piece, int64_t count) {
     return Rows(kind, {piece.width}, {chunk}, nullptr);
 }
 
-int64_t dense_at_once(const Target& self, Kind kind, const Piece& piece, int64_t count, const float* queries, int64_t n_queries, int64_t k,
-                      Metric metric, float* scores, int64_t* found) {
-    const auto problem = [&](std::shared_ptr<const Rows> rows) {
-        return std::make_shared<DenseProblem>(*self.table, std::move(rows), queries, n_queries, metric, true);
+// What `search_at_once` makes a problem with.
+auto dense_problem_maker(const Target& self, const float* queries, int64_t count, Metric metric) {
+    return [=, &table = *self.table](std::shared_ptr<const Rows> rows) {
+        return std::make_shared<DenseProblem>(table, std::move(rows), queries, count, metric, true);
     };
-    return search_at_once(rows_of_piece(kind, piece, count), problem, k, scores, found);
 }
 
 py::tuple dense_top_k(const Target& self, const std::string& kind_name, const py::array& rows, const py::array& queries, int64_t k,
@@ -140,7 +139,8 @@ py::tuple dense_top_k(const Target& self, const std::string& kind_name, const py
     const int64_t count = queries.shape(0);
     py::array_t<float> scores({count, k});
     py::array_t<int64_t> found({count, k});
-    const int64_t bad = dense_at_once(self, kind, piece, rows.shape(0), q, count, k, metric, scores.mutable_data(), found.mutable_data());
+    const int64_t bad = search_at_once(rows_of_piece(kind, piece, rows.shape(0)), dense_problem_maker(self, q, count, metric), k,
+                                       scores.mutable_data(), found.mutable_data());
     return py::make_tuple(scores, found, bad);
 }
 
@@ -161,6 +161,16 @@ template <class T> PlainRows plain_rows(py::handle value, int64_t most_width) {
     return {{static_cast<const uint8_t*>(x.data()), x.strides(0), width}, x.shape(0)};
 }
 
+// (rows, scores) of the k best, or of all rows if these are fewer; None if one is bad.
+template <class T, class MakeProblem> py::object plain_found(const PlainQueries<T>& queries, Rows rows, MakeProblem problem, int64_t k) {
+    const int64_t kept = std::min(k, rows.size());
+    const std::vector<py::ssize_t> shape = queries.shape(kept);
+    py::array_t<float> scores(shape);
+    py::array_t<int64_t> found(shape);
+    if (search_at_once(std::move(rows), problem, kept, scores.mutable_data(), found.mutable_data()) >= 0) return py::none();
+    return py::make_tuple(found, scores);
+}
+
 // None if arguments are out of the ordinary, or wrong, or the work is not small.
 py::object plain_top_k(const Target& self, py::handle queries, py::handle rows, py::handle k, py::handle metric, int64_t most) {
     constexpr int64_t most_dims = 32768;
@@ -173,14 +183,8 @@ py::object plain_top_k(const Target& self, py::handle queries, py::handle rows, 
     if (q.count == 0) return py::none();
     const auto is = [&](const char* name) { return PyUnicode_CompareWithASCIIString(metric.ptr(), name) == 0; };
     if (!is("ip") && !is("cosine") && !is("l2")) return py::none();
-    const int64_t kept = std::min(wanted, x.count);
-    const std::vector<py::ssize_t> shape = q.shape(kept);
-    py::array_t<float> scores(shape);
-    py::array_t<int64_t> found(shape);
     const Metric by = is("ip") ? kIp : is("l2") ? kL2 : kCosine;
-    if (dense_at_once(self, kFloat32, x.piece, x.count, q.data, q.count, kept, by, scores.mutable_data(), found.mutable_data()) >= 0)
-        return py::none();
-    return py::make_tuple(found, scores);
+    return plain_found(q, rows_of_piece(kFloat32, x.piece, x.count), dense_problem_maker(self, q.data, q.count, by), wanted);
 }
 
 py::tuple dense_rescore(const Target& self, const PyRows& rows, const py::array& queries, const py::array& candidates, int64_t k,
@@ -268,17 +272,12 @@ py::object plain_hamming_top_k(const Target& self, py::handle queries, py::handl
     const int64_t width = x.piece.width;
     const PlainQueries q = plain_queries<uint8_t>(queries, width, std::min(most_plain_queries, most / width / x.count));
     if (q.count == 0) return py::none();
-    const int64_t kept = std::min(wanted, x.count);
-    const std::vector<py::ssize_t> shape = q.shape(kept);
-    py::array_t<float> scores(shape);
-    py::array_t<int64_t> found(shape);
     Rows rows = rows_of_piece(kInt8, x.piece, x.count);
     rows.last_word = last_word_mask(8 * width);
     const auto problem = [&](std::shared_ptr<const Rows> all) {
         return std::make_shared<HammingProblem>(*self.table, std::move(all), q.data, q.count, true);
     };
-    search_at_once(std::move(rows), problem, kept, scores.mutable_data(), found.mutable_data());
-    return py::make_tuple(found, scores);
+    return plain_found(q, std::move(rows), problem, wanted);
 }
 
 py::tuple hamming_rescore(const Target& self, const PyRows& rows, const py::array& codes, const py::array& candidates, int64_t k) {
@@ -382,6 +381,31 @@ void centroid_sums_op(const Target&, const py::array& points, const py::array& n
     const auto* from = static_cast<const uint8_t*>(points.data());
     const py::gil_scoped_release free;
     centroid_sums(from, stride, count, width, n, codewords, s, c);
+}
+
+// As `plain_top_k`, of packed codes; `most` codewords that are looked up, of 16 each.
+py::object plain_pq_top_k(const Target& self, py::handle queries, const py::array& packed, int64_t rows, const py::array& codebooks,
+                          int64_t dims, bool squared, py::handle k, int64_t most) {
+    const int64_t wanted = plain_count(k), subspaces = codebooks.shape(0), codewords = codebooks.shape(1);
+    const Codebooks books = codebooks_of(codebooks);
+    const int bits = codewords == 16 ? 4 : 8;
+    require(codewords == int64_t{1} << bits && 0 <= dims && dims <= subspaces * codebooks.shape(2),
+            "codebooks: expected 16 or 256 codewords of all dims");
+    const Chunk chunk = pq_chunk(packed, rows, subspaces, bits);
+    if (wanted < 1 || rows < 1) return py::none();
+    const PlainQueries q = plain_queries<float>(queries, dims, std::min(most_plain_queries, most / rows / (subspaces * codewords / 16)));
+    if (q.count == 0) return py::none();
+    std::vector<float> tables(static_cast<size_t>(q.count * subspaces * codewords));
+    const auto finite = [&] {
+        const py::gil_scoped_release free;
+        return books.tables(*self.table, q.data, q.count, dims, squared, tables.data());
+    };
+    if (!finite()) return py::none();
+    const auto problem = [&](std::shared_ptr<const Rows> all) {
+        return std::make_shared<PqProblem>(*self.table, std::move(all), subspaces, bits, tables.data(), q.count, !squared, ScoreScaling(),
+                                           true);
+    };
+    return plain_found(q, Rows(kInt8, {subspaces}, {chunk}, nullptr), problem, wanted);
 }
 
 void pq_descend(const Target& self, const py::array& units, const py::array& lengths, const py::array& codebooks, float extra,
@@ -523,6 +547,8 @@ void register_targets(py::module_& m) {
                 return pair_of(rescored(*pq_problem(self, rows, tables, largest, scaling, false), candidates, k));
             },
             arg("rows"), arg("tables"), arg("candidates"), arg("k"), arg("largest"), arg("scaling") = none)
+        .def("plain_pq_top_k", &plain_pq_top_k, arg("queries"), arg("packed"), arg("rows"), arg("codebooks"), arg("dims"), arg("squared"),
+             arg("k"), arg("most"))
         .def("pq_tables", &pq_tables, arg("queries"), arg("codebooks"), arg("squared"), arg("out"))
         .def("pq_whole", &pq_whole, arg("tables"), arg("base"), arg("step"))
         .def("pq_assign", &pq_assign, arg("vectors"), arg("codebooks"), arg("out"))

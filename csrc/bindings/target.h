@@ -3,6 +3,7 @@
 
 #include "bindings/rows.h"
 #include "ops/dense.h"
+#include "ops/integer.h"
 #include "ops/listing.h"
 #include "ops/pq.h"
 

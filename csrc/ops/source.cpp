@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "ops/dense.h"
+#include "ops/integer.h"
 #include "ops/listing.h"
 
 namespace asx {

@@ -23,6 +23,9 @@ SMALL_WORK = 1 << 20
 NARROWEST = 16
 """So few products (queries times rows times dims, or 16), a fraction of a millisecond, are computed in one call: sharing costs more."""
 
+SMALL_LOOKUPS = 1 << 24
+"""So many entries of tables of 16, looked up in about the same time."""
+
 FEW_QUERIES = 4
 
 CANDIDATE_ENTRIES = 1 << 20

@@ -16,7 +16,7 @@ from .arrays import Matrix, block_rows, ranges
 from .backends import current
 from .backends.protocol import IntegerMetric, Rows
 from .execution import queries_at_once, run_ranges
-from .flat import DenseFamily, HammingFamily, IntegerFamily
+from .flat import DenseFamily, Family, HammingFamily, IntegerFamily
 from .types import F32, I32, I64, Array, Metric, Neighbors
 from .validation import (
     as_batch,
@@ -63,7 +63,7 @@ def hamming_family(queries: Any, codes: Any, bits: Any) -> tuple[HammingFamily, 
     return HammingFamily(current(), rows[:, :width], np.ascontiguousarray(batch[:, :width]), count), single
 
 
-def _plain_threads(threads: Any) -> bool:
+def plain_threads(threads: Any) -> bool:
     """Small work is done by the calling thread, whatever number of them is allowed."""
     return threads is None or (type(threads) is int and threads >= 1)
 
@@ -105,9 +105,7 @@ def dot(queries: Any, rows: Any, *, dims: int | None = None, threads: int | None
     array([[11., 17.]], dtype=float32)
     """
     batch, matrix, single = _compared(queries, rows, dims)
-    family = DenseFamily(current(), matrix, as_float32(batch), "ip")
-    out = all_pairs(family, np.float32, as_threads(threads))
-    return out[0] if single else out
+    return all_pairs(DenseFamily(current(), matrix, as_float32(batch), "ip"), np.float32, threads, single)
 
 
 def hamming(queries: Any, codes: Any, *, bits: int | None = None, threads: int | None = None) -> I32:
@@ -140,12 +138,12 @@ def hamming(queries: Any, codes: Any, *, bits: int | None = None, threads: int |
     array([0, 3], dtype=int32)
     """
     family, single = hamming_family(queries, codes, bits)
-    out = all_pairs(family, np.int32, as_threads(threads))
-    return out[0] if single else out
+    return all_pairs(family, np.int32, threads, single)
 
 
-def all_pairs(family: DenseFamily | HammingFamily, dtype: type[np.generic], threads: int | None) -> Array:
-    """Products, distances or what else a family fills in: (Q, N)."""
+def all_pairs(family: DenseFamily | HammingFamily, dtype: type[np.generic], threads: Any, single: bool) -> Array:
+    """Products, distances or what else a family fills in: (Q, N), or (N,) for a single query."""
+    threads = as_threads(threads)
     out = np.empty((family.queries, family.rows), dtype)
     for first, last in family.blocks():
         rows = family.open(first, last)
@@ -163,7 +161,7 @@ def all_pairs(family: DenseFamily | HammingFamily, dtype: type[np.generic], thre
                 family.check_rows(first, last, None)
             if not whole:
                 out[start:stop, first:last] = part
-    return out
+    return out[0] if single else out
 
 
 def top_k(
@@ -206,7 +204,7 @@ def top_k(
     >>> asx.top_k(np.float32([1, 0]), rows, k=2)
     Neighbors(ids=array([0, 2]), scores=array([1. , 0.6], dtype=float32))
     """
-    if dims is None and mask is None and _plain_threads(threads):
+    if dims is None and mask is None and plain_threads(threads):
         plain = current().plain_top_k(queries, rows, k, metric, flat.SMALL_WORK)
         if plain is not None:
             return Neighbors._make(plain)
@@ -252,11 +250,16 @@ def hamming_top_k(queries: Any, codes: Any, k: int, *, bits: int | None = None, 
     >>> asx.hamming_top_k(np.uint8([0]), np.uint8([[7], [1], [2]]), k=2)
     Neighbors(ids=array([1, 2]), scores=array([1., 1.], dtype=float32))
     """
-    if bits is None and mask is None and _plain_threads(threads):
+    if bits is None and mask is None and plain_threads(threads):
         plain = current().plain_hamming_top_k(queries, codes, k, flat.SMALL_WORK)
         if plain is not None:
             return Neighbors._make(plain)
     family, single = hamming_family(queries, codes, bits)
+    return best_rows(family, k, mask, threads, single)
+
+
+def best_rows(family: Family, k: Any, mask: Any, threads: Any, single: bool) -> Neighbors:
+    """The k best rows of a family for every query, or for a single one; of arguments as users give them."""
     k = as_k(k)
     allowed = as_mask(mask, family.queries, family.rows)
     return squeezed(flat.top_k(family, k, allowed, as_threads(threads)), single)

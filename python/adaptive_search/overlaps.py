@@ -14,14 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import flat
 from .arrays import block_rows, ranges
 from .backends.protocol import Rows, Scan
 from .execution import CANDIDATE_BYTES
 from .flat import HammingFamily
-from .functional import all_pairs, hamming_family, squeezed
+from .functional import all_pairs, best_rows, hamming_family
 from .types import F32, I32, I64, U8, Array, Bool, Neighbors
-from .validation import as_k, as_mask, as_threads
 
 U32 = NDArray[np.uint32]
 
@@ -174,15 +172,12 @@ def _quotients(differing: U32, own: U32, sizes: U32) -> F32:
 
 def _of_all(measure: Measure, dtype: type[np.generic], queries: Any, codes: Any, bits: Any, threads: Any) -> Array:
     family, single = hamming_family(queries, codes, bits)
-    out = all_pairs(_Overlaps.of(family, measure), dtype, as_threads(threads))
-    return out[0] if single else out
+    return all_pairs(_Overlaps.of(family, measure), dtype, threads, single)
 
 
 def _best(measure: Measure, queries: Any, codes: Any, k: Any, bits: Any, mask: Any, threads: Any) -> Neighbors:
     family, single = hamming_family(queries, codes, bits)
-    k = as_k(k)
-    allowed = as_mask(mask, family.queries, family.rows)
-    return squeezed(flat.top_k(_Overlaps.of(family, measure), k, allowed, as_threads(threads)), single)
+    return best_rows(_Overlaps.of(family, measure), k, mask, threads, single)
 
 
 @dataclass(frozen=True, eq=False)

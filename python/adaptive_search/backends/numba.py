@@ -55,6 +55,9 @@ class NumbaBackend:
     def plain_hamming_top_k(self, queries: Any, codes: Any, k: Any, most: int) -> None:
         """Always left to the caller."""
 
+    def plain_pq_top_k(self, queries: Any, packed: U8, rows: int, codebooks: F32, dims: int, squared: bool, k: Any, most: int) -> None:
+        """Always left to the caller."""
+
     def dense_rescore(self, rows: Rows, queries: F32, candidates: I64, k: int, metric: Metric) -> tuple[F32, I64, int]:
         return dense.rescore(_own(rows, NumbaRows), queries, candidates, k, metric)
 

@@ -277,6 +277,12 @@ class Backend(Protocol):
         """``tables`` (Q, M, 2**bits) float32, finite. ``largest``: larger scores are better (ip, cosine), else smaller (l2). Scores are
         sums, or what ``scaling`` makes of them."""
 
+    def plain_pq_top_k(
+        self, queries: Any, packed: U8, rows: int, codebooks: F32, dims: int, squared: bool, k: Any, most: int
+    ) -> tuple[I64, F32] | None:
+        """As `plain_top_k`, of codes packed as for `pq_rows`, by `pq_tables` of a user's queries (Q, dims); ``most``: lookups in tables
+        of 16 entries, for which one of 256 counts 16 times."""
+
     def pq_rescore(
         self, rows: Rows, tables: F32, candidates: I64, k: int, largest: bool, scaling: Scaling | None = None
     ) -> tuple[F32, I64]: ...

@@ -11,7 +11,7 @@ from .. import flat
 from ..arrays import block_rows, ranges
 from ..backends import current
 from ..execution import progress_bar
-from ..functional import squeezed
+from ..functional import best_rows, plain_threads
 from ..rotations import is_orthogonal, rotated
 from ..types import F32, I32, I64, MAX_DIM, U8, Array, Metric, Neighbors
 from ..validation import (
@@ -19,11 +19,8 @@ from ..validation import (
     as_float,
     as_float32,
     as_int,
-    as_k,
-    as_mask,
     as_matrix,
     as_ndarray,
-    as_threads,
     check_elements,
     check_rotation,
 )
@@ -266,17 +263,31 @@ class ProductQuantizer(Quantizer):
         k, mask, threads
             As for `adaptive_search.top_k`.
         """
+        self._check_fitted()
+        if isinstance(codes, PackedCodes) and self._packs(codes) and self._asks_plainly and mask is None and plain_threads(threads):
+            squared = self.metric == "l2"
+            plain = current().plain_pq_top_k(queries, codes.data, codes.rows, self.codebooks, self.dim, squared, k, flat.SMALL_LOOKUPS)
+            if plain is not None:
+                return Neighbors._make(plain)
         batch, single = self._queries(queries)
         rows = self._codes(codes)
-        allowed = as_mask(mask, len(batch), len(rows))
         entries = 4 * self.subspaces << self.bits
         family = PackedFamily(current(), batch, rows, self.metric != "l2", entries, self.pack, lambda some: (self.query_tables(some), None))
-        return squeezed(flat.top_k(family, as_k(k), allowed, as_threads(threads)), single)
+        return best_rows(family, k, mask, threads, single)
+
+    def _packs(self, codes: PackedCodes) -> bool:
+        """Whether they can be this quantizer's."""
+        return (codes.subspaces, codes.bits) == (self.subspaces, self.bits) and codes.factors is None
+
+    @property
+    def _asks_plainly(self) -> bool:
+        """Whether tables are made of queries as they are."""
+        return self.rotation_matrix is None and self.metric != "cosine"
 
     def _codes(self, codes: Any) -> U8 | PackedCodes:
         if not isinstance(codes, PackedCodes):
             return as_codes(codes, "codes", self.code_bytes)
-        if (codes.subspaces, codes.bits) != (self.subspaces, self.bits) or codes.factors is not None:
+        if not self._packs(codes):
             raise ValueError(f"codes: expected {self.subspaces} subspaces of {self.bits} bits, got {codes!r}")
         return codes
 

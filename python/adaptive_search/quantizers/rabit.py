@@ -8,15 +8,14 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from .. import flat
 from ..arrays import block_rows, ranges
 from ..backends import current
 from ..backends.protocol import Scaling
-from ..functional import squeezed
+from ..functional import best_rows
 from ..hadamard import HadamardRotation
 from ..rotations import rotated
 from ..types import F32, F64, I8, MAX_DIM, U8, Array, Metric, Neighbors
-from ..validation import as_codes, as_int, as_k, as_mask, as_threads
+from ..validation import as_codes, as_int
 from .base import Quantizer, taken
 from .int8 import FLOAT32_MAX
 from .packed import PackedCodes, PackedFamily, check_factors
@@ -208,10 +207,8 @@ class RaBitQuantizer(Quantizer):
             As for `adaptive_search.top_k`.
         """
         batch, single = self._queries(queries)
-        rows = self._codes(codes)
-        allowed = as_mask(mask, len(batch), len(rows))
-        family = PackedFamily(current(), batch, rows, self.metric != "l2", 64 * self.subspaces, self.pack, self.ask)
-        return squeezed(flat.top_k(family, as_k(k), allowed, as_threads(threads)), single)
+        family = PackedFamily(current(), batch, self._codes(codes), self.metric != "l2", 64 * self.subspaces, self.pack, self.ask)
+        return best_rows(family, k, mask, threads, single)
 
     def pack(self, codes: Any) -> PackedCodes:
         """Row-major codes in the layout that scans fastest."""

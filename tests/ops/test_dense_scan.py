@@ -1,79 +1,22 @@
-"""Dense scans, rescoring, products and norms against float64 and, to the bit, against the canonical model."""
+"""Dense scans against float64 and, to the bit, against the canonical model."""
 
 from __future__ import annotations
 
-import itertools
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import awkward
 import numpy as np
 import oracles
 import pytest
+from dense_cases import FLOATS, Array, check, chunks, make, make_queries
 from hypothesis import given, strategies as st
-from numpy.typing import NDArray
 
-from adaptive_search.backends.protocol import Backend, DenseChunk
+from adaptive_search.backends.protocol import Backend
 from adaptive_search.types import KINDS, METRICS, Kind, Metric
 
-Array = NDArray[Any]
-
-FLOATS: tuple[Kind, ...] = ("float32", "float16", "bfloat16")
+# --- scans --------------------------------------------------------------------------------------------------------------
 
 
-def make(kind: Kind, n: int, dims: int, seed: int = 0) -> Array:
-    rng = np.random.default_rng(seed)
-    return oracles.narrowed(kind, rng.standard_normal((n, dims)) * (50 if kind == "int8" else 1))
-
-
-def make_queries(count: int, dims: int, seed: int = 1) -> Array:
-    return np.random.default_rng(seed).standard_normal((count, dims)).astype(np.float32)
-
-
-def chunks(
-    rows: Array, sizes: tuple[int, ...] = (10**9,), cuts: tuple[int, ...] = (), place: Any = None, norms: Array | None = None
-) -> list[DenseChunk]:
-    """Rows cut into chunks, dims cut into pieces that each lie somewhere else."""
-    place = place or (lambda array: array)
-    edges = [0, *cuts, rows.shape[1]]
-    return [
-        DenseChunk(
-            tuple(place(np.ascontiguousarray(rows[part, a:b])) for a, b in itertools.pairwise(edges)),
-            None if norms is None else norms[part].copy(),
-        )
-        for part in awkward.cut(len(rows), sizes)
-    ]
-
-
-def check(
-    found: tuple[Array, Array],
-    metric: Metric,
-    kind: Kind,
-    queries: Array,
-    rows: Array,
-    k: int,
-    ids: Array | None = None,
-    allowed: Array | None = None,
-    overflows: bool = False,
-    modelled: Array | None = None,
-) -> None:
-    """Ids and score bits are those of the canonical model; scores lie within the bound around float64, unless sums overflow."""
-    wide = oracles.widened(kind, rows)
-    if modelled is None:
-        modelled = oracles.canonical_score(metric, queries, wide)
-    scores, numbers = oracles.best(modelled, k, ids=ids, largest=metric != "l2", allowed=allowed)
-    np.testing.assert_array_equal(found[1], numbers)
-    assert found[0].dtype == np.float32
-    assert found[1].dtype == np.int64
-    assert oracles.same_bits(found[0], scores)
-    if not overflows:
-        query, place = np.nonzero(numbers >= 0)
-        row = numbers[query, place]
-        exact, bound = oracles.score(metric, queries, wide), oracles.error_bound(metric, queries, wide)
-        assert np.all(np.abs(found[0][query, place] - exact[query, row]) <= bound[query, row])
-
-
-# --- scans ---------------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("dims", awkward.DIMS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_dims(backend: Backend, kind: Kind, dims: int) -> None:
@@ -138,7 +81,9 @@ def test_batches_do_not_change_bits(backend: Backend, metric: Metric, kind: Kind
         assert oracles.same_bits(scores, np.concatenate([one[0] for one in alone[:count]]))
 
 
-# --- ties ----------------------------------------------------------------------------------------------------------------
+# --- ties ---------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("k", [1, 10, 100, 5000])
 @pytest.mark.parametrize("distinct", [1, 7, 300])
 @pytest.mark.parametrize("metric", METRICS)
@@ -192,7 +137,9 @@ def test_sorted_rows(backend: Backend, shape: str, k: int) -> None:
     check(found, "ip", "float32", queries, rows, k)
 
 
-# --- values --------------------------------------------------------------------------------------------------------------
+# --- values -------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("scale", [1e-45, 1e-38, 1e-30, 1e-20, 1e-10, 1e10, 1e18, 1e25, 1e30])
 @pytest.mark.parametrize("metric", METRICS)
 def test_extreme_norms(backend: Backend, metric: Metric, scale: float) -> None:
@@ -262,7 +209,9 @@ def test_every_16_bit_pattern(backend: Backend, kind: Kind) -> None:
         assert scan.bad_row == 0
 
 
-# --- bad rows ------------------------------------------------------------------------------------------------------------
+# --- bad rows -----------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("count", [1, 3, 20])
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("kind", FLOATS)
@@ -321,7 +270,9 @@ def test_rows_that_no_query_may_return_are_not_looked_at(backend: Backend, metri
         assert scan.bad_row == -1
 
 
-# --- masks ---------------------------------------------------------------------------------------------------------------
+# --- masks --------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("count", [1, 3, 20, 33])
 @pytest.mark.parametrize("metric", METRICS)
 def test_masks(backend: Backend, metric: Metric, count: int) -> None:
@@ -352,7 +303,9 @@ def test_mask_with_fewer_rows_than_k_for_some_queries(backend: Backend) -> None:
     check(found, "ip", "int8", queries, rows, 10, allowed=allowed)
 
 
-# --- forks ---------------------------------------------------------------------------------------------------------------
+# --- forks --------------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.unemulated
 @pytest.mark.parametrize("k", [1, 10, 3000])
 @pytest.mark.parametrize("metric", METRICS)
@@ -418,193 +371,9 @@ def test_threads(backend: Backend) -> None:
             assert oracles.same_bits(scores, whole[0])
 
 
-# --- places --------------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("place", awkward.ROW_PLACES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_places_of_rows(backend: Backend, kind: Kind, place: str) -> None:
-    for dims in (1, 15, 33, 64, 100):
-        rows, queries = make(kind, 135, dims), make_queries(19, dims)
-        prepared = backend.dense_rows(kind, chunks(rows, (65,), place=awkward.ROW_PLACES[place]))
-        for metric in METRICS:
-            for count in (1, 4, 19):
-                found = awkward.run(backend.dense_scan(prepared, queries[:count], 5, metric), prepared)
-                check(found, metric, kind, queries[:count], rows, 5)
-        candidates = np.tile(np.array([[134, 0, 64, 65, 7]], np.int64), (19, 1))
-        check_rescored(backend.dense_rescore(prepared, queries, candidates, 5, "ip"), "ip", kind, queries, rows, candidates, 5)
-        out = awkward.Guarded((19, 135), np.float32)
-        backend.dense_dot(prepared, queries, out.array, 0, 135)
-        check_products(out.array, kind, queries, rows)
-        assert out.intact
+# --- anything -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", awkward.FLAT_PLACES)
-@pytest.mark.parametrize("count", [1, 2, 3, 5, 17])
-def test_places_of_queries_masks_ids_and_norms(backend: Backend, place: str, count: int) -> None:
-    put = awkward.FLAT_PLACES[place]
-    rows, queries = make("float32", 200, 33), make_queries(count, 33)
-    ids = np.random.default_rng(2).permutation(200).astype(np.int64)
-    allowed = np.random.default_rng(3).random((count, 200)) < 0.7
-    norms = oracles.canonical_norms(rows)
-    prepared = backend.dense_rows("float32", [DenseChunk((rows,), put(norms))], put(ids))
-    candidates = put(np.tile(np.array([[5, 199, 0]], np.int64), (count, 1)))
-    for metric in METRICS:
-        found = awkward.run(backend.dense_scan(prepared, put(queries), 10, metric, put(allowed)), prepared)
-        check(found, metric, "float32", queries, rows, 10, ids, allowed)
-        check_rescored(
-            backend.dense_rescore(prepared, put(queries), candidates, 3, metric), metric, "float32", queries, rows, candidates, 3
-        )
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("cuts", [(1,), (15,), (16,), (17, 40), (7, 8, 33), (3, 5, 11, 20, 21, 50, 64)], ids=str)
-def test_pieces_do_not_change_bits(backend: Backend, kind: Kind, cuts: tuple[int, ...]) -> None:
-    rows, queries = make(kind, 200, 75), make_queries(18, 75)
-    norms = oracles.canonical_norms(oracles.widened(kind, rows))
-    for given_norms in (None, norms):
-        for place in (None, awkward.before_forbidden_page, awkward.strided):
-            prepared = backend.dense_rows(kind, chunks(rows, (130,), cuts, place, given_norms))
-            for metric in METRICS:
-                for count in (1, 18):
-                    found = awkward.run(backend.dense_scan(prepared, queries[:count], 6, metric), prepared)
-                    check(found, metric, kind, queries[:count], rows, 6)
-            candidates = np.tile(np.array([[199, 3, 130]], np.int64), (18, 1))
-            check_rescored(backend.dense_rescore(prepared, queries, candidates, 3, "l2"), "l2", kind, queries, rows, candidates, 3)
-
-
-# --- rescoring, products, norms --------------------------------------------------------------------------------------------
-def check_rescored(
-    found: tuple[Array, Array, int], metric: Metric, kind: Kind, queries: Array, rows: Array, candidates: Array, k: int, ids: Any = None
-) -> None:
-    allowed = np.zeros((len(queries), len(rows)), bool)
-    for query, some in enumerate(candidates):
-        allowed[query, some[some >= 0]] = True
-    assert found[2] == -1
-    check(found[:2], metric, kind, queries, rows, k, ids, allowed)
-
-
-def check_products(out: Array, kind: Kind, queries: Array, rows: Array) -> None:
-    wide = oracles.widened(kind, rows)
-    assert np.all(np.abs(out - oracles.dot(queries, wide)) <= oracles.error_bound("ip", queries, wide))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("metric", METRICS)
-def test_rescore(backend: Backend, metric: Metric, kind: Kind) -> None:
-    rng = np.random.default_rng(4)
-    rows, queries = make(kind, 3000, 50), make_queries(9, 50)
-    rows[1000:2000] = rows[:1000]
-    ids = rng.permutation(3000).astype(np.int64)
-    prepared = backend.dense_rows(kind, chunks(rows, (1, 999, 64)), ids)
-    for width in (1, 2, 7, 100, 4000):
-        candidates = rng.integers(-1, 3000, (9, width))
-        candidates[2] = -1
-        candidates[3] = 17
-        for k in (1, 10, width):
-            found = backend.dense_rescore(prepared, queries, candidates, k, metric)
-            check_rescored(found, metric, kind, queries, rows, candidates, k, ids)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("dims", "cuts"), [(64, ()), (192, (64, 128)), (50, (16,)), (75, (17, 40))], ids=str)
-def test_rescore_of_pieces(backend: Backend, kind: Kind, dims: int, cuts: tuple[int, ...]) -> None:
-    """As many candidates as are scored side by side, and one or a few more, of rows in pieces of whole lanes and others."""
-    rows, queries = make(kind, 300, dims), make_queries(3, dims)
-    prepared = backend.dense_rows(kind, chunks(rows, (10**9,), cuts, awkward.before_forbidden_page))
-    for metric in METRICS:
-        for width in (4, 5, 6, 8, 9, 13, 20):
-            candidates = np.stack([np.random.default_rng(width + query).permutation(300)[:width] for query in range(3)])
-            check_rescored(backend.dense_rescore(prepared, queries, candidates, 20, metric), metric, kind, queries, rows, candidates, 20)
-
-
-def test_rescore_without_candidates(backend: Backend) -> None:
-    prepared = backend.dense_rows("float32", chunks(make("float32", 10, 5)))
-    scores, numbers, bad = backend.dense_rescore(prepared, make_queries(3, 5), np.zeros((3, 0), np.int64), 2, "ip")
-    assert bad == -1
-    assert (numbers == -1).all()
-    assert np.isnan(scores).all()
-
-
-@pytest.mark.parametrize("count", [1, 2, 5, 16, 33])
-@pytest.mark.parametrize("kind", KINDS)
-def test_products(backend: Backend, kind: Kind, count: int) -> None:
-    for dims in awkward.DIMS:
-        rows, queries = make(kind, 150, dims), make_queries(count, dims)
-        prepared = backend.dense_rows(kind, chunks(rows, (67,)))
-        for first, last in ((0, 150), (3, 3), (66, 68), (149, 150), (5, 140)):
-            out = awkward.Guarded((count, 150), np.float32)
-            out.array[...] = 123
-            assert backend.dense_dot(prepared, queries, out.array, first, last) == -1
-            assert (out.array[:, :first] == 123).all()
-            assert (out.array[:, last:] == 123).all()
-            check_products(out.array[:, first:last], kind, queries, rows[first:last])
-            assert out.intact
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_norms(backend: Backend, kind: Kind) -> None:
-    for dims in awkward.DIMS:
-        for scale in (1e-22, 1.0, 1e18) if kind == "float32" else (1.0,):
-            rows = make(kind, 90, dims) if scale == 1 else make(kind, 90, dims) * np.float32(scale)
-            rows[5] = 0
-            cut = max(dims // 3, 1) if dims > 1 else 0
-            for place in awkward.ROW_PLACES.values():
-                pieces = [place(np.ascontiguousarray(part)) for part in (rows[:, :cut], rows[:, cut:]) if part.shape[1]]
-                out = awkward.Guarded((90,), np.float32)
-                backend.dense_norms(kind, pieces, out.array)
-                wide = oracles.widened(kind, rows)
-                assert oracles.same_bits(out.array, oracles.canonical_norms(wide))
-                assert out.intact
-            backend.dense_norms(kind, pieces, out.array, True)
-            raised = oracles.canonical_norm64(wide) * (1 + 2.0**-40)
-            assert np.all(out.array >= raised)
-            assert np.all(np.nextafter(out.array, np.float32(-1)) < np.where(raised > 0, raised, 1))
-            assert out.array[5] == 0
-
-
-def test_unit_queries(backend: Backend) -> None:
-    for dims in awkward.DIMS:
-        for scale in (1e-40, 1e-20, 1.0, 1e30):
-            queries = (make_queries(11, dims) * np.float64(scale)).astype(np.float32)
-            queries[4] = 0
-            out = awkward.Guarded((11, dims), np.float32)
-            backend.dense_unit(queries, out.array)
-            assert oracles.same_bits(out.array, oracles.canonical_unit(queries))
-            assert out.intact
-
-
-@pytest.mark.parametrize("place", awkward.FLAT_PLACES.values(), ids=awkward.FLAT_PLACES)
-def test_map(backend: Backend, place: Any) -> None:
-    for dims in awkward.DIMS:
-        for count, n in ((1, 1), (1, 50), (3, 7), (2, 130), (9, 1), (67, 25), (130, 13)):
-            matrix, queries = make("float32", n, dims), make_queries(count, dims)
-            out = awkward.Guarded((count, n), np.float32)
-            backend.dense_map(place(queries), place(matrix), out.array)
-            assert oracles.same_bits(out.array, oracles.canonical_score("ip", queries, matrix))
-            assert out.intact
-
-
-def test_map_of_nothing(backend: Backend) -> None:
-    for count, n in ((0, 5), (5, 0)):
-        out = awkward.Guarded((count, n), np.float32)
-        backend.dense_map(np.ones((count, 8), np.float32), np.ones((n, 8), np.float32), out.array)
-        assert out.intact
-
-
-def test_map_beyond_float32(backend: Backend) -> None:
-    """Sums that overflow do so in the same lanes, and cancel to the same NaN."""
-    queries, matrix = make_queries(5, 45), make("float32", 30, 45)
-    queries[3] *= np.float32(1e30)
-    matrix[7] *= np.float32(1e10)
-    queries[2], matrix[8] = 3e38, 3e38
-    matrix[8, ::2] *= -1
-    out = awkward.Guarded((5, 30), np.float32)
-    backend.dense_map(queries, matrix, out.array)
-    with np.errstate(over="ignore", invalid="ignore"):
-        np.testing.assert_array_equal(out.array, oracles.canonical_score("ip", queries, matrix))
-    assert out.intact
-
-
-# --- anything --------------------------------------------------------------------------------------------------------------
 @given(st.data())
 def test_any_shape(backend: Backend, data: st.DataObject) -> None:
     kind, metric = data.draw(st.sampled_from(KINDS)), data.draw(st.sampled_from(METRICS))
