@@ -67,7 +67,7 @@ def noted(backend: Backend, calls: list[tuple[int, int]], seconds: float = 0.0) 
         with lock:
             running[0] -= 1
 
-    return SimpleNamespace(pq_assign=assign, dense_norms=backend.dense_norms)
+    return SimpleNamespace(pq_assign=assign, dense_norms=backend.dense_norms, centroid_sums=backend.centroid_sums)
 
 
 def test_lists_are_learned_in_steps_that_can_be_interrupted(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

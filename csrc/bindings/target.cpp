@@ -1,9 +1,11 @@
 #include "bindings/target.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "bindings/cascade.h"
 #include "bindings/plain.h"
+#include "ops/assigner.h"
 #include "ops/codes.h"
 #include "ops/cpu.h"
 #include "ops/hadamard.h"
@@ -329,6 +331,41 @@ void pq_assign(const Target& self, const py::array& vectors, const py::array& co
     books.assign(*self.table, v, vectors.shape(1), vectors.shape(0), vectors.shape(1), to);
 }
 
+struct PyAssigner {
+    std::shared_ptr<Assigner> assigner;
+    py::array points; // are read
+};
+
+py::object pq_assigner(const Target& self, const py::array& points, int64_t codewords) {
+    const float* p = contiguous<float>(points, 2, "points");
+    require(codewords > 0, "codewords: expected some");
+    if (codewords > Assigner::most_codewords || points.shape(0) > std::numeric_limits<int32_t>::max()) return py::none();
+    return py::cast(PyAssigner{without_gil<Assigner>(*self.table, p, points.shape(0), points.shape(1), codewords), points});
+}
+
+void move_assigner(const PyAssigner& self, const py::array& codebook, const py::array& nearest) {
+    Assigner& assigner = *self.assigner;
+    const float* c = contiguous<float>(codebook, 2, "codebook");
+    const int32_t* n = contiguous<int32_t>(nearest, 1, "nearest");
+    require(codebook.shape(0) == assigner.codewords() && codebook.shape(1) == self.points.shape(1),
+            "codebook: expected shape (codewords, width of the points)");
+    require(nearest.size() == self.points.shape(0), "nearest: expected one codeword per point");
+    for (py::ssize_t i = 0; i < nearest.size() && assigner.ready(); ++i)
+        require(n[i] >= 0 && n[i] < assigner.codewords(), "nearest: expected codewords");
+    const py::gil_scoped_release free;
+    assigner.move(c, n);
+}
+
+void assign_again(const PyAssigner& self, int64_t first, int64_t last, py::array nearest) {
+    Assigner& assigner = *self.assigner;
+    auto* n = writable<int32_t>(nearest, 1, "nearest");
+    require(nearest.size() == self.points.shape(0), "nearest: expected one codeword per point");
+    require(0 <= first && first <= last && last <= assigner.blocks(), "first, last: expected blocks");
+    require(assigner.ready(), "assign: expected a codebook first");
+    const py::gil_scoped_release free;
+    assigner.assign(first, last, n);
+}
+
 void centroid_sums_op(const Target&, const py::array& points, const py::array& nearest, py::array sums, py::array counts) {
     require(py::isinstance<py::array>(points) && py::isinstance<py::array_t<float>>(points) && points.ndim() == 2 &&
                 (points.size() == 0 || points.shape(1) == 1 || points.strides(1) == 4),
@@ -428,6 +465,10 @@ std::uintptr_t kernel_address(const Target& self, const std::string& name) {
 void register_targets(py::module_& m) {
     using py::arg;
     const auto none = py::none();
+    py::class_<PyAssigner>(m, "Assigner", "See backends/protocol.py.")
+        .def_property_readonly("blocks", [](const PyAssigner& self) { return self.assigner->blocks(); })
+        .def("move", &move_assigner, arg("codebook"), arg("nearest"))
+        .def("assign", &assign_again, arg("first"), arg("last"), arg("nearest"));
     py::class_<Target> target(m, "Target", "The operations on the kernels of one target.");
     register_cascades(m, target);
     register_sources(m, target);
@@ -511,6 +552,7 @@ void register_targets(py::module_& m) {
         .def("pq_tables", &pq_tables, arg("queries"), arg("codebooks"), arg("squared"), arg("out"))
         .def("pq_whole", &pq_whole, arg("tables"), arg("base"), arg("step"))
         .def("pq_assign", &pq_assign, arg("vectors"), arg("codebooks"), arg("out"))
+        .def("pq_assigner", &pq_assigner, arg("points"), arg("codewords"))
         .def("centroid_sums", &centroid_sums_op, arg("points"), arg("nearest"), arg("sums"), arg("counts"))
         .def("pq_descend", &pq_descend, arg("units"), arg("lengths"), arg("codebooks"), arg("extra"), arg("sweeps"), arg("codes"))
         .def("pq_pack", &pq_pack, arg("codes"), arg("bits"), arg("out"))

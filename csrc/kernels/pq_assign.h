@@ -140,43 +140,40 @@ __attribute__((noinline)) void assign_canonically(const PqCodebook* book, const 
     *out = static_cast<int32_t>(index[winner]);
 }
 
-// Half the squared distance of V registers of rows to one tile of codewords after the other; the two least of every row, tagged.
-// rows: (dims, V registers), minus the rows; half_squares: of the rows.
+// Half the squared distance of V registers of rows to C codewords of a tile; the two least of every row, tagged, and the least of these C.
+// rows: (dims, V registers), minus the rows; half_squares: of the rows; part: the first of the codewords.
 template <int V, int C>
-ASX_INLINE void nearest_two(const PqCodebook* book, const float* rows, const Simd::F (&half_squares)[V], Simd::F (&first)[V],
-                            Simd::F (&second)[V]) {
+ASX_INLINE void nearest_two(int64_t dims, const float* part, const float* rows, const Simd::F (&half_squares)[V], Simd::F (&first)[V],
+                            Simd::F (&second)[V], Simd::F (&least)[V]) {
     using S = Simd;
-    const float* tile = book->tiles;
-    for (int64_t j = 0; j < book->codewords; j += kPqTile, tile += (book->dims + 2) * kPqTile)
-        for (int part = 0; part < kPqTile; part += C) {
-            const float *half_norms = tile + part, *tags = half_norms + kPqTile, *codewords = tags + kPqTile;
-            S::F half[V][C];
+    const float *half_norms = part, *tags = half_norms + kPqTile, *codewords = tags + kPqTile;
+    S::F half[V][C];
 #pragma GCC unroll 8
-            for (int c = 0; c < C; ++c)
+    for (int c = 0; c < C; ++c)
 #pragma GCC unroll 8
-                for (int v = 0; v < V; ++v) half[v][c] = S::add(half_squares[v], S::as_floats(S::repeat_words<1>(half_norms + c)));
-            for (int64_t s = 0; s < book->dims; ++s) {
-                S::F x[V];
+        for (int v = 0; v < V; ++v) half[v][c] = S::add(half_squares[v], S::as_floats(S::repeat_words<1>(half_norms + c)));
+    for (int64_t s = 0; s < dims; ++s) {
+        S::F x[V];
 #pragma GCC unroll 8
-                for (int v = 0; v < V; ++v) x[v] = S::load(rows + (s * V + v) * S::lanes);
+        for (int v = 0; v < V; ++v) x[v] = S::load(rows + (s * V + v) * S::lanes);
 #pragma GCC unroll 8
-                for (int c = 0; c < C; ++c) {
-                    const auto codeword = S::as_floats(S::repeat_words<1>(codewords + s * kPqTile + c));
+        for (int c = 0; c < C; ++c) {
+            const auto codeword = S::as_floats(S::repeat_words<1>(codewords + s * kPqTile + c));
 #pragma GCC unroll 8
-                    for (int v = 0; v < V; ++v) half[v][c] = S::fma(x[v], codeword, half[v][c]);
-                }
-            }
-#pragma GCC unroll 8
-            for (int c = 0; c < C; ++c) {
-                const auto tag = S::as_floats(S::repeat_words<1>(tags + c));
-#pragma GCC unroll 8
-                for (int v = 0; v < V; ++v) {
-                    const auto tagged = S::tag(half[v][c], tag);
-                    second[v] = S::min(S::max(tagged, first[v]), second[v]);
-                    first[v] = S::min(tagged, first[v]);
-                }
-            }
+            for (int v = 0; v < V; ++v) half[v][c] = S::fma(x[v], codeword, half[v][c]);
         }
+    }
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+        const auto tag = S::as_floats(S::repeat_words<1>(tags + c));
+#pragma GCC unroll 8
+        for (int v = 0; v < V; ++v) {
+            const auto tagged = S::tag(half[v][c], tag);
+            second[v] = S::min(S::max(tagged, first[v]), second[v]);
+            first[v] = S::min(tagged, first[v]);
+            least[v] = c == 0 ? tagged : S::min(tagged, least[v]);
+        }
+    }
 }
 
 void pq_assign(const PqCodebook* book, const float* rows, int64_t stride, int64_t count, float* workspace, int32_t* out,
@@ -209,7 +206,11 @@ void pq_assign(const PqCodebook* book, const float* rows, int64_t stride, int64_
             half_squares[v] = S::mul(squares[v], S::set(0.5f));
             first[v] = second[v] = S::set(__builtin_inff());
         }
-        nearest_two<V, C>(book, workspace, half_squares, first, second);
+        S::F least[V];
+        const float* tile = book->tiles;
+        for (int64_t j = 0; j < book->codewords; j += kPqTile, tile += (book->dims + 2) * kPqTile)
+            for (int part = 0; part < kPqTile; part += C)
+                nearest_two<V, C>(book->dims, tile + part, workspace, half_squares, first, second, least);
         for (int v = 0; v < V; ++v) {
             float best[S::lanes];
             S::store(best, first[v]);

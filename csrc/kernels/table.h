@@ -126,6 +126,17 @@ struct PqCodebook {
     float radius; // largest norm of a centered codeword
 };
 
+// Rows that are assigned once more after codewords have moved, in blocks; see kernels/pq_revisit.h. A block is filled up with a row of its own.
+struct PqBlocks {
+    const float* rows; // as they are
+    int64_t stride;
+    const int32_t* numbers; // (blocks, rows of a block): which these are
+    const float* centered; // (blocks, dims, rows of a block): the codebook's center minus them
+    float* distances; // (blocks, rows of a block): to their nearest codewords, as far as they were known
+    float* gaps; // (blocks, groups rounded up to a multiple of 16): 0 or less if nothing is known
+    const float* moves; // per group of codewords, as they come in tiles: no less than how far one of them moved, and what rounding adds
+};
+
 // What `pq_descend` lowers: the loss of rows and their codes whose errors along the row count 1 + extra times.
 struct PqLoss {
     int64_t subspaces, codewords, dims;
@@ -150,6 +161,13 @@ struct TurnedCodes {
     // Replaces the block's piece by its turned rows in `out`, of row_bytes * (rows rounded up to 32) bytes and 64-byte aligned.
     // Blocks of turned rows start at multiples of 32.
     void (*turn)(Block*, uint8_t* out);
+};
+
+// `pq_assign` of rows that were assigned before.
+struct Revisited {
+    int32_t rows, group; // rows of a block, and codewords of a group
+    // of blocks first..last; workspace: rows floats for every group
+    void (*assign)(const PqCodebook* codebook, const PqBlocks* blocks, int64_t first, int64_t last, float* workspace, int32_t* out);
 };
 
 struct KernelTable {
@@ -186,6 +204,7 @@ struct KernelTable {
     // nearest codewords; workspace: kPqAssigned * dims floats
     void (*pq_assign)(const PqCodebook* codebook, const float* rows, int64_t stride, int64_t count, float* workspace, int32_t* out,
                       int64_t out_stride);
+    Revisited pq_revisited;
     // lowers the loss of rows of unit length, `width` elements of a stride each; workspace: kPqAssigned * subspaces * (dims + 3) floats
     void (*pq_descend)(const PqLoss* loss, const float* units, int64_t width, int64_t stride, const float* lengths, int64_t count,
                        float* workspace, int32_t* codes);

@@ -5,23 +5,17 @@
 #include <cstring>
 #include <limits>
 
+#include "ops/codeword_tiles.h"
+
 namespace asx {
 
 namespace {
 
 constexpr int64_t kAhead = 12288;       // bytes: measured 6 to 18 KiB, all within 15% from 9 KiB on
 
-constexpr int64_t kTagged = 256; // codewords that the kernel tells apart by their tags; of more it would take every canonical sum
-
 constexpr int64_t kTogether = 4;       // sums made at once, as one alone waits for every addition
 constexpr int64_t kTransposedFrom = 4; // queries
 constexpr int64_t kFirstCacheBytes = 16 << 10; // of a first-level cache, with room for queries and their tables
-
-// (codewords, dims) to (dims, padded); what pads is left as it is.
-void transpose(const float* codebook, int64_t codewords, int64_t dims, int64_t padded, float* out) {
-    for (int64_t s = 0; s < dims; ++s)
-        for (int64_t j = 0; j < codewords; ++j) out[s * padded + j] = codebook[j * dims + s];
-}
 
 // As the kernel, of codewords as they lie. For a few queries transposing would take longer (64 subspaces of 16 codewords and 6 dims,
 // one query: 5.6 us with it, of which the sums are 1.4, and 2.7 without).
@@ -49,37 +43,6 @@ template <int bits> void sum_rows(const float* table, const uint8_t* const (&cod
             const int64_t code = bits == 8 ? codes[i][m * kPqBlock] : codes[i][m / 2 * kPqBlock] >> (m % 2 * 4) & 15;
             sums[i] = m == 0 ? table[code] : sums[i] + table[code];
         }
-}
-
-PqCodebook prepare_codebook(const float* codebook, int64_t codewords, int64_t dims, int64_t padded, float* memory) {
-    float *center = memory + dims * padded, *tile = center + dims;
-    transpose(codebook, codewords, dims, padded, memory);
-    std::vector<double> sums(static_cast<size_t>(dims), 0.0);
-    for (int64_t j = 0; j < codewords; ++j)
-        for (int64_t s = 0; s < dims; ++s) sums[static_cast<size_t>(s)] += static_cast<double>(codebook[j * dims + s]);
-    for (int64_t s = 0; s < dims; ++s) center[s] = static_cast<float>(sums[static_cast<size_t>(s)] / static_cast<double>(codewords));
-    PqCodebook book = {dims, codewords, padded, memory, center, tile, 0.0f};
-    double largest = 0.0;
-    for (int64_t first = 0; first < codewords; first += kPqTile, tile += (dims + 2) * kPqTile) {
-        const int64_t count = std::min<int64_t>(kPqTile, codewords - first);
-        double squares[kPqTile] = {};
-        for (int64_t s = 0; s < dims; ++s) {
-            float* to = tile + (s + 2) * kPqTile;
-            for (int64_t i = 0; i < kPqTile; ++i) {
-                const float x = i < count ? memory[s * padded + first + i] - center[s] : 0.0f;
-                squares[i] += static_cast<double>(x) * static_cast<double>(x);
-                to[i] = x;
-            }
-        }
-        for (int64_t i = 0; i < kPqTile; ++i) {
-            largest = std::max(largest, squares[i]);
-            const auto number = static_cast<uint32_t>(first + i);
-            tile[i] = i < count ? static_cast<float>(std::min(0.5 * squares[i], 1e38)) : 1e38f;
-            std::memcpy(tile + kPqTile + i, &number, 4);
-        }
-    }
-    book.radius = static_cast<float>(std::min(std::sqrt(largest) * (1.0 + 1e-6), 1e38));
-    return book;
 }
 
 // Of the nearest codewords of each part, numbered within it, by canonical sums; the first of equals.
@@ -217,15 +180,14 @@ bool Codebooks::tables(const KernelTable& table, const float* queries, int64_t c
 void Codebooks::assign(const KernelTable& table, const float* vectors, int64_t stride, int64_t count, int64_t vector_dims,
                        int32_t* out) const {
     const int64_t parts = (codewords_ + kTagged - 1) / kTagged, most = std::min(codewords_, kTagged);
-    const int64_t padded = (most + 15) / 16 * 16, tiles = (most + kPqTile - 1) / kPqTile * (dims_ + 2) * kPqTile;
-    const int64_t each = dims_ * padded + dims_ + tiles;
+    const int64_t each = prepared_floats(most, dims_);
     std::vector<float> prepared(static_cast<size_t>(subspaces_ * parts * each), std::numeric_limits<float>::infinity());
     std::vector<PqCodebook> books(static_cast<size_t>(subspaces_ * parts));
     for (int64_t m = 0; m < subspaces_; ++m)
         for (int64_t p = 0; p < parts; ++p)
             books[static_cast<size_t>(m * parts + p)] =
                 prepare_codebook(codebooks_ + (m * codewords_ + p * kTagged) * dims_, std::min(codewords_ - p * kTagged, kTagged), dims_,
-                                 padded, prepared.data() + (m * parts + p) * each);
+                                 nullptr, prepared.data() + (m * parts + p) * each);
     const bool whole = vector_dims == subspaces_ * dims_;
     // Codewords beyond 256 come in parts, each of which is read from the cache above for so many rows.
     const int64_t block = parts > 1 ? 1024 : 128;

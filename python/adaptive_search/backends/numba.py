@@ -126,6 +126,9 @@ class NumbaBackend:
     def pq_assign(self, vectors: F32, codebooks: F32, out: I32) -> None:
         codewords.assign(vectors, codebooks, out)
 
+    def pq_assigner(self, points: F32, codewords: int) -> None:
+        return None
+
     def centroid_sums(self, points: F32, nearest: I32, sums: F64, counts: I64) -> None:
         codewords.centroid_sums(points, nearest, sums, counts)
 

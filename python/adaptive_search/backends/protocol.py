@@ -175,6 +175,20 @@ class Scan(Protocol):
         """Rows that each stage of a cascade scored by their numbers or, the last, without the others' help: (stages, Q)."""
 
 
+class Assigner(Protocol):
+    """Nearest codewords of the same points time and again, as k-means asks for them: what `Backend.pq_assign` says. The less codewords
+    move, the fewer comparisons are made. Points are in blocks, which threads may share out."""
+
+    @property
+    def blocks(self) -> int: ...
+
+    def move(self, codebook: F32, nearest: I32) -> None:
+        """The codebook (K, S) that `assign` is to use from now on. ``nearest`` (n,): what it said of the one before, of all points."""
+
+    def assign(self, first: int, last: int, nearest: I32) -> None:
+        """The nearest codewords of all points of blocks ``first <= i < last`` into ``nearest`` (n,)."""
+
+
 class Backend(Protocol):
     """One implementation of all operations. Q queries, N rows, D dims, M subspaces, K codewords, C candidates."""
 
@@ -290,6 +304,9 @@ class Backend(Protocol):
         """Nearest codeword per subspace into out (n, M): least canonical sum of (x-c)*(x-c), lowest index on ties.
 
         The order of summation is that of ``pq_tables``."""
+
+    def pq_assigner(self, points: F32, codewords: int) -> Assigner | None:
+        """For points (n, S), C-contiguous, which are read as long as it lives. None: `pq_assign` is the only way."""
 
     def centroid_sums(self, points: F32, nearest: I32, sums: F64, counts: I64) -> None:
         """Sums (K, width) of the points (n, width) that each codeword has, and how many these are (K,); ``nearest`` (n,) numbers them.

@@ -18,6 +18,9 @@ GRAIN = 2_048
 MOST_AT_ONCE = 1 << 31
 """Products of points and codewords in the first call of the backend, at most: about a tenth of a second."""
 
+LEAST_ROUNDS = 5
+"""Of an assigner: before, it takes as long as to compare every point with every codeword."""
+
 MAX_REPAIRS = 100
 """Rounds of moving unused codewords after the last iteration. Each lowers the error, and few are ever needed."""
 
@@ -119,15 +122,27 @@ def _parts(points: F32, codebooks: F32) -> list[F32]:
 
 def _settle(part: F32, codebook: F32, iterations: int, threads: int | None) -> None:
     """Lloyd's algorithm in one subspace, whose points (n, width) stay in the cache meanwhile."""
-    nearest = np.empty((len(part), 1), np.int32)
+    nearest = np.zeros((len(part), 1), np.int32)
+    # Whatever pads the codewords counts, and what an assigner learns pays off from a few rounds on.
+    several = iterations >= LEAST_ROUNDS and part.shape[1] == codebook.shape[1]
+    assigner = current().pq_assigner(part, len(codebook)) if several else None
+
+    def choose() -> None:
+        if assigner is None:
+            assign(part, codebook, nearest, threads)
+            return
+        assigner.move(codebook, nearest[:, 0])
+        at_once = max(1, grain(codebook) * assigner.blocks // len(part))
+        run_ranges(lambda first, last: assigner.assign(first, last, nearest[:, 0]), assigner.blocks, threads=threads, grain=at_once)
+
     for iteration in range(iterations):
         before = nearest.copy()
-        assign(part, codebook, nearest, threads)
+        choose()
         if iteration and np.array_equal(before, nearest):
             break
         move(part, nearest[:, 0], codebook)
     for _ in range(MAX_REPAIRS):
-        assign(part, codebook, nearest, threads)
+        choose()
         if not _fill_unused(part, nearest[:, 0], codebook):
             break
 
