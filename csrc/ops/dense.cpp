@@ -49,9 +49,11 @@ int64_t bad_among(const Block& block, Kind kind, const Chunk& chunk, int64_t sta
 
 float underflow_slack(int64_t dims) { return static_cast<float>((static_cast<double>(dims) + 8.0) * 2.0 * 0x1p-149); }
 
-// Whether rows are parts of others at least twice as wide.
+// Whether rows are parts of others at least twice as wide, and so narrow that few sets of the caches hold them.
 bool far_apart(const Rows& rows) {
-    const int64_t least = 2 * rows.dims() * element_bytes(rows.kind());
+    constexpr int64_t widest = 2048; // bytes
+    const int64_t bytes = rows.dims() * element_bytes(rows.kind()), least = 2 * bytes;
+    if (bytes > widest) return false;
     return std::all_of(rows.chunks().begin(), rows.chunks().end(),
                        [&](const Chunk& chunk) { return chunk.pieces.size() == 1 && std::abs(chunk.pieces[0].stride) >= least; });
 }

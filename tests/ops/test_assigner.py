@@ -198,3 +198,18 @@ def test_what_is_wrong(native: Backend) -> None:
     ):
         with pytest.raises(error, match=text):
             assigner.assign(first, last, to)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e17])
+@pytest.mark.parametrize("away", [40.0, 156.0])
+def test_codewords_close_to_each_other_and_far_from_the_points(native: Backend, away: float, scale: float) -> None:
+    """Distances differ by less than the numbers of codewords, in their low bits, change them; or are beyond what float32 can square."""
+    rng = np.random.default_rng(5)
+    for dims in (5, 16):
+        points = rng.standard_normal((120, dims))
+        points = (points * (scale * away / np.linalg.norm(points, axis=1, keepdims=True))).astype(np.float32)
+        codebook = (0.05 * scale * rng.standard_normal((256, dims))).astype(np.float32)
+        assigner, nearest = made(native, points, 256), np.zeros(len(points), np.int32)
+        for _ in range(4):
+            check(assigner, points, codebook, nearest)
+            codebook = (codebook + 1e-4 * scale * rng.standard_normal(codebook.shape)).astype(np.float32)

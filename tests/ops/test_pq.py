@@ -89,6 +89,17 @@ def test_many_subspaces_do_not_overflow(backend: Backend, subspaces: int, bits: 
     check_scans(backend, tables[3:], codes, bits, 20, (1,))
 
 
+@pytest.mark.parametrize(("subspaces", "bits"), [(2067, 4), (2046, 8), (2059, 8)])
+def test_a_tree_that_is_not_whole_counts_in_sums(backend: Backend, subspaces: int, bits: int) -> None:
+    """Where one tree more decides whether sums of largest entries fit: rows with all of them come last, when thresholds are there."""
+    codes = np.full((560, subspaces), 2, np.uint8)
+    codes[495] = codes[530] = codes[550:] = 1
+    codes[530, 3] = codes[550:, subspaces // 2] = 0
+    tables = np.full((1, subspaces, 2**bits), 0.3, np.float32)
+    tables[:, :, :2] = 0, 1
+    check_scans(backend, tables, codes, bits, 3, (1,))
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("wide", [0, 5, 8, 13, 24, 40])
 def test_wide_subspaces_in_front(backend: Backend, wide: int, bits: int) -> None:

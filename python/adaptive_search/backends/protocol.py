@@ -183,7 +183,8 @@ class Assigner(Protocol):
     def blocks(self) -> int: ...
 
     def move(self, codebook: F32, nearest: I32) -> None:
-        """The codebook (K, S) that `assign` is to use from now on. ``nearest`` (n,): what it said of the one before, of all points."""
+        """The codebook (K, S) that `assign` is to use from now on. ``nearest`` (n,): what it said of the one before, which all blocks have
+        to have been assigned with."""
 
     def assign(self, first: int, last: int, nearest: I32) -> None:
         """The nearest codewords of all points of blocks ``first <= i < last`` into ``nearest`` (n,)."""

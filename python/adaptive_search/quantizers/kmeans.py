@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..arrays import ranges
 from ..backends import current
 from ..execution import Progress, run_ranges
 from ..types import F32, I32, I64, Array
@@ -20,6 +21,9 @@ MOST_AT_ONCE = 1 << 31
 
 LEAST_ROUNDS = 5
 """Of an assigner: before, it takes as long as to compare every point with every codeword."""
+
+MOST_APART = 64
+"""Of an assigner: times the root mean square distance from their center, that a point may be away from it."""
 
 MAX_REPAIRS = 100
 """Rounds of moving unused codewords after the last iteration. Each lowers the error, and few are ever needed."""
@@ -125,7 +129,7 @@ def _settle(part: F32, codebook: F32, iterations: int, threads: int | None) -> N
     nearest = np.zeros((len(part), 1), np.int32)
     # Whatever pads the codewords counts, and what an assigner learns pays off from a few rounds on.
     several = iterations >= LEAST_ROUNDS and part.shape[1] == codebook.shape[1]
-    assigner = current().pq_assigner(part, len(codebook)) if several else None
+    assigner = current().pq_assigner(part, len(codebook)) if several and _alike(part) else None
 
     def choose() -> None:
         if assigner is None:
@@ -145,6 +149,15 @@ def _settle(part: F32, codebook: F32, iterations: int, threads: int | None) -> N
         choose()
         if not _fill_unused(part, nearest[:, 0], codebook):
             break
+
+
+def _alike(part: F32) -> bool:
+    """Whether no point is so far from the others that the rounding errors of its distances, which bounds of an assigner allow for, hide
+    theirs."""
+    center = part.mean(axis=0, dtype=np.float64)
+    squares = [((part[first:last] - center) ** 2).sum(axis=1) for first, last in ranges(len(part), GRAIN)]
+    square = np.concatenate(squares) if squares else np.zeros(1)
+    return bool(0.0 < square.max() < min(MOST_APART**2 * square.mean(), 1e36))
 
 
 def _distinct(part: F32, count: int, rng: np.random.Generator) -> F32:
