@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 import adaptive_search as asx
 from adaptive_search import arrays
+from adaptive_search.backends import current
 from adaptive_search.backends.protocol import Backend
 from adaptive_search.quantizers import kmeans
 
@@ -213,6 +214,30 @@ def test_large_inputs_are_sampled_the_same_way_every_time(backend: Backend, monk
     np.testing.assert_array_equal(one.codebooks, other.codebooks)
     assert len(seen[0]) == 16 * 256
     assert len(np.unique(seen[0], axis=0)) == 16 * 256
+
+
+@pytest.mark.parametrize(("far", "rounds", "asked"), [(0.0, 8, True), (1e4, 8, False), (1e25, 8, False), (0.0, 2, False)])
+def test_training_leaves_comparisons_out_where_bounds_can_tell(
+    monkeypatch: pytest.MonkeyPatch, far: float, rounds: int, asked: bool
+) -> None:
+    """Not with a point so far away that rounding errors hide all other differences, nor in a few rounds; the codebooks are the same."""
+    backend, rows = current(), rows_of(2000, 8)
+    rows[7] += np.float32(far)
+    seen: list[Any] = []
+
+    class Noting:
+        def __getattr__(self, name: str) -> Any:
+            if name == "pq_assigner":
+                seen.append(name)
+            return getattr(backend, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kmeans, "current", Noting)
+        found = kmeans.train(rows, 2, 16, rounds, 0)
+    assert bool(seen) == asked
+    with monkeypatch.context() as patch:
+        patch.setattr(kmeans, "LEAST_ROUNDS", rounds + 1)
+        np.testing.assert_array_equal(found, kmeans.train(rows, 2, 16, rounds, 0))
 
 
 def test_codebooks_trained_elsewhere_are_taken(backend: Backend) -> None:

@@ -261,6 +261,7 @@ template <class W, int R> ASX_INLINE Arrival arrival(const Block* block) {
     int64_t tile_bytes = 0;
     for (int32_t j = 0; j < (block->unpack ? block->n_sources : block->n_pieces); ++j)
         tile_bytes += R * pieces[j].width * (block->unpack ? block->source_bytes : W::element_bytes);
+    if (tile_bytes == 0) return {R, 0};
     int64_t tiles = 1;
     while (tiles < W::tiles_ready && (tiles + 1) * tile_bytes <= bytes_ahead) ++tiles;
     return {tiles * R, (tiles - 1 + (bytes_ahead + tile_bytes - 1) / tile_bytes) * R};

@@ -62,3 +62,13 @@ def test_pieces_do_not_change_bits(backend: Backend, kind: Kind, cuts: tuple[int
                     check(found, metric, kind, queries[:count], rows, 6)
             candidates = np.tile(np.array([[199, 3, 130]], np.int64), (18, 1))
             check_rescored(backend.dense_rescore(prepared, queries, candidates, 3, "l2"), "l2", kind, queries, rows, candidates, 3)
+
+
+@pytest.mark.parametrize("cuts", [(0,), (9,), (0, 0, 4)], ids=str)
+@pytest.mark.parametrize("dims", [0, 9])
+def test_pieces_without_dims(backend: Backend, dims: int, cuts: tuple[int, ...]) -> None:
+    """Pieces of no dims, and rows of nothing else, which all have the score 0."""
+    rows, queries = make("float32", 100, dims), make_queries(20, dims)
+    prepared = backend.dense_rows("float32", chunks(rows, cuts=tuple(min(cut, dims) for cut in cuts)))
+    for count in (1, 20):
+        check(awkward.run(backend.dense_scan(prepared, queries[:count], 6, "ip"), prepared), "ip", "float32", queries[:count], rows, 6)

@@ -23,7 +23,7 @@ LEAST_ROUNDS = 5
 """Of an assigner: before, it takes as long as to compare every point with every codeword."""
 
 MOST_APART = 64
-"""Of an assigner: times the root mean square distance from their center, that a point may be away from it."""
+"""Of an assigner: times the median distance from their center, that a point may be away from it."""
 
 MAX_REPAIRS = 100
 """Rounds of moving unused codewords after the last iteration. Each lowers the error, and few are ever needed."""
@@ -157,7 +157,7 @@ def _alike(part: F32) -> bool:
     center = part.mean(axis=0, dtype=np.float64)
     squares = [((part[first:last] - center) ** 2).sum(axis=1) for first, last in ranges(len(part), GRAIN)]
     square = np.concatenate(squares) if squares else np.zeros(1)
-    return bool(0.0 < square.max() < min(MOST_APART**2 * square.mean(), 1e36))
+    return bool(0.0 < square.max() < min(MOST_APART**2 * float(np.median(square)), 1e36))
 
 
 def _distinct(part: F32, count: int, rng: np.random.Generator) -> F32:

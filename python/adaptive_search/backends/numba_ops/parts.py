@@ -16,7 +16,7 @@ COPY_BYTES = 16 * 1024
 
 def part_rows(row_bytes: int, tile_rows: int, size: int = PART_BYTES) -> int:
     """How many rows a part has, a whole number of tiles."""
-    return min(max(size // row_bytes, 1), BLOCK) // tile_rows * tile_rows or tile_rows
+    return min(max(size // max(row_bytes, 1), 1), BLOCK) // tile_rows * tile_rows or tile_rows
 
 
 @inner
